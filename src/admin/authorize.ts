@@ -1,0 +1,66 @@
+// Who may operate: a token in `X-Admin-Token`, or the application's own word.
+import { createHash, timingSafeEqual } from 'node:crypto'
+import type { FastifyRequest } from 'fastify'
+import { FST_QUOTA_INVALID_OPTION } from '../quota/errors.ts'
+import { refuseUnknown, requireObject } from '../quota/option.ts'
+
+/** Returns the actor's name for the audit log; nothing (undefined, null, '') refuses with 403. */
+export type Authorize = (request: FastifyRequest) => string | null | undefined | Promise<string | null | undefined>
+
+export interface AdminOptions {
+  /** At least 16 characters; or several by name, which is the actor in the audit log. There is no default. */
+  token?: string | Readonly<Record<string, string>>
+  /** Where the routes are. Default: `/admin/quotas`. */
+  prefix?: string
+  /** Instead of a token: who is asking, by the application's own rules. */
+  authorize?: Authorize
+}
+
+const DEFAULT_ADMIN_PREFIX = '/admin/quotas'
+const MIN_TOKEN_LENGTH = 16
+
+/** Reads the options, and refuses what would leave the routes open. */
+export function readAdminOptions(options: AdminOptions): { prefix: string; authorize: Authorize } {
+  requireObject('admin', options, "{ token: '…' }, or false for no admin routes")
+  refuseUnknown('admin', options, ['token', 'prefix', 'authorize'])
+  const { token, prefix = DEFAULT_ADMIN_PREFIX, authorize } = options
+  if (typeof prefix !== 'string' || !/^\/[^*:]*[^/*:]$/.test(prefix))
+    throw new FST_QUOTA_INVALID_OPTION('admin.prefix', 'must be a path such as /admin/quotas')
+  if (authorize !== undefined && typeof authorize !== 'function')
+    throw new FST_QUOTA_INVALID_OPTION('admin.authorize', 'must be a function (request) => actor')
+  if (authorize !== undefined && token !== undefined)
+    throw new FST_QUOTA_INVALID_OPTION('admin', 'takes token or authorize, not both')
+  return { prefix, authorize: authorize ?? byToken(readTokens(token)) }
+}
+
+function readTokens(token: AdminOptions['token']): { name: string; hash: Buffer }[] {
+  if (token === undefined)
+    throw new FST_QUOTA_INVALID_OPTION(
+      'admin.token',
+      'is missing; give a token of at least 16 characters, an authorize function, or write admin: false'
+    )
+  const tokens = typeof token === 'string' ? { admin: token } : token
+  requireObject('admin.token', tokens, "{ alice: '…', deploy: '…' }, or one text")
+  const entries = Object.entries(tokens)
+  if (entries.length === 0) throw new FST_QUOTA_INVALID_OPTION('admin.token', 'names no token')
+  return entries.map(([name, value]) => {
+    const path = typeof token === 'string' ? 'admin.token' : `admin.token.${name}`
+    if (typeof value !== 'string' || value.length < MIN_TOKEN_LENGTH)
+      throw new FST_QUOTA_INVALID_OPTION(
+        path,
+        `must have at least ${MIN_TOKEN_LENGTH} characters; openssl rand -base64 24 makes a good one`
+      )
+    return { name, hash: hashOf(value) }
+  })
+}
+
+/** Hashes have one length, so that comparing them takes one time; every token is compared, so that their order tells nothing. */
+const byToken =
+  (tokens: readonly { name: string; hash: Buffer }[]): Authorize =>
+  request => {
+    const given = request.headers['x-admin-token']
+    const hash = hashOf(typeof given === 'string' ? given : '')
+    return tokens.filter(token => timingSafeEqual(token.hash, hash))[0]?.name
+  }
+
+const hashOf = (text: string): Buffer => createHash('sha256').update(text).digest()

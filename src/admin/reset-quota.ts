@@ -1,0 +1,60 @@
+// POST /users/:userId/reset: closes a running period early and opens a new one.
+import type { FastifyInstance } from 'fastify'
+import { FST_QUOTA_KIND_MISMATCH, FST_QUOTA_UNKNOWN_USER } from '../quota/errors.ts'
+import { PROBLEM_SCHEMA } from '../quota/quota-document.ts'
+import { userExists } from '../store/find-user.ts'
+import { resetQuota } from '../store/reset-quota.ts'
+import { type AdminContext, actorOf } from './context.ts'
+import { readText, readUserId } from './input.ts'
+import { optionalBody, QUOTA_TYPE_FIELD, REASON_FIELD, USER_PARAMS } from './schemas.ts'
+
+const INPUT = {
+  quota_type: { ...QUOTA_TYPE_FIELD, description: 'Which flow; none: all of them. A level never resets (409).' },
+  reason: REASON_FIELD
+}
+
+const ANSWER = {
+  type: 'object',
+  required: ['message', 'user_id', 'quotas_reset', 'quota_type'],
+  properties: {
+    message: { type: 'string' },
+    user_id: { type: 'string' },
+    quotas_reset: { type: 'integer', description: 'How many quotas were reset.' },
+    quota_type: { type: 'string', description: '"all" when none was named.' }
+  }
+} as const
+
+export function resetQuotaRoute(admin: FastifyInstance, { db, types }: AdminContext): void {
+  admin.route({
+    method: 'POST',
+    url: '/users/:userId/reset',
+    config: { quota: false },
+    schema: {
+      summary: "Reset a user's quotas",
+      description:
+        'Closes the running period and opens a new one, which ends when the old one would have. No usage log is deleted.',
+      tags: ['quota-admin'],
+      params: USER_PARAMS,
+      querystring: { type: 'object', additionalProperties: false, properties: INPUT },
+      body: optionalBody(INPUT),
+      response: {
+        200: ANSWER,
+        400: PROBLEM_SCHEMA,
+        403: PROBLEM_SCHEMA,
+        404: PROBLEM_SCHEMA,
+        409: PROBLEM_SCHEMA,
+        503: PROBLEM_SCHEMA
+      }
+    },
+    handler: async request => {
+      const userId = readUserId(request)
+      const key = readText(request, 'quota_type')
+      const type = key === undefined ? undefined : await types.get(key, 'to be reset')
+      if (type?.kind === 'level') throw new FST_QUOTA_KIND_MISMATCH(type.key, type.kind, 'it never resets')
+      if (!(await userExists(db, userId))) throw new FST_QUOTA_UNKNOWN_USER()
+      const done = await resetQuota(db, userId, key ?? null, actorOf(request))
+      const message = `${done.length === 1 ? '1 quota was' : `${done.length} quotas were`} reset; the usage before it stays in the log.`
+      return { message, user_id: userId, quotas_reset: done.length, quota_type: key ?? 'all' }
+    }
+  })
+}

@@ -1,0 +1,88 @@
+// Charges at once, and once for an idempotency key.
+import { v7 as uuid } from 'uuid'
+import { type Balance, remainingOf } from '../quota/balance.ts'
+import { FST_QUOTA_EXCEEDED, FST_QUOTA_IDEMPOTENCY_MISMATCH } from '../quota/errors.ts'
+import { boundMetadata, type Metadata } from '../quota/metadata.ts'
+import { charge, recallCharge } from '../store/charge.ts'
+import { type Database, stateOf } from '../store/database.ts'
+import { requireAmount, requireEndpoint, requireIdempotencyKey, requireUser } from './arguments.ts'
+import type { MeterContext } from './context.ts'
+
+export interface ChargeCallOptions {
+  /** Where it came from, in the usage log: a route as declared, a job's name. */
+  endpoint?: string
+  /** Goes into the usage log; at most 8 levels and 4 KiB of JSON. */
+  metadata?: Metadata
+  /** 1–255 characters, scoped to the user, remembered for 24 hours. */
+  idempotencyKey?: string
+}
+
+export async function consume(
+  { db, types }: MeterContext,
+  userId: string,
+  key: string,
+  amount: number,
+  options: ChargeCallOptions
+): Promise<Balance> {
+  requireUser(userId)
+  requireAmount(amount)
+  requireEndpoint(options.endpoint)
+  requireIdempotencyKey(options.idempotencyKey)
+  const type = await types.get(key, 'charged through app.quota.consume')
+  return await once(
+    db,
+    { userId, typeId: type.id, type: key, amount, idempotencyKey: options.idempotencyKey },
+    async idempotencyKey => {
+      const charges = [{ id: uuid(), typeId: type.id, type: key, amount }]
+      const order = {
+        userId,
+        charges,
+        endpoint: options.endpoint ?? null,
+        metadata: boundMetadata(options.metadata),
+        idempotencyKey
+      }
+      const admission = await charge(db, order)
+      if (!admission.admitted) throw new FST_QUOTA_EXCEEDED(admission.violations)
+      return admission.charges[0]!.balance
+    }
+  )
+}
+
+interface KeyedCharge {
+  userId: string
+  typeId: number
+  type: string
+  /** Signed: what it adds to the use. */
+  amount: number
+  idempotencyKey: string | undefined
+}
+
+/** Gives the first answer again where the key is known, also when another call took it just now. */
+export async function once(
+  db: Database,
+  keyed: KeyedCharge,
+  work: (key: string | null) => Promise<Balance>
+): Promise<Balance> {
+  const { userId, idempotencyKey } = keyed
+  if (idempotencyKey === undefined) return await work(null)
+  const recall = async () => answer(await recallCharge(db, userId, idempotencyKey), keyed)
+  const first = await recall()
+  if (first !== undefined) return first
+  try {
+    return await work(idempotencyKey)
+  } catch (error) {
+    const answered = stateOf(error) === '23505' ? await recall() : undefined
+    if (answered === undefined) throw error
+    return answered
+  }
+}
+
+function answer(
+  first: Awaited<ReturnType<typeof recallCharge>>,
+  { type, typeId, amount }: KeyedCharge
+): Balance | undefined {
+  if (first === undefined) return undefined
+  if (first.typeId !== typeId || first.amount !== amount) throw new FST_QUOTA_IDEMPOTENCY_MISMATCH()
+  const { limit, used, reserved } = first.balance
+  return { type, ...first.balance, remaining: remainingOf(limit, used, reserved) }
+}

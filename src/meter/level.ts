@@ -1,0 +1,70 @@
+// Levels: lowered by what was given back, or set to what was measured.
+import { v7 as uuid } from 'uuid'
+import type { Balance } from '../quota/balance.ts'
+import { FST_QUOTA_KIND_MISMATCH, FST_QUOTA_UNKNOWN_TYPE } from '../quota/errors.ts'
+import { boundMetadata } from '../quota/metadata.ts'
+import { ensureUser } from '../store/ensure-user.ts'
+import { type LevelMove, setLevel } from '../store/set-level.ts'
+import { requireAmount, requireEndpoint, requireIdempotencyKey, requireUser } from './arguments.ts'
+import { type ChargeCallOptions, once } from './consume.ts'
+import type { MeterContext } from './context.ts'
+
+export const credit = (
+  context: MeterContext,
+  userId: string,
+  key: string,
+  amount: number,
+  options: ChargeCallOptions
+): Promise<Balance> => moveLevel(context, 'credit', userId, key, amount, options)
+
+export const setUsage = (
+  context: MeterContext,
+  userId: string,
+  key: string,
+  amount: number,
+  options: Omit<ChargeCallOptions, 'idempotencyKey'>
+): Promise<Balance> =>
+  moveLevel(context, 'set', userId, key, amount, { ...options, idempotencyKey: undefined } as ChargeCallOptions)
+
+async function moveLevel(
+  { db, types }: MeterContext,
+  move: LevelMove['move'],
+  userId: string,
+  key: string,
+  amount: number,
+  options: ChargeCallOptions
+): Promise<Balance> {
+  requireUser(userId)
+  requireAmount(amount)
+  requireEndpoint(options.endpoint)
+  requireIdempotencyKey(options.idempotencyKey)
+  const type = await types.get(key, `named in app.quota.${move === 'credit' ? 'credit' : 'setUsage'}`)
+  if (type.kind !== 'level')
+    throw new FST_QUOTA_KIND_MISMATCH(
+      key,
+      type.kind,
+      'only a level is lowered or set by hand; a flow starts again with its period, or through reset'
+    )
+  const keyed = { userId, typeId: type.id, type: key, amount: -amount, idempotencyKey: options.idempotencyKey }
+  return await once(db, keyed, async idempotencyKey => {
+    const order = {
+      userId,
+      typeId: type.id,
+      type: key,
+      id: uuid(),
+      amount,
+      move,
+      endpoint: options.endpoint ?? null,
+      metadata: boundMetadata(options.metadata),
+      idempotencyKey
+    }
+    const balance = (await setLevel(db, order)) ?? (await afterFirstSight())
+    if (balance === undefined) throw new FST_QUOTA_UNKNOWN_TYPE(key, 'its row is gone from quota_types')
+    return balance
+
+    async function afterFirstSight(): Promise<Balance | undefined> {
+      await ensureUser(db, userId, [type.id])
+      return await setLevel(db, order)
+    }
+  })
+}

@@ -1,0 +1,164 @@
+// Holds amounts for work that outlives a request: charged or given back when it ends.
+import { v7 as uuid } from 'uuid'
+import { isAmount } from '../quota/amount.ts'
+import type { Balance } from '../quota/balance.ts'
+import {
+  FST_QUOTA_EXCEEDED,
+  FST_QUOTA_INVALID_CALL,
+  FST_QUOTA_NOT_RESERVED,
+  FST_QUOTA_SETTLED
+} from '../quota/errors.ts'
+import { boundMetadata, type Metadata } from '../quota/metadata.ts'
+import type { QuotaTypeKey } from '../quota/rule.ts'
+import type { AdmittedCharge, WantedCharge } from '../store/admit.ts'
+import { commit } from '../store/commit.ts'
+import { release } from '../store/release.ts'
+import { reserve } from '../store/reserve.ts'
+import { requireAmount, requireEndpoint, requireUser } from './arguments.ts'
+import type { MeterContext } from './context.ts'
+
+/** What to hold: a type's key (amount 1), or amounts by type. */
+export type ReserveCharges =
+  | QuotaTypeKey
+  | { type: QuotaTypeKey; amount?: number }
+  | readonly (QuotaTypeKey | { type: QuotaTypeKey; amount?: number })[]
+
+export interface ReserveOptions {
+  /** Milliseconds, 100 to 2^31−1, after which it is given back, whether this process lives or not. Default: while it lives. */
+  ttlMs?: number
+  /** Where it came from, in the usage log. */
+  endpoint?: string
+  /** Goes into the usage log. */
+  metadata?: Metadata
+}
+
+/** Amounts that are held. `commit` and `release` may be called again after they rejected with FST_QUOTA_STORE. */
+export interface Reservation {
+  /** The id that its first log row will have. */
+  readonly id: string
+  /** When it is given back by itself, unless it is renewed: without `ttlMs` it is, while this process lives. */
+  readonly expiresAt: Date
+  /**
+   * Charges what was held, or what it really cost: `amounts` by type, also above what was held and past the limit. Returns the
+   * balances afterwards, by type. Also when it has expired. Twice: the first answer; after `release`: FST_QUOTA_SETTLED.
+   */
+  commit(options?: {
+    amounts?: Readonly<Record<string, number>>
+    metadata?: Metadata
+  }): Promise<Record<string, Balance>>
+  /** Gives it back. Twice: nothing more; after `commit`: FST_QUOTA_SETTLED. */
+  release(): Promise<void>
+}
+
+export async function reserveFor(
+  context: MeterContext,
+  userId: string,
+  written: ReserveCharges,
+  options: ReserveOptions
+): Promise<Reservation> {
+  requireUser(userId)
+  requireEndpoint(options.endpoint)
+  requireTtl(options.ttlMs)
+  const charges = await readCharges(context, written)
+  const admission = await reserve(context.db, { userId, charges, leaseMs: options.ttlMs ?? context.leaseMs })
+  if (!admission.admitted) throw new FST_QUOTA_EXCEEDED(admission.violations)
+  const ids = charges.map(charge => charge.id)
+  if (options.ttlMs === undefined) context.live.add(userId, ids)
+  const expiresAt = new Date(admission.at.getTime() + (options.ttlMs ?? context.leaseMs))
+  return new HeldReservation(context, userId, admission.charges, options, expiresAt)
+}
+
+class HeldReservation implements Reservation {
+  readonly id: string
+  readonly expiresAt: Date
+  readonly #context: MeterContext
+  readonly #userId: string
+  readonly #charges: readonly AdmittedCharge[]
+  readonly #options: ReserveOptions
+  #committed: Promise<Record<string, Balance>> | undefined
+  #released: Promise<void> | undefined
+
+  constructor(
+    context: MeterContext,
+    userId: string,
+    charges: readonly AdmittedCharge[],
+    options: ReserveOptions,
+    expiresAt: Date
+  ) {
+    this.id = charges[0]!.id
+    this.expiresAt = expiresAt
+    this.#context = context
+    this.#userId = userId
+    this.#charges = charges
+    this.#options = options
+  }
+
+  async commit({
+    amounts = {},
+    metadata
+  }: {
+    amounts?: Readonly<Record<string, number>>
+    metadata?: Metadata
+  } = {}): Promise<Record<string, Balance>> {
+    if (this.#released) throw new FST_QUOTA_SETTLED('given back')
+    const charges = this.#charges.map(charge =>
+      this.#final(charge, amounts, { ...this.#options.metadata, ...metadata })
+    )
+    for (const type of Object.keys(amounts))
+      if (!charges.some(charge => charge.type === type)) throw new FST_QUOTA_NOT_RESERVED(type)
+    this.#committed ??= this.#write(async () => {
+      const balances = await commit(this.#context.db, this.#userId, charges, this.#options.endpoint ?? null)
+      return Object.fromEntries(charges.map(({ type, balance }) => [type, balances.get(type) ?? balance]))
+    })
+    return await this.#committed.catch(error => {
+      this.#committed = undefined
+      throw error
+    })
+  }
+
+  async release(): Promise<void> {
+    if (this.#committed) throw new FST_QUOTA_SETTLED('charged')
+    this.#released ??= this.#write(async () => {
+      await release(this.#context.db, this.#userId, this.#charges)
+    })
+    await this.#released.catch(error => {
+      this.#released = undefined
+      throw error
+    })
+  }
+
+  /** It stays renewed until the write has gone through. */
+  async #write<T>(work: () => Promise<T>): Promise<T> {
+    const result = await work()
+    this.#context.live.drop(this.#charges.map(charge => charge.id))
+    return result
+  }
+
+  #final(charge: AdmittedCharge, amounts: Readonly<Record<string, number>>, metadata: Metadata) {
+    const amount = amounts[charge.type] ?? charge.amount
+    requireAmount(amount, `amounts.${charge.type}`)
+    const over = amount > charge.amount ? { over_reservation: amount - charge.amount } : {}
+    return { ...charge, amount, metadata: boundMetadata({ ...metadata, ...over }) }
+  }
+}
+
+async function readCharges({ types }: MeterContext, written: ReserveCharges): Promise<WantedCharge[]> {
+  const list = (Array.isArray(written) ? written : [written]) as (string | { type: string; amount?: number })[]
+  if (list.length === 0) throw new FST_QUOTA_INVALID_CALL('charges', 'names no quota type')
+  const charges: WantedCharge[] = []
+  for (const item of list) {
+    const { type: key, amount = 1 } = typeof item === 'string' ? { type: item } : item
+    if (!isAmount(amount)) requireAmount(amount, `The amount of '${key}'`)
+    if (charges.some(charge => charge.type === key))
+      throw new FST_QUOTA_INVALID_CALL('charges', `names '${key}' twice; add the amounts up`)
+    const type = await types.get(key, 'reserved through app.quota.reserve')
+    charges.push({ id: uuid(), typeId: type.id, type: key, amount })
+  }
+  return charges
+}
+
+function requireTtl(ttlMs: unknown): void {
+  if (ttlMs === undefined || (Number.isInteger(ttlMs) && (ttlMs as number) >= 100 && (ttlMs as number) < 2 ** 31))
+    return
+  throw new FST_QUOTA_INVALID_CALL('ttlMs', 'must be a whole number of milliseconds, 100 to 2^31−1')
+}

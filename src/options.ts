@@ -1,0 +1,141 @@
+// Every option of the registration, composed of what each room takes, and checked once, at boot.
+import type { FastifyJWTOptions } from '@fastify/jwt'
+import type { FastifyRequest } from 'fastify'
+import { type AdminOptions, readAdminOptions } from './admin/authorize.ts'
+import { checkDenial, checkStoreFailure, type DenialOptions, type StoreFailure } from './quota/denial.ts'
+import { FST_QUOTA_INVALID_OPTION } from './quota/errors.ts'
+import { refuseUnknown, requireObject } from './quota/option.ts'
+import { type QuotaDeclaration, readDeclaration } from './quota/quota-type.ts'
+import type { Rule } from './quota/rule.ts'
+import type { Identify } from './request/identify.ts'
+import { RouteMatcher } from './request/match.ts'
+import { DEFAULT_SELF_URL, type SelfOptions } from './request/self.ts'
+import type { Connection } from './store/connect.ts'
+
+export interface QuotaOptions {
+  /**
+   * Where quotas are kept: a `postgres://` URL, `{ url, …options of postgres.js }`, `{ dataDir }` (embedded, one process), or a
+   * Drizzle database of yours. Default: the environment's `DATABASE_URL`, else embedded in `./.fastify-quota`.
+   */
+  connection?: Connection
+  /**
+   * The quota types, by key. A type is inserted when it is new; afterwards a field is written when its declaration changes, so an
+   * operator's change survives a restart. Types may also be kept in the table alone.
+   */
+  quotas?: Readonly<Record<string, QuotaDeclaration>>
+  /** What routes cost, by their declared URL. A route's own `config.quota` wins; among rules the most specific. */
+  rules?: readonly Rule<FastifyRequest>[]
+  /** Who is charged. Default: the `sub` of the verified JWT. Runs in `onRequest`: what it reads must have been set before. */
+  identify?: Identify
+  /**
+   * Options for @fastify/jwt, registered here. A text as `secret` must have at least 32 characters, and pins HS256 unless
+   * `verify.algorithms` says otherwise; with any other key `verify.algorithms` is required. Not needed where the application has
+   * registered @fastify/jwt before.
+   */
+  jwt?: FastifyJWTOptions
+  /** The operator's routes; they exist only with a token or an `authorize`. `false`, or left out: none. */
+  admin?: AdminOptions | false
+  /** The users' own view of their balances. Default: `{ url: '/quotas/me' }`; `false`: none. */
+  self?: SelfOptions | false
+  /** What a denial answers. Default: 402 and `/subscription`. A quota type, a rule or a route may say otherwise. */
+  denial?: DenialOptions
+  /** When the store cannot be reached: `closed` (default) answers 503, `open` lets the request through unmetered, logged as an error. */
+  storeFailure?: StoreFailure
+  /** `before-reply` (default): the log row is written before a reply leaves. `after-reply`: right after it; the deduction itself never waits. */
+  settle?: 'before-reply' | 'after-reply'
+  /** Milliseconds within which a reservation is given back after its process died: 100 to 2^31−1. Default: 60 000. */
+  reservationTtlMs?: number
+}
+
+const FIELDS = [
+  'connection',
+  'quotas',
+  'rules',
+  'identify',
+  'jwt',
+  'admin',
+  'self',
+  'denial',
+  'storeFailure',
+  'settle',
+  'reservationTtlMs',
+  'prefix'
+]
+const MIN_SECRET_LENGTH = 32
+
+/** Throws FST_QUOTA_INVALID_OPTION with the path of what is wrong and what to write instead. */
+export function readOptions(options: QuotaOptions) {
+  requireObject('options', options, '{ quotas: { api_calls: { limit: 100 } } }')
+  refuseUnknown('', options, FIELDS)
+  const {
+    quotas = {},
+    rules = [],
+    identify,
+    jwt,
+    admin = false,
+    self = {},
+    denial,
+    storeFailure = 'closed',
+    settle = 'before-reply',
+    reservationTtlMs = 60_000
+  } = options
+  requireObject('quotas', quotas, '{ api_calls: { limit: 100 } }')
+  for (const [key, declaration] of Object.entries(quotas)) readDeclaration(key, declaration)
+  if (!Array.isArray(rules)) throw new FST_QUOTA_INVALID_OPTION('rules', 'must be an array of rules')
+  if (identify !== undefined && typeof identify !== 'function')
+    throw new FST_QUOTA_INVALID_OPTION('identify', 'must be a function (request) => user id')
+  checkDenial('denial', denial)
+  checkStoreFailure('storeFailure', storeFailure)
+  if (settle !== 'before-reply' && settle !== 'after-reply')
+    throw new FST_QUOTA_INVALID_OPTION('settle', `must be 'before-reply' or 'after-reply', and is '${String(settle)}'`)
+  if (!(Number.isInteger(reservationTtlMs) && reservationTtlMs >= 100 && reservationTtlMs < 2 ** 31)) {
+    throw new FST_QUOTA_INVALID_OPTION(
+      'reservationTtlMs',
+      `must be a whole number of milliseconds from 100 to 2^31−1, and is ${String(reservationTtlMs)}`
+    )
+  }
+  return {
+    connection: options.connection,
+    quotas,
+    matcher: new RouteMatcher(rules),
+    identify,
+    jwt: jwt === undefined ? undefined : pinAlgorithms(jwt),
+    admin: admin === false ? undefined : readAdminOptions(admin),
+    selfUrl: readSelf(self),
+    denial,
+    storeFailure,
+    settle,
+    reservationTtlMs
+  }
+}
+
+function readSelf(self: SelfOptions | false): string | undefined {
+  if (self === false) return undefined
+  requireObject('self', self, "{ url: '/quotas/me' }, or false")
+  refuseUnknown('self', self, ['url'])
+  const { url = DEFAULT_SELF_URL } = self as SelfOptions
+  if (typeof url !== 'string' || !/^\/[^*:]+$/.test(url))
+    throw new FST_QUOTA_INVALID_OPTION('self.url', 'must be a path such as /quotas/me')
+  return url
+}
+
+/** A verifier that takes whatever algorithm a token names can be talked into the wrong one. */
+function pinAlgorithms(jwt: FastifyJWTOptions): FastifyJWTOptions {
+  requireObject('jwt', jwt, "{ secret: '…' }")
+  const { secret } = jwt as FastifyJWTOptions
+  const pinned = jwt.verify !== undefined && Array.isArray((jwt.verify as { algorithms?: unknown }).algorithms)
+  if (typeof secret === 'string' && secret.length < MIN_SECRET_LENGTH)
+    throw new FST_QUOTA_INVALID_OPTION(
+      'jwt.secret',
+      `must have at least ${MIN_SECRET_LENGTH} characters; openssl rand -base64 32 makes a good one`
+    )
+  if (secret === undefined || secret === null)
+    throw new FST_QUOTA_INVALID_OPTION('jwt.secret', 'is missing; give the secret or key that tokens are verified with')
+  if (pinned) return jwt
+  if (typeof secret !== 'string' || secret.includes('-----BEGIN'))
+    throw new FST_QUOTA_INVALID_OPTION(
+      'jwt.verify.algorithms',
+      "is missing; name the algorithms of your key, such as ['RS256']"
+    )
+  return { ...jwt, verify: { ...jwt.verify, algorithms: ['HS256'] } }
+}

@@ -1,0 +1,118 @@
+// The plugin: the only file that knows every room, and wires them.
+import fastifyJwt, { type FastifyJWTOptions } from '@fastify/jwt'
+import type { FastifyInstance } from 'fastify'
+import fp from 'fastify-plugin'
+import { addAdminRoutes } from './admin/admin.ts'
+import { createMeter, type Meter } from './meter/meter.ts'
+import { logEvent } from './observe/log-events.ts'
+import { type QuotaOptions, readOptions } from './options.ts'
+import { FST_QUOTA_ALREADY_REGISTERED, FST_QUOTA_NO_IDENTITY } from './quota/errors.ts'
+import type { RouteQuota } from './quota/rule.ts'
+import { addGuard } from './request/guard.ts'
+import { type Identify, identifyByJwt } from './request/identify.ts'
+import type { MeteredRoute } from './request/match.ts'
+import { Owed } from './request/owed.ts'
+import type { RequestQuota } from './request/request-quota.ts'
+import { addSelfRoute } from './request/self.ts'
+import { connect } from './store/connect.ts'
+import type { Database } from './store/database.ts'
+import { declareTypes } from './store/declare-types.ts'
+import { TypeCatalogue } from './store/type-catalogue.ts'
+import { LiveReservationSet } from './upkeep/live-reservations.ts'
+import { leaseOf, startUpkeep } from './upkeep/upkeep.ts'
+
+/** `app.quota`. */
+export interface FastifyQuota extends Meter {
+  /** Every route in reach with what it costs, once the application is ready. What `fastify-quota doctor` prints. */
+  routes(): readonly MeteredRoute[]
+}
+
+declare module 'fastify' {
+  interface FastifyInstance {
+    quota: FastifyQuota
+  }
+  interface FastifyRequest {
+    /** This request's charges. On a route that is not metered there are none. */
+    readonly quota: RequestQuota
+  }
+  interface FastifyContextConfig {
+    /** What the route costs; `false`: nothing, whatever the rules say. */
+    quota?: RouteQuota<FastifyRequest>
+  }
+}
+
+async function register(app: FastifyInstance, written: QuotaOptions): Promise<void> {
+  if (app.hasDecorator('quota')) throw new FST_QUOTA_ALREADY_REGISTERED()
+  const options = readOptions(written)
+  const { identify, asksForToken } = await identity(app, options.identify, options.jwt)
+  const db = await connect(options.connection)
+  try {
+    await declareTypes(db, options.quotas)
+    const types = new TypeCatalogue(db)
+    await types.refresh()
+    await wire(app, options, { db, types, identify, asksForToken })
+  } catch (error) {
+    await db.close()
+    throw error
+  }
+}
+
+interface Foundation {
+  db: Database
+  types: TypeCatalogue
+  identify: Identify
+  asksForToken: boolean
+}
+
+async function wire(
+  app: FastifyInstance,
+  options: ReturnType<typeof readOptions>,
+  foundation: Foundation
+): Promise<void> {
+  const { db, types } = foundation
+  const leaseMs = leaseOf(options.reservationTtlMs)
+  const live = new LiveReservationSet(leaseMs)
+  const owed = new Owed()
+  const denialOfType = new Map(Object.entries(options.quotas).map(([key, { denial }]) => [key, denial]))
+  const guardName = addGuard(app, { ...options, ...foundation, leaseMs, live, owed, denialOfType, emit: logEvent })
+  const routes: MeteredRoute[] = []
+  app.decorate('quota', { ...createMeter({ db, types, live, leaseMs }), routes: () => routes })
+  if (options.selfUrl !== undefined) addSelfRoute(app, { ...foundation, url: options.selfUrl })
+  if (options.admin !== undefined) await addAdminRoutes(app, { db, types, ...options.admin })
+  const upkeep = startUpkeep(db, live, options.reservationTtlMs, error =>
+    app.log.error({ err: error }, 'quota upkeep failed; it is tried again')
+  )
+  app.addHook('onReady', async () => {
+    routes.push(...options.matcher.verify(app, guardName))
+    await requireTypes(routes, types)
+  })
+  app.addHook('onClose', async () => {
+    await upkeep.stop()
+    await owed.close()
+    await db.close()
+  })
+}
+
+/** Fails the boot on a rule or a route that names a type nobody declared. */
+async function requireTypes(routes: readonly MeteredRoute[], types: TypeCatalogue): Promise<void> {
+  for (const { method, url, metering } of routes) {
+    for (const { type } of metering?.charges ?? []) await types.get(type, `${metering?.source}, for ${method} ${url}`)
+  }
+}
+
+/** Who identifies: the application's function, its @fastify/jwt, or ours. */
+async function identity(
+  app: FastifyInstance,
+  identify: Identify | undefined,
+  jwt: FastifyJWTOptions | undefined
+): Promise<{ identify: Identify; asksForToken: boolean }> {
+  const names = jwt as { namespace?: string; jwtVerify?: string } | undefined
+  const method = names?.jwtVerify ?? (names?.namespace === undefined ? 'jwtVerify' : `${names.namespace}JwtVerify`)
+  if (jwt !== undefined && !app.hasRequestDecorator(method)) await app.register(fastifyJwt, jwt)
+  if (identify !== undefined) return { identify, asksForToken: false }
+  if (app.hasRequestDecorator(method)) return { identify: identifyByJwt(method), asksForToken: true }
+  throw new FST_QUOTA_NO_IDENTITY()
+}
+
+/** Meters an API: exact quotas for every user, deducted before the handler runs and charged when it succeeds. */
+export const quotaPlugin = fp<QuotaOptions>(register, { name: 'fastify-quota', fastify: '5.x' })

@@ -1,0 +1,49 @@
+// What a user has left of a quota.
+import { UNLIMITED } from './amount.ts'
+
+/** One counter, as it stands at one instant. */
+export interface Balance {
+  /** The quota type's key. */
+  type: string
+  /** The most that may be used; −1: unlimited. */
+  limit: number
+  /** Charged, and written to `usage_logs`. */
+  used: number
+  /** Held by work that is still running. */
+  reserved: number
+  /** `limit − used − reserved`, never below 0; −1 when unlimited. */
+  remaining: number
+  periodStart: Date
+  /** When the period ends and the use starts again from 0; null: never. */
+  resetsAt: Date | null
+}
+
+/** A balance with what people call it. */
+export interface NamedBalance extends Balance {
+  name: string
+  unit: string
+  kind: 'flow' | 'level'
+}
+
+export const remainingOf = (limit: number, used: number, reserved: number): number =>
+  limit === UNLIMITED ? UNLIMITED : Math.max(limit - used - reserved, 0)
+
+/** Whether `amount` more would be admitted; the same rule as the guard of the charging UPDATE. */
+export const fits = (balance: Pick<Balance, 'limit' | 'used' | 'reserved'>, amount: number): boolean =>
+  balance.limit === UNLIMITED || balance.used + balance.reserved + amount <= balance.limit
+
+/** The share of the limit that is gone, in percent with two decimals; null when unlimited. Above 100 after a limit was lowered. */
+export function usagePercent({ limit, used, reserved }: Pick<Balance, 'limit' | 'used' | 'reserved'>): number | null {
+  if (limit === UNLIMITED) return null
+  if (limit === 0) return 100
+  return Math.round(((used + reserved) / limit) * 10_000) / 100
+}
+
+/** The balance closest to its limit: what the `X-Quota-*` headers speak of. Unlimited ones only where there is no other. */
+export function tightest<B extends Pick<Balance, 'limit' | 'remaining'>>(balances: readonly B[]): B | undefined {
+  const share = (b: B) => (b.limit === UNLIMITED ? Number.POSITIVE_INFINITY : b.limit === 0 ? 0 : b.remaining / b.limit)
+  return balances.reduce<B | undefined>(
+    (least, b) => (least === undefined || share(b) < share(least) ? b : least),
+    undefined
+  )
+}

@@ -1,0 +1,46 @@
+// How a denial is answered, as options say it.
+import { FST_QUOTA_INVALID_OPTION } from './errors.ts'
+import { refuseUnknown, requireObject } from './option.ts'
+
+export interface DenialOptions {
+  /** The status of a denial: 400–499. Default: 402; 429 says that waiting helps, and clients retry it. */
+  statusCode?: number
+  /** Where more can be had; `upgrade_url` in the body. Null leaves it out. Default: `/subscription`. */
+  upgradeUrl?: string | null
+}
+
+/** Fail closed (503, the handler does not run) or open (let through, logged and counted) when the store cannot be reached. */
+export type StoreFailure = 'closed' | 'open'
+
+export const DEFAULT_DENIAL: Required<DenialOptions> = { statusCode: 402, upgradeUrl: '/subscription' }
+
+export function checkDenial(path: string, denial: unknown): void {
+  if (denial === undefined) return
+  requireObject(path, denial, '{ statusCode: 429 }')
+  refuseUnknown(path, denial as DenialOptions, ['statusCode', 'upgradeUrl'])
+  const { statusCode, upgradeUrl } = denial as DenialOptions
+  if (statusCode !== undefined && !(Number.isInteger(statusCode) && statusCode >= 400 && statusCode <= 499)) {
+    throw new FST_QUOTA_INVALID_OPTION(
+      `${path}.statusCode`,
+      `must be a status from 400 to 499, and is ${String(statusCode)}`
+    )
+  }
+  if (upgradeUrl !== undefined && upgradeUrl !== null && typeof upgradeUrl !== 'string') {
+    throw new FST_QUOTA_INVALID_OPTION(`${path}.upgradeUrl`, 'must be a URL, or null to leave it out')
+  }
+}
+
+export function checkStoreFailure(path: string, value: unknown): void {
+  if (value !== undefined && value !== 'closed' && value !== 'open') {
+    throw new FST_QUOTA_INVALID_OPTION(path, `must be 'closed' or 'open', and is '${String(value)}'`)
+  }
+}
+
+/** The nearest word wins: route or rule, then quota type, then plugin. */
+export function mergeDenial(...nearestFirst: (DenialOptions | undefined)[]): Required<DenialOptions> {
+  const pick = <K extends keyof DenialOptions>(key: K) => nearestFirst.find(d => d?.[key] !== undefined)?.[key]
+  return { ...DEFAULT_DENIAL, ...definedOnly({ statusCode: pick('statusCode'), upgradeUrl: pick('upgradeUrl') }) }
+}
+
+const definedOnly = <T extends object>(value: T): { [K in keyof T]?: NonNullable<T[K]> } =>
+  Object.fromEntries(Object.entries(value).filter(([, v]) => v !== undefined)) as { [K in keyof T]?: NonNullable<T[K]> }

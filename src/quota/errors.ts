@@ -1,0 +1,153 @@
+// Every error this package throws: its code, its text and the HTTP status it stands for.
+import createError from '@fastify/error'
+import type { Balance } from './balance.ts'
+
+/** An option that cannot be meant: its path, and what to write instead. Stops the boot. */
+export const FST_QUOTA_INVALID_OPTION = createError<[path: string, remedy: string]>(
+  'FST_QUOTA_INVALID_OPTION',
+  'Option %s %s.',
+  500
+)
+export const FST_QUOTA_UNKNOWN_TYPE = createError<[key: string, where: string]>(
+  'FST_QUOTA_UNKNOWN_TYPE',
+  "There is no quota type '%s' (%s). Declare it under the option `quotas`, or insert it into quota_types.",
+  404
+)
+export const FST_QUOTA_RULE_WITHOUT_ROUTE = createError<[rule: string, hint: string]>(
+  'FST_QUOTA_RULE_WITHOUT_ROUTE',
+  'The rule %s matches no route that this plugin guards, so nothing would be metered by it. %s',
+  500
+)
+export const FST_QUOTA_ROUTE_OUT_OF_REACH = createError<[route: string]>(
+  'FST_QUOTA_ROUTE_OUT_OF_REACH',
+  'The route %s has a config.quota, but stands outside the scope in which fastify-quota is registered, so it would not be metered. Register the plugin in that scope or above it.',
+  500
+)
+export const FST_QUOTA_ALREADY_REGISTERED = createError<[]>(
+  'FST_QUOTA_ALREADY_REGISTERED',
+  'fastify-quota is registered in this scope already: one registration meters everything below it. For a second one use a sibling scope.',
+  500
+)
+export const FST_QUOTA_NO_IDENTITY = createError<[]>(
+  'FST_QUOTA_NO_IDENTITY',
+  'fastify-quota cannot tell who is asking: give the option jwt.secret, register @fastify/jwt yourself, or give the option identify.',
+  500
+)
+export const FST_QUOTA_UNAUTHORIZED = createError<[why: string]>(
+  'FST_QUOTA_UNAUTHORIZED',
+  'Authentication is required: %s.',
+  401
+)
+export const FST_QUOTA_INVALID_USER = createError<[]>(
+  'FST_QUOTA_INVALID_USER',
+  'A user id is a text of 1 to 255 characters without control characters.',
+  400
+)
+export const FST_QUOTA_INVALID_AMOUNT = createError<[what: string, value: string]>(
+  'FST_QUOTA_INVALID_AMOUNT',
+  '%s must be a whole number from 0 to 2^53−1, and is %s.',
+  422
+)
+export const FST_QUOTA_INVALID_LIMIT = createError<[value: string]>(
+  'FST_QUOTA_INVALID_LIMIT',
+  'A limit is a whole number from 0 to 2^53−1, or -1 for unlimited, and not %s.',
+  422
+)
+export const FST_QUOTA_INVALID_CALL = createError<[argument: string, remedy: string]>(
+  'FST_QUOTA_INVALID_CALL',
+  'Argument %s %s.',
+  400
+)
+export const FST_QUOTA_INVALID_REQUEST = createError<[field: string, remedy: string]>(
+  'FST_QUOTA_INVALID_REQUEST',
+  '%s %s.',
+  400
+)
+/** `amount` threw, or gave what is no amount: the rule's fault, not the client's. */
+export const FST_QUOTA_AMOUNT_FUNCTION = createError<[type: string, what: string, cause?: { cause: unknown }]>(
+  'FST_QUOTA_AMOUNT_FUNCTION',
+  "The amount function of quota type '%s' %s; nothing was charged.",
+  500
+)
+export const FST_QUOTA_KIND_MISMATCH = createError<[type: string, kind: string, remedy: string]>(
+  'FST_QUOTA_KIND_MISMATCH',
+  "Quota type '%s' is a %s: %s.",
+  409
+)
+export const FST_QUOTA_KIND_CHANGED = createError<[type: string, was: string, is: string]>(
+  'FST_QUOTA_KIND_CHANGED',
+  "Quota type '%s' is kept as a %s and declared as a %s. Its usage logs mean the former; declare the other under a new key.",
+  500
+)
+export const FST_QUOTA_UNKNOWN_USER = createError<[]>(
+  'FST_QUOTA_UNKNOWN_USER',
+  'There is no such user: nothing was ever charged to this id.',
+  404
+)
+export const FST_QUOTA_IDEMPOTENCY_MISMATCH = createError<[]>(
+  'FST_QUOTA_IDEMPOTENCY_MISMATCH',
+  'This idempotency key was used for another charge of this user. Use a new key for a new charge.',
+  422
+)
+export const FST_QUOTA_NOT_RESERVED = createError<[type: string]>(
+  'FST_QUOTA_NOT_RESERVED',
+  "Nothing of quota type '%s' is reserved here; name a type that the rule or the reservation charges.",
+  500
+)
+export const FST_QUOTA_SETTLED = createError<[what: string]>('FST_QUOTA_SETTLED', 'The reservation is %s already.', 409)
+export const FST_QUOTA_CONNECTION = createError<[remedy: string, cause?: { cause: unknown }]>(
+  'FST_QUOTA_CONNECTION',
+  'Option connection %s.',
+  500
+)
+export const FST_QUOTA_UNREACHABLE = createError<[what: string, cause?: { cause: unknown }]>(
+  'FST_QUOTA_UNREACHABLE',
+  'The quota database could not be reached: %s. Check DATABASE_URL or the option connection, and that the server is up.',
+  503
+)
+export const FST_QUOTA_SCHEMA = createError<[what: string]>(
+  'FST_QUOTA_SCHEMA',
+  'The quota tables are not as this version needs them: %s. Run `npx fastify-quota init` (or `npx drizzle-kit push`) with DATABASE_URL set to this database.',
+  500
+)
+export const FST_QUOTA_DIRECTORY_IN_USE = createError<[dir: string, pid: string]>(
+  'FST_QUOTA_DIRECTORY_IN_USE',
+  'The embedded database in %s is open in process %s, and takes one process only. Stop that process, choose another directory, or use PostgreSQL for several processes.',
+  500
+)
+export const FST_QUOTA_CALENDAR = createError<[zone: string]>(
+  'FST_QUOTA_CALENDAR',
+  "The row of this user in quota_users has the time zone '%s', which is no IANA name. Write one such as Europe/Berlin, or UTC.",
+  500
+)
+/** The store did not answer, or refused: what `storeFailure` decides about. */
+export const FST_QUOTA_STORE = createError<[what: string, cause?: { cause: unknown }]>(
+  'FST_QUOTA_STORE',
+  'The quota store failed: %s.',
+  503
+)
+
+/** One charge that does not fit. */
+export interface Violation extends Balance {
+  /** What the charge needed. */
+  required: number
+  /** Seconds until the period ends, by the database's clock; null: waiting does not help. */
+  retryAfter: number | null
+}
+
+const Exceeded = createError<[type: string, required: number, remaining: number]>(
+  'FST_QUOTA_EXCEEDED',
+  "The quota '%s' does not allow this: %s needed, %s left.",
+  402
+)
+
+/** A charge does not fit; nothing was charged. `violations` has every quota that said no. */
+export class FST_QUOTA_EXCEEDED extends Exceeded {
+  readonly violations: readonly Violation[]
+
+  constructor(violations: readonly Violation[]) {
+    const [first] = violations as [Violation]
+    super(first.type, first.required, first.remaining)
+    this.violations = violations
+  }
+}

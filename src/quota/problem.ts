@@ -1,0 +1,48 @@
+// What a refusal says: problem details (RFC 9457), with the type that the IETF RateLimit draft registers.
+import { STATUS_CODES } from 'node:http'
+import type { Violation } from './errors.ts'
+
+export const PROBLEM_JSON = 'application/problem+json; charset=utf-8'
+
+export interface Problem {
+  type: string
+  title: string
+  status: number
+  detail: string
+  [extension: string]: unknown
+}
+
+/** The body of a denial. `violated-policies` names all; the other members speak of the first. */
+export function quotaExceeded(violations: readonly Violation[], status: number, upgradeUrl: string | null): Problem {
+  const [first] = violations as [Violation]
+  return {
+    type: 'https://iana.org/assignments/http-problem-types#quota-exceeded',
+    title: 'Quota exceeded',
+    status,
+    detail: `This needs ${first.required} of '${first.type}', and ${first.remaining} of ${first.limit} are left.`,
+    'violated-policies': violations.map(v => v.type),
+    quota_type: first.type,
+    limit: first.limit,
+    used: first.used,
+    reserved: first.reserved,
+    remaining: first.remaining,
+    required: first.required,
+    resets_at: first.resetsAt?.toISOString() ?? null,
+    ...(upgradeUrl === null ? {} : { upgrade_url: upgradeUrl })
+  }
+}
+
+/** Any other refusal: the status says it all (`about:blank`), `code` names our error. */
+export const problem = (status: number, detail: string, members: Record<string, unknown> = {}): Problem => ({
+  type: 'about:blank',
+  title: STATUS_CODES[status] ?? 'Error',
+  status,
+  detail,
+  ...members
+})
+
+/** Seconds to wait where waiting helps every violated quota: its period ends, and the amount fits an empty one. */
+export function retryAfter(violations: readonly Violation[]): number | undefined {
+  if (violations.some(v => v.retryAfter === null || v.required > v.limit)) return undefined
+  return Math.max(...violations.map(v => v.retryAfter ?? 0), 1)
+}

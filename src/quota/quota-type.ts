@@ -1,0 +1,84 @@
+// What a quota type is: a named allowance, as an application declares it and as the table keeps it.
+import { isLimit } from './amount.ts'
+import { checkDenial, type DenialOptions } from './denial.ts'
+import { FST_QUOTA_INVALID_OPTION } from './errors.ts'
+import { refuseUnknown } from './option.ts'
+import { isPeriodUnit, PERIOD_UNITS, type PeriodUnit } from './period.ts'
+
+/** `flow` counts events and starts again each period; `level` goes up and down and never resets. */
+export type QuotaKind = 'flow' | 'level'
+
+/** One entry of the option `quotas`. */
+export interface QuotaDeclaration {
+  /** What people call it. Default: its key. */
+  name?: string
+  /** A sentence for the operator. */
+  description?: string
+  /** The base unit an amount counts: `call`, `byte`, `token` … Default: `call`. */
+  unit?: string
+  /** The most a new user may use: a whole number, 0 … 2^53−1, or −1 for unlimited. */
+  limit: number
+  /** `flow` (default) starts again each period; `level` goes up and down and never resets. */
+  kind?: QuotaKind
+  /** When a flow starts again: `hour`, `day`, `week` (ISO), `month` (default), `year` or `never`. Not for levels. */
+  period?: PeriodUnit
+  /** What a denial of this type answers; a rule or a route may say otherwise. */
+  denial?: DenialOptions
+}
+
+/** A quota type as the table keeps it. */
+export interface QuotaType {
+  id: number
+  key: string
+  name: string
+  unit: string
+  kind: QuotaKind
+  period: PeriodUnit
+  defaultLimit: number
+  isActive: boolean
+}
+
+const KEY = /^[a-z][a-z0-9_]{0,99}$/
+const DECLARATION_FIELDS = ['name', 'description', 'unit', 'limit', 'kind', 'period', 'denial']
+
+export const isTypeKey = (value: unknown): value is string => typeof value === 'string' && KEY.test(value)
+
+/** A level never resets, whatever its row says of periods. */
+export const periodOf = (type: Pick<QuotaType, 'kind' | 'period'>): PeriodUnit =>
+  type.kind === 'level' ? 'never' : type.period
+
+/** Checks one declaration, and fills in its defaults. */
+export function readDeclaration(
+  key: string,
+  declaration: QuotaDeclaration
+): Required<Omit<QuotaDeclaration, 'denial' | 'description'>> & { description: string | null } {
+  const path = `quotas.${key}`
+  if (!isTypeKey(key))
+    throw new FST_QUOTA_INVALID_OPTION(path, 'is no quota type key; a key matches [a-z][a-z0-9_]{0,99}')
+  if (declaration === null || typeof declaration !== 'object')
+    throw new FST_QUOTA_INVALID_OPTION(path, 'must be an object such as { limit: 200 }')
+  refuseUnknown(path, declaration, DECLARATION_FIELDS)
+  const { name = key, description = null, unit = 'call', limit, kind = 'flow', period } = declaration
+  for (const [field, value] of Object.entries({ name, unit })) {
+    if (typeof value !== 'string' || value.trim() === '')
+      throw new FST_QUOTA_INVALID_OPTION(`${path}.${field}`, 'must be a text that is not empty')
+  }
+  if (description !== null && typeof description !== 'string')
+    throw new FST_QUOTA_INVALID_OPTION(`${path}.description`, 'must be a text')
+  if (!isLimit(limit))
+    throw new FST_QUOTA_INVALID_OPTION(
+      `${path}.limit`,
+      `must be a whole number from 0 to 2^53−1, or -1 for unlimited, and is ${String(limit)}`
+    )
+  if (kind !== 'flow' && kind !== 'level')
+    throw new FST_QUOTA_INVALID_OPTION(`${path}.kind`, `must be 'flow' or 'level', and is '${String(kind)}'`)
+  if (period !== undefined && !isPeriodUnit(period))
+    throw new FST_QUOTA_INVALID_OPTION(
+      `${path}.period`,
+      `must be one of ${PERIOD_UNITS.join(', ')}, and is '${String(period)}'`
+    )
+  if (kind === 'level' && period !== undefined && period !== 'never')
+    throw new FST_QUOTA_INVALID_OPTION(`${path}.period`, 'must be left out: a level never resets')
+  checkDenial(`${path}.denial`, declaration.denial)
+  return { name, description, unit, limit, kind, period: kind === 'level' ? 'never' : (period ?? 'month') }
+}

@@ -1,0 +1,176 @@
+// The life of a metered request: match, identify, reserve, answer, settle. The table of contents of this room.
+import { finished } from 'node:stream'
+import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify'
+import type { DenialOptions, StoreFailure } from '../quota/denial.ts'
+import { FST_QUOTA_STORE, FST_QUOTA_UNAUTHORIZED, type Violation } from '../quota/errors.ts'
+import type { Admission, WantedCharge } from '../store/admit.ts'
+import { releaseById } from '../store/release.ts'
+import type { TypeCatalogue } from '../store/type-catalogue.ts'
+import { setQuotaHeaders } from './headers.ts'
+import { type Identify, identifyUser } from './identify.ts'
+import { GUARD_NAME, type RequestMetering, type RouteMatcher } from './match.ts'
+import { refuseExceeded, refuseUnauthorized, refuseUnavailable } from './refuse.ts'
+import { type RequestQuota, unenforcedQuota, unmeteredQuota } from './request-quota.ts'
+import { takeCharges, wantedCharges } from './reserve.ts'
+import { type SettleContext, Settlement } from './settle.ts'
+
+export interface GuardContext extends SettleContext {
+  matcher: RouteMatcher
+  types: TypeCatalogue
+  identify: Identify
+  /** Whether a 401 asks for a bearer token. */
+  asksForToken: boolean
+  denial: DenialOptions | undefined
+  /** What a quota type says of its denials, by key. */
+  denialOfType: ReadonlyMap<string, DenialOptions | undefined>
+  storeFailure: StoreFailure
+  settle: 'before-reply' | 'after-reply'
+  leaseMs: number
+}
+
+const SETTLEMENT = Symbol('fastify-quota.settlement')
+const QUOTA = Symbol('fastify-quota.quota')
+
+interface Metered {
+  [SETTLEMENT]: Settlement | null
+  [QUOTA]: RequestQuota | null
+}
+
+/** How many registrations there are: each must know its own hook among the routes. */
+let guards = 0
+
+/** Adds the hooks; returns the name by which the guard is found on the routes it stands before. */
+export function addGuard(app: FastifyInstance, context: GuardContext): string {
+  const name = `${GUARD_NAME}${++guards}`
+  app.decorateRequest(SETTLEMENT, null)
+  app.decorateRequest(QUOTA, null)
+  app.decorateRequest('quota', {
+    getter(this: FastifyRequest) {
+      const metered = this as unknown as Metered
+      metered[QUOTA] ??= unmeteredQuota()
+      return metered[QUOTA]
+    }
+  })
+  const guard = (request: FastifyRequest, reply: FastifyReply) => onRequest(context, request, reply)
+  app.addHook('onRequest', Object.defineProperty(guard, 'name', { value: name }))
+  app.addHook('onSend', (request, reply, payload) => onSend(context, request as unknown as Metered, reply, payload))
+  return name
+}
+
+async function onRequest(context: GuardContext, request: FastifyRequest, reply: FastifyReply): Promise<unknown> {
+  const metering = context.matcher.match(request)
+  if (metering === undefined) return
+  let userId: string
+  try {
+    userId = await identifyUser(request, context.identify)
+  } catch (error) {
+    if (error instanceof FST_QUOTA_UNAUTHORIZED) return refuseUnauthorized(reply, error, context.asksForToken)
+    throw error
+  }
+  try {
+    const wanted = await wantedCharges(metering, request, context.types)
+    if (wanted.length === 0) return
+    const admission = await takeCharges(context.db, userId, wanted, context.leaseMs).catch(error =>
+      giveBack(context, userId, wanted, request, error)
+    )
+    if (!admission.admitted) return deny(context, metering, userId, admission.violations, request, reply)
+    hold(context, metering, userId, admission, request, reply)
+  } catch (error) {
+    if (!(error instanceof FST_QUOTA_STORE)) throw error
+    return storeFailed(context, metering, userId, error, request, reply)
+  }
+}
+
+/** A statement that was given up on may still be carried out. One attempt to give back what it holds; else it expires. */
+function giveBack(
+  context: GuardContext,
+  userId: string,
+  wanted: readonly WantedCharge[],
+  request: FastifyRequest,
+  error: unknown
+): never {
+  if (error instanceof FST_QUOTA_STORE) {
+    releaseById(context.db, userId, wanted).catch(cause =>
+      request.log.debug({ err: cause }, 'quota reservation left to expire')
+    )
+  }
+  throw error
+}
+
+function hold(
+  context: GuardContext,
+  metering: RequestMetering,
+  userId: string,
+  admission: Admission & { admitted: true },
+  request: FastifyRequest,
+  reply: FastifyReply
+): void {
+  const endpoint = request.routeOptions.url as string
+  const settlement = new Settlement(context, { userId, endpoint, metering, log: request.log }, admission)
+  const metered = request as unknown as Metered
+  metered[SETTLEMENT] = settlement
+  metered[QUOTA] = settlement.quota
+  // Fires on every path: a reply that was sent, hijacked, torn, or never begun.
+  finished(reply.raw, () => {
+    if (reply.raw.headersSent) settlement.settle(reply.raw.statusCode)
+    else settlement.abandon()
+  })
+}
+
+function deny(
+  context: GuardContext,
+  metering: RequestMetering,
+  userId: string,
+  violations: readonly Violation[],
+  request: FastifyRequest,
+  reply: FastifyReply
+): FastifyReply {
+  const ofType = context.denialOfType.get(violations[0]?.type ?? '')
+  const statusCode = refuseExceeded(reply, violations, [metering.denial, ofType, context.denial])
+  const charges = violations.map(({ type, required, remaining, limit }) => ({
+    type,
+    amount: required,
+    remaining,
+    limit
+  }))
+  context.emit({ name: 'denied', userId, endpoint: request.routeOptions.url ?? null, charges, statusCode }, request.log)
+  return reply
+}
+
+function storeFailed(
+  context: GuardContext,
+  metering: RequestMetering,
+  userId: string,
+  error: unknown,
+  request: FastifyRequest,
+  reply: FastifyReply
+): FastifyReply | undefined {
+  const isOpen = (metering.storeFailure ?? context.storeFailure) === 'open'
+  const common = { userId, endpoint: request.routeOptions.url ?? null, error }
+  context.emit(isOpen ? { name: 'unenforced', ...common } : { name: 'store-failed', ...common }, request.log)
+  if (!isOpen) return refuseUnavailable(reply)
+  ;(request as unknown as Metered)[QUOTA] = unenforcedQuota(userId)
+  return undefined
+}
+
+async function onSend(
+  context: GuardContext,
+  metered: Metered,
+  reply: FastifyReply,
+  payload: unknown
+): Promise<unknown> {
+  const settlement = metered[SETTLEMENT]
+  if (settlement === null) return payload
+  const status = payload instanceof Response ? payload.status : reply.statusCode
+  const isCharged = settlement.metering.isCharged(status)
+  // A stream's cost is known when it ends, and a Response's status is applied after this hook: both settle when the reply is over.
+  const isOpenEnded = isStream(payload) || (isCharged && context.settle === 'after-reply')
+  if (!isOpenEnded || settlement.isAbandoned) await settlement.settle(status)
+  setQuotaHeaders(reply, settlement.costs(isCharged ? 'charged' : 'released'), settlement.reservedAt)
+  return payload
+}
+
+const isStream = (payload: unknown): boolean =>
+  payload instanceof Response ||
+  payload instanceof ReadableStream ||
+  (typeof payload === 'object' && payload !== null && typeof (payload as { pipe?: unknown }).pipe === 'function')

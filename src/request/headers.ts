@@ -1,0 +1,42 @@
+// What a reply says about quotas: `X-Quota-*` for the tightest charge, and for all of them the fields of the IETF RateLimit draft.
+import type { FastifyReply } from 'fastify'
+import { UNLIMITED } from '../quota/amount.ts'
+import { type Balance, tightest } from '../quota/balance.ts'
+
+/** A balance, and what this request was charged. */
+export interface Cost extends Balance {
+  cost: number
+}
+
+/** RFC 9651 integers have at most 15 digits. */
+const MAX_INTEGER = 999_999_999_999_999
+
+/** `now` by the database's clock, as the balances were read. */
+export function setQuotaHeaders(reply: FastifyReply, costs: readonly Cost[], now: Date): void {
+  const first = tightest(costs)
+  if (first === undefined) return
+  reply.headers({
+    'x-quota-type': first.type,
+    'x-quota-limit': first.limit,
+    'x-quota-used': first.used,
+    'x-quota-remaining': first.remaining,
+    'x-quota-cost': first.cost
+  })
+  if (first.resetsAt === null) reply.removeHeader('x-quota-reset')
+  else reply.header('x-quota-reset', Math.ceil(first.resetsAt.getTime() / 1000))
+  const limited = costs.filter(cost => cost.limit !== UNLIMITED)
+  if (limited.length === 0) return
+  reply.header('ratelimit-policy', limited.map(policy).join(', '))
+  reply.header('ratelimit', limited.map(cost => rateLimit(cost, now)).join(', '))
+}
+
+/** `q`: the quota; `w`: the window in seconds, absent when it never resets. */
+const policy = ({ type, limit, periodStart, resetsAt }: Balance): string =>
+  `"${type}";q=${integer(limit)}${resetsAt === null ? '' : `;w=${integer(seconds(resetsAt, periodStart))}`}`
+
+/** `r`: what remains; `t`: seconds until the window ends. */
+const rateLimit = ({ type, remaining, resetsAt }: Balance, now: Date): string =>
+  `"${type}";r=${integer(remaining)}${resetsAt === null ? '' : `;t=${integer(seconds(resetsAt, now))}`}`
+
+const seconds = (end: Date, start: Date): number => Math.max(Math.ceil((end.getTime() - start.getTime()) / 1000), 0)
+const integer = (value: number): number => Math.min(value, MAX_INTEGER)

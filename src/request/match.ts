@@ -1,0 +1,119 @@
+// Which rule a request falls under, by its declared route: decided once a route, and checked for all of them at boot.
+import type { FastifyInstance, FastifyRequest } from 'fastify'
+import {
+  FST_QUOTA_INVALID_OPTION,
+  FST_QUOTA_ROUTE_OUT_OF_REACH,
+  FST_QUOTA_RULE_WITHOUT_ROUTE
+} from '../quota/errors.ts'
+import { refuseUnknown, requireObject } from '../quota/option.ts'
+import { bySpecificity, clashes, describePattern, matches, type Pattern, readPattern } from '../quota/pattern.ts'
+import { type Metering, type RouteQuota, type Rule, readMetering } from '../quota/rule.ts'
+import { declaredRoutes } from './declared-routes.ts'
+
+export type RequestMetering = Metering<FastifyRequest>
+
+/** A route, and what it costs. */
+export interface MeteredRoute {
+  method: string
+  url: string
+  /** Undefined: not metered. */
+  metering: RequestMetering | undefined
+}
+
+interface PatternRule {
+  path: string
+  pattern: Pattern
+  metering: RequestMetering | undefined
+}
+
+/** The name that our onRequest hook has on the routes it stands before, in every registration. */
+export const GUARD_NAME = 'quotaGuard'
+
+export class RouteMatcher {
+  readonly #rules: PatternRule[]
+  /** `routeOptions.config` is one stable object a route, and one for all methods of it. */
+  readonly #known = new WeakMap<object, Map<string, RequestMetering | undefined>>()
+
+  constructor(rules: readonly Rule<FastifyRequest>[]) {
+    this.#rules = rules.map(readRule)
+    refuseClashes(this.#rules)
+    this.#rules.sort((a, b) => bySpecificity(a.pattern, b.pattern))
+  }
+
+  /** Undefined: not metered. */
+  match(request: FastifyRequest): RequestMetering | undefined {
+    const { config, url } = request.routeOptions
+    if (url === undefined || request.is404) return undefined
+    return this.#of(config as { quota?: unknown }, request.method, url)
+  }
+
+  /**
+   * Once the application is ready: every rule must match a route that the hook named `guardName` stands before, and every
+   * `config.quota` must stand in the reach of some registration. Returns every route in reach, with what it costs.
+   */
+  verify(app: FastifyInstance, guardName: string): MeteredRoute[] {
+    const all = declaredRoutes(app)
+    const guarded = all.filter(route => route.hooks.includes(`bound ${guardName}`))
+    const missed = all.find(
+      r =>
+        r.config.quota !== undefined &&
+        r.config.quota !== false &&
+        !r.hooks.some(name => name.startsWith(`bound ${GUARD_NAME}`))
+    )
+    if (missed) throw new FST_QUOTA_ROUTE_OUT_OF_REACH(`${missed.method} ${missed.url}`)
+    for (const { path, pattern } of this.#rules) {
+      if (!guarded.some(route => matches(pattern, route.method, route.url))) {
+        throw new FST_QUOTA_RULE_WITHOUT_ROUTE(`${path} (${describePattern(pattern)})`, hint(pattern, guarded))
+      }
+    }
+    return guarded.map(({ method, url, config }) => ({ method, url, metering: this.#of(config, method, url) }))
+  }
+
+  #of(config: { quota?: unknown }, method: string, url: string): RequestMetering | undefined {
+    const known = this.#known.get(config) ?? new Map<string, RequestMetering | undefined>()
+    if (!known.has(method)) {
+      known.set(method, this.#read(config.quota as RouteQuota<FastifyRequest> | undefined, method, url))
+      this.#known.set(config, known)
+    }
+    return known.get(method)
+  }
+
+  #read(written: RouteQuota<FastifyRequest> | undefined, method: string, url: string): RequestMetering | undefined {
+    if (written !== undefined) return readMetering(`config.quota of ${method} ${url}`, written)
+    return this.#rules.find(rule => matches(rule.pattern, method, url))?.metering
+  }
+}
+
+function readRule(rule: Rule<FastifyRequest>, i: number): PatternRule {
+  const path = `rules[${i}]`
+  requireObject(path, rule, "{ method: 'POST', url: '/process/:id', quota: 'api_calls' }")
+  refuseUnknown(path, rule, ['method', 'url', 'quota', 'amount', 'charge', 'denial', 'storeFailure'])
+  const { method, url, ...written } = rule
+  if (written.quota === undefined)
+    throw new FST_QUOTA_INVALID_OPTION(`${path}.quota`, "is missing; name a quota type, or false for 'not metered'")
+  const metering =
+    written.quota === false ? undefined : readMetering<FastifyRequest>(path, written as RouteQuota<FastifyRequest>)
+  return { path, pattern: readPattern(path, { ...(method === undefined ? {} : { method }), url }), metering }
+}
+
+function refuseClashes(rules: readonly PatternRule[]): void {
+  rules.forEach((rule, i) => {
+    const other = rules.slice(0, i).find(earlier => clashes(earlier.pattern, rule.pattern))
+    if (other)
+      throw new FST_QUOTA_INVALID_OPTION(
+        rule.path,
+        `claims the same requests as ${other.path} (${describePattern(rule.pattern)}); write one rule with several charges`
+      )
+  })
+}
+
+/** What the rule's author probably meant. */
+function hint(pattern: Pattern, guarded: readonly { method: string; url: string }[]): string {
+  const shape = (url: string) => url.replace(/:[^/]+/g, ':')
+  const near = guarded.filter(route => shape(route.url) === shape(pattern.base) || route.url.endsWith(pattern.base))
+  const list = [
+    ...new Set((near.length > 0 ? near : guarded).filter(r => r.method !== 'HEAD').map(r => `${r.method} ${r.url}`))
+  ]
+  if (list.length === 0) return 'No route at all is declared below this registration.'
+  return `A url is written as the route was declared, prefix included. ${near.length > 0 ? 'Perhaps' : 'Declared are'}: ${list.slice(0, 5).join(', ')}${list.length > 5 ? ' …' : ''}`
+}

@@ -1,0 +1,58 @@
+// How a request is refused before its handler runs: 401, 402 (or what was configured) and 503, as problem details.
+import type { FastifyReply } from 'fastify'
+import { type DenialOptions, mergeDenial } from '../quota/denial.ts'
+import type { FST_QUOTA_UNAUTHORIZED, Violation } from '../quota/errors.ts'
+import { PROBLEM_JSON, problem, quotaExceeded, retryAfter } from '../quota/problem.ts'
+import { setQuotaHeaders } from './headers.ts'
+
+/** Seconds a client should leave a failing store alone. */
+const STORE_RETRY_SECONDS = 2
+
+export function refuseUnauthorized(
+  reply: FastifyReply,
+  error: InstanceType<typeof FST_QUOTA_UNAUTHORIZED>,
+  challenge: boolean
+): FastifyReply {
+  if (challenge) reply.header('www-authenticate', 'Bearer')
+  return reply
+    .code(401)
+    .type(PROBLEM_JSON)
+    .send(problem(401, error.message, { code: error.code }))
+}
+
+/** Returns the status that was answered. */
+export function refuseExceeded(
+  reply: FastifyReply,
+  violations: readonly Violation[],
+  denials: readonly (DenialOptions | undefined)[]
+): number {
+  const { statusCode, upgradeUrl } = mergeDenial(...denials)
+  const [first] = violations as [Violation]
+  const now = new Date(
+    first.resetsAt === null || first.retryAfter === null ? 0 : first.resetsAt.getTime() - first.retryAfter * 1000
+  )
+  setQuotaHeaders(
+    reply,
+    violations.map(v => ({ ...v, cost: 0 })),
+    now
+  )
+  const seconds = retryAfter(violations)
+  if (seconds !== undefined) reply.header('retry-after', seconds)
+  reply
+    .code(statusCode)
+    .type(PROBLEM_JSON)
+    .send(quotaExceeded(violations, statusCode, upgradeUrl))
+  return statusCode
+}
+
+/** Says nothing of the store: the cause is in the log. */
+export const refuseUnavailable = (reply: FastifyReply): FastifyReply =>
+  reply
+    .code(503)
+    .type(PROBLEM_JSON)
+    .header('retry-after', STORE_RETRY_SECONDS)
+    .send(
+      problem(503, 'Quotas cannot be checked at the moment; nothing was charged. Please try again.', {
+        code: 'FST_QUOTA_STORE'
+      })
+    )

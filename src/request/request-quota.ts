@@ -1,0 +1,74 @@
+// `request.quota`: what a handler sees of its charges, and may still say about them.
+import { isAmount } from '../quota/amount.ts'
+import type { Balance } from '../quota/balance.ts'
+import { FST_QUOTA_INVALID_AMOUNT, FST_QUOTA_NOT_RESERVED, FST_QUOTA_SETTLED } from '../quota/errors.ts'
+import type { Metadata } from '../quota/metadata.ts'
+import type { QuotaTypeKey } from '../quota/rule.ts'
+import type { AdmittedCharge } from '../store/admit.ts'
+
+export interface ReservedCharge {
+  /** The quota type's key. */
+  type: string
+  /** What is held for this request. */
+  reserved: number
+  /** What will be charged: `reserved`, or what `setAmount` said. */
+  amount: number
+  /** The balance when it was reserved, this request included. */
+  balance: Balance
+}
+
+/** On a route that is not metered `userId` is null and `charges` empty. */
+export interface RequestQuota {
+  /** Who is charged. */
+  readonly userId: string | null
+  readonly charges: readonly ReservedCharge[]
+  /** Goes into the usage log, at most 8 levels and 4 KiB of JSON. What is personal is yours to leave out. */
+  metadata: Metadata
+  /**
+   * What it really cost, known late: replaces the reserved amount, also above it and past the limit, until the reply has been
+   * sent (a stream: until it ends). Throws FST_QUOTA_INVALID_AMOUNT, FST_QUOTA_NOT_RESERVED for a type that this route does not
+   * charge, FST_QUOTA_SETTLED when it comes too late. Where the store failed open nothing is charged, and it has no effect.
+   */
+  setAmount(type: QuotaTypeKey, amount: number): void
+}
+
+export class MeteredQuota implements RequestQuota {
+  readonly userId: string
+  readonly charges: readonly ReservedCharge[]
+  metadata: Metadata = {}
+  #isSettled = false
+
+  constructor(userId: string, admitted: readonly AdmittedCharge[]) {
+    this.userId = userId
+    this.charges = admitted.map(({ type, amount, balance }) => ({ type, reserved: amount, amount, balance }))
+  }
+
+  setAmount(type: QuotaTypeKey, amount: number): void {
+    if (!isAmount(amount)) throw new FST_QUOTA_INVALID_AMOUNT('The amount', String(amount))
+    const charge = this.charges.find(c => c.type === type)
+    if (charge === undefined) throw new FST_QUOTA_NOT_RESERVED(type)
+    if (this.#isSettled) throw new FST_QUOTA_SETTLED('settled')
+    charge.amount = amount
+  }
+
+  close(): void {
+    this.#isSettled = true
+  }
+}
+
+/** Let through unmetered, because the store failed: the handler need not know. */
+export const unenforcedQuota = (userId: string): RequestQuota => ({
+  userId,
+  charges: [],
+  metadata: {},
+  setAmount: () => {}
+})
+
+export const unmeteredQuota = (): RequestQuota => ({
+  userId: null,
+  charges: [],
+  metadata: {},
+  setAmount: type => {
+    throw new FST_QUOTA_NOT_RESERVED(type)
+  }
+})

@@ -1,0 +1,47 @@
+// Takes what a request costs before its handler runs.
+import type { FastifyRequest } from 'fastify'
+import { v7 as uuid } from 'uuid'
+import { isAmount } from '../quota/amount.ts'
+import { FST_QUOTA_AMOUNT_FUNCTION } from '../quota/errors.ts'
+import type { ChargeAmount } from '../quota/rule.ts'
+import type { Admission, WantedCharge } from '../store/admit.ts'
+import type { Database } from '../store/database.ts'
+import { reserve } from '../store/reserve.ts'
+import type { TypeCatalogue } from '../store/type-catalogue.ts'
+import type { RequestMetering } from './match.ts'
+
+/** The charges of this request, each with a new id. A type that the operator has switched off is not charged. */
+export async function wantedCharges(
+  metering: RequestMetering,
+  request: FastifyRequest,
+  types: TypeCatalogue
+): Promise<WantedCharge[]> {
+  const wanted: WantedCharge[] = []
+  for (const { type: key, amount } of metering.charges) {
+    const type = await types.get(key, metering.source)
+    if (type.isActive)
+      wanted.push({ id: uuid(), typeId: type.id, type: key, amount: await amountOf(key, amount, request) })
+  }
+  return wanted
+}
+
+/** Throws FST_QUOTA_AMOUNT_FUNCTION: a cost that is unknown is the rule's fault, and never a default. */
+async function amountOf(type: string, amount: ChargeAmount<FastifyRequest>, request: FastifyRequest): Promise<number> {
+  if (typeof amount === 'number') return amount
+  let value: unknown
+  try {
+    value = await amount(request)
+  } catch (error) {
+    throw new FST_QUOTA_AMOUNT_FUNCTION(type, 'threw', { cause: error })
+  }
+  if (!isAmount(value))
+    throw new FST_QUOTA_AMOUNT_FUNCTION(type, `gave ${String(value)}, which is no whole number from 0 to 2^53−1`)
+  return value
+}
+
+export const takeCharges = (
+  db: Database,
+  userId: string,
+  charges: readonly WantedCharge[],
+  leaseMs: number
+): Promise<Admission> => reserve(db, { userId, charges, leaseMs })

@@ -1,0 +1,160 @@
+// The end of a request: charged or given back by the status that was sent, once, whatever path led there.
+import type { FastifyBaseLogger } from 'fastify'
+import type { Balance } from '../quota/balance.ts'
+import type { Emit } from '../quota/events.ts'
+import { boundMetadata } from '../quota/metadata.ts'
+import type { AdmittedCharge } from '../store/admit.ts'
+import { commit } from '../store/commit.ts'
+import type { Database } from '../store/database.ts'
+import { release } from '../store/release.ts'
+import type { LiveReservations } from '../store/renew-reservations.ts'
+import { voidCharges } from '../store/void.ts'
+import type { Cost } from './headers.ts'
+import type { RequestMetering } from './match.ts'
+import type { Attempt, Owed, Written } from './owed.ts'
+import { MeteredQuota } from './request-quota.ts'
+
+export interface SettleContext {
+  db: Database
+  owed: Owed
+  emit: Emit<FastifyBaseLogger>
+  /** Reservations that living work holds, and that must be kept from expiring. */
+  live: LiveReservations
+}
+
+/**
+ * No single hook ends every request: an aborted POST fires neither onResponse nor onRequestAbort, a hijacked reply no onSend, and a
+ * bad header runs onSend(200) and then onSend(500). So this is a small state machine that may be told the status any number of
+ * times, and moves only where the last word differs from what is done.
+ */
+export class Settlement {
+  readonly quota: MeteredQuota
+  readonly metering: RequestMetering
+  readonly endpoint: string
+  /** When the balances were read, by the database's clock. */
+  readonly reservedAt: Date
+  /** The client left before anything was sent: no later event will tell the status, so onSend must. */
+  isAbandoned = false
+  readonly #admitted: readonly AdmittedCharge[]
+  readonly #context: SettleContext
+  readonly #log: FastifyBaseLogger
+  #state: 'held' | 'charged' | 'released' = 'held'
+  #balances = new Map<string, Balance>()
+  #work: Promise<void> = Promise.resolve()
+  #isOwed = false
+
+  constructor(
+    context: SettleContext,
+    request: { userId: string; endpoint: string; metering: RequestMetering; log: FastifyBaseLogger },
+    admission: { charges: AdmittedCharge[]; at: Date }
+  ) {
+    this.#context = context
+    this.#admitted = admission.charges
+    this.#log = request.log
+    this.quota = new MeteredQuota(request.userId, admission.charges)
+    this.metering = request.metering
+    this.endpoint = request.endpoint
+    this.reservedAt = admission.at
+    context.live.add(request.userId, this.#ids())
+  }
+
+  /** Charges or gives back, by this status. Resolves when it is written, or known to be owed; never rejects. */
+  async settle(statusCode: number): Promise<void> {
+    const isCharged = this.metering.isCharged(statusCode)
+    const move = this.#moveTo(isCharged ? 'charged' : 'released', statusCode)
+    // What is owed keeps its order; a reply does not wait for it.
+    if (!this.#isOwed) await move
+  }
+
+  /** Nobody waits for a reply any more, and no status was sent: let it expire, unless the handler ends all the same. */
+  abandon(): void {
+    this.isAbandoned = true
+    this.#context.live.drop(this.#ids())
+  }
+
+  /** The balances as they are, or as they will be once what is held has become `state`. */
+  costs(state: 'charged' | 'released'): Cost[] {
+    return this.quota.charges.map(charge => {
+      const cost = state === 'charged' ? charge.amount : 0
+      const written = this.#balances.get(charge.type)
+      return { ...(written ?? projected(charge.balance, charge.reserved, cost)), cost }
+    })
+  }
+
+  #moveTo(target: 'charged' | 'released', statusCode: number): Promise<void> {
+    return new Promise(resolve => {
+      this.#work = this.#work.then(async () => {
+        if (this.#state === target) return resolve()
+        const attempt = this.#begin(target)
+        const outcome = await attempt.first
+        this.#isOwed = outcome === 'owed'
+        this.#report(outcome, target, statusCode)
+        resolve()
+        await attempt.done
+        this.#isOwed = false
+      })
+    })
+  }
+
+  #begin(target: 'charged' | 'released'): Attempt {
+    const write = this.#write(this.#state, target)
+    this.#state = target
+    this.#context.live.drop(this.#ids())
+    if (target === 'charged') this.quota.close()
+    return this.#context.owed.attempt(write, this.#listener())
+  }
+
+  #write(from: 'held' | 'charged' | 'released', target: 'charged' | 'released'): () => Promise<void> {
+    const { db } = this.#context
+    const { userId } = this.quota
+    if (target === 'charged') {
+      const charges = this.#admitted.map((charge, i) => ({ ...charge, ...this.#logged(i) }))
+      return async () => {
+        this.#balances = await commit(db, userId, charges, this.endpoint)
+      }
+    }
+    if (from === 'charged') return () => voidCharges(db, userId, this.#admitted)
+    return async () => {
+      this.#balances = await release(db, userId, this.#admitted)
+    }
+  }
+
+  /** A charge above what was reserved may have gone past the limit: the row says so. */
+  #logged(i: number) {
+    const { amount, reserved } = this.quota.charges[i] as { amount: number; reserved: number }
+    const metadata =
+      amount > reserved ? { ...this.quota.metadata, over_reservation: amount - reserved } : this.quota.metadata
+    return { amount, metadata: boundMetadata(metadata) }
+  }
+
+  #report(outcome: Written, target: 'charged' | 'released', statusCode: number): void {
+    if (outcome !== 'written') return
+    const facts = this.costs(target).map(({ type, remaining }, i) => ({
+      type,
+      amount: this.quota.charges[i]?.amount ?? 0,
+      remaining
+    }))
+    const common = { userId: this.quota.userId, endpoint: this.endpoint, charges: facts }
+    this.#context.emit(
+      target === 'charged' ? { name: 'charged', ...common } : { name: 'released', ...common, statusCode },
+      this.#log
+    )
+  }
+
+  #listener() {
+    const { emit, owed } = this.#context
+    const common = { userId: this.quota.userId, endpoint: this.endpoint }
+    return {
+      owed: (error: unknown) => emit({ name: 'owed', ...common, error, pending: owed.size }, this.#log),
+      dropped: (error: unknown) => emit({ name: 'dropped', ...common, error }, this.#log)
+    }
+  }
+
+  #ids = () => this.#admitted.map(charge => charge.id)
+}
+
+/** What the balance will be once `reserved` has become `cost`. */
+function projected(balance: Balance, reserved: number, cost: number): Balance {
+  const remaining = balance.remaining < 0 ? balance.remaining : Math.max(balance.remaining + reserved - cost, 0)
+  return { ...balance, used: balance.used + cost, reserved: Math.max(balance.reserved - reserved, 0), remaining }
+}

@@ -1,0 +1,35 @@
+// Gives a user another limit. What is used stays used, also where it is more than the new limit.
+import type { Balance } from '../quota/balance.ts'
+import { balanceOf, type CounterRow } from './admit.ts'
+import { type Database, ms } from './database.ts'
+import { ensureUser } from './ensure-user.ts'
+import { openPeriods } from './open-period.ts'
+import { type Actor, AUDIT_COLUMNS, auditValues } from './record-audit.ts'
+
+const ADJUST = `
+WITH old AS MATERIALIZED (
+  SELECT l.*, t.type_key FROM quota_limits l JOIN quota_types t ON t.id = l.quota_type_id
+   WHERE l.user_id = $1 AND t.type_key = $2
+     FOR UPDATE OF l
+), adjusted AS (
+  UPDATE quota_limits l SET limit_amount = $3::bigint, updated_at = now() FROM old o WHERE l.user_id = $1 AND l.quota_type_id = o.quota_type_id
+  RETURNING l.*
+), audited AS (
+  INSERT INTO quota_audit_logs (${AUDIT_COLUMNS})
+  SELECT $1, $4::text, $5::text, $6::text, 'adjust', o.type_key, jsonb_build_object('limit', o.limit_amount), jsonb_build_object('limit', $3::bigint) FROM old o
+)
+SELECT limit_amount, used_amount, reserved_amount, ${ms('period_start')} AS period_start, ${ms('period_end')} AS period_end FROM adjusted`
+
+/** The balance afterwards; undefined when there is no such type. */
+export async function adjustQuota(
+  db: Database,
+  userId: string,
+  key: string,
+  newLimit: number,
+  by: Actor
+): Promise<Balance | undefined> {
+  await ensureUser(db, userId)
+  await openPeriods(db, userId)
+  const [row] = await db.query<CounterRow>(ADJUST, [userId, key, String(newLimit), ...auditValues(by)])
+  return row && balanceOf(key, row)
+}

@@ -1,0 +1,191 @@
+// The guard: whether charges of one user fit, all or none, decided and deducted by one UPDATE.
+import { type Balance, remainingOf } from '../quota/balance.ts'
+import { FST_QUOTA_STORE, FST_QUOTA_UNKNOWN_TYPE, type Violation } from '../quota/errors.ts'
+import { type Database, dateOf, dateOrNull, instantOf, ms } from './database.ts'
+import { ensureUser } from './ensure-user.ts'
+import { expireReservations } from './expire-reservations.ts'
+import { openPeriods } from './open-period.ts'
+
+/** One quota type and amount, with the id that its reservation and its log row will have. */
+export interface WantedCharge {
+  id: string
+  typeId: number
+  type: string
+  amount: number
+}
+
+/**
+ * $1 user, $2 wanted charges, $3 the instant or null. Gives `clock`, `want`, `counter` (locked, in one order) and `admitted`.
+ *
+ * The lock comes first because several rows are all or none; the guard stands again in the UPDATE's own WHERE, since under READ
+ * COMMITTED one that stands in a sub-select alone let 81 through a limit of 50. `hold`: as a reservation, or charged at once.
+ */
+export const admitting = (hold: boolean): string => `
+  clock AS MATERIALIZED (
+    SELECT coalesce($3::timestamptz, now()) AS at
+  ), want AS MATERIALIZED (
+    SELECT * FROM jsonb_to_recordset($2::text::jsonb) AS w (id uuid, quota_type_id int, amount bigint)
+  ), counter AS MATERIALIZED (
+    SELECT l.*, w.id, w.amount,
+           l.used_amount + w.amount <= ${CEILING} AS fits,
+           l.period_end IS NULL OR l.period_end > clock.at AS running
+      FROM quota_limits l JOIN want w ON w.quota_type_id = l.quota_type_id CROSS JOIN clock
+     WHERE l.user_id = $1
+     ORDER BY l.quota_type_id
+       FOR UPDATE OF l
+  ), admitted AS (
+    UPDATE quota_limits l
+       SET used_amount = l.used_amount + c.amount,
+           ${hold ? 'reserved_amount = l.reserved_amount + c.amount,' : ''}
+           updated_at = clock.at
+      FROM counter c CROSS JOIN clock
+     WHERE l.user_id = $1
+       AND l.quota_type_id = c.quota_type_id
+       AND (SELECT count(*) FROM counter WHERE fits AND running) = (SELECT count(*) FROM want)
+       AND l.used_amount + c.amount <= ${CEILING}
+       AND (l.period_end IS NULL OR l.period_end > clock.at)
+    RETURNING c.id, c.amount, l.quota_type_id, l.limit_amount, l.used_amount, l.reserved_amount, l.period_start,
+              greatest(date_trunc('milliseconds', clock.at), l.period_start) AS admitted_at
+  )`
+
+/** Unlimited ends where JavaScript's whole numbers do. */
+const CEILING = `CASE WHEN l.limit_amount < 0 THEN ${Number.MAX_SAFE_INTEGER} ELSE l.limit_amount END`
+
+/** What became of each wanted charge. */
+export const ADMITTED_ROWS = `
+  SELECT w.id,
+         c.id IS NOT NULL AS found, coalesce(c.fits, false) AS fits, coalesce(c.running, false) AS running, a.id IS NOT NULL AS admitted,
+         coalesce(a.limit_amount, c.limit_amount) AS limit_amount,
+         coalesce(a.used_amount, c.used_amount) AS used_amount,
+         coalesce(a.reserved_amount, c.reserved_amount) AS reserved_amount,
+         ${ms('c.period_start')} AS period_start, ${ms('c.period_end')} AS period_end,
+         ${ms('a.admitted_at')} AS admitted_at, ${ms('clock.at')} AS at,
+         a.id IS NULL AND EXISTS (SELECT 1 FROM quota_reservations r WHERE r.user_id = $1 AND r.expires_at <= clock.at) AS dead
+    FROM want w CROSS JOIN clock LEFT JOIN counter c ON c.id = w.id LEFT JOIN admitted a ON a.id = w.id`
+
+interface AdmittedRow {
+  id: string
+  found: boolean
+  fits: boolean
+  running: boolean
+  admitted: boolean
+  limit_amount: number
+  used_amount: number
+  reserved_amount: number
+  period_start: number
+  period_end: number | null
+  admitted_at: number
+  at: number
+  dead: boolean
+}
+
+/** A charge that was admitted, with its balance afterwards. */
+export interface AdmittedCharge extends WantedCharge {
+  /** The period that admitted it. */
+  periodStart: Date
+  admittedAt: Date
+  balance: Balance
+}
+
+export type Admission =
+  | { admitted: true; charges: AdmittedCharge[]; at: Date }
+  | { admitted: false; violations: Violation[] }
+
+export interface AdmissionOrder {
+  userId: string
+  charges: readonly WantedCharge[]
+  /** The instant; default: the database's clock. */
+  at?: Date | undefined
+}
+
+/**
+ * Runs a statement made of `admitting` and ADMITTED_ROWS. Nothing waits for a sweeper: where it does not fit, ended periods are
+ * rolled over, the user's dead reservations given back and a new user's counters opened, and it is tried again.
+ */
+export async function admit(
+  db: Database,
+  text: string,
+  order: AdmissionOrder,
+  values: readonly (string | number | null)[] = []
+): Promise<Admission> {
+  const want = JSON.stringify(order.charges.map(c => ({ id: c.id, quota_type_id: c.typeId, amount: c.amount })))
+  for (let attempt = 1; ; attempt++) {
+    const rows = await db.query<AdmittedRow>(text, [order.userId, want, instantOf(order.at), ...values])
+    const byId = new Map(rows.map(row => [row.id, row]))
+    const pairs = order.charges.map(charge => [charge, byId.get(charge.id) as AdmittedRow] as const)
+    if (pairs.every(([, row]) => row.admitted)) {
+      return {
+        admitted: true,
+        charges: pairs.map(([charge, row]) => admittedCharge(charge, row)),
+        at: dateOf(pairs[0]![1].at)
+      }
+    }
+    const freshened = attempt < 5 && (await freshen(db, order, pairs))
+    if (!freshened) return { admitted: false, violations: violationsOf(pairs) }
+  }
+}
+
+type Pair = readonly [WantedCharge, AdmittedRow]
+
+/** Brings the user's rows up to the present; false when there was nothing to bring. */
+async function freshen(db: Database, order: AdmissionOrder, pairs: readonly Pair[]): Promise<boolean> {
+  const rows = pairs.map(([, row]) => row)
+  if (rows.some(row => !row.found)) {
+    await ensureUser(
+      db,
+      order.userId,
+      order.charges.map(c => c.typeId),
+      order.at
+    )
+    return true
+  }
+  if (rows.some(row => !row.running)) {
+    await openPeriods(db, order.userId, order.at)
+    return true
+  }
+  return rows.some(row => row.dead) && (await expireReservations(db, order.userId, order.at)) > 0
+}
+
+function violationsOf(pairs: readonly Pair[]): Violation[] {
+  const missing = pairs.find(([, row]) => !row.found)
+  if (missing) throw new FST_QUOTA_UNKNOWN_TYPE(missing[0].type, 'its row is gone from quota_types')
+  const denied = pairs.filter(([, row]) => !row.fits)
+  if (denied.length === 0) throw new FST_QUOTA_STORE('the counters kept changing while they were read')
+  return denied.map(([charge, row]) => ({
+    ...balanceOf(charge.type, row),
+    required: charge.amount,
+    retryAfter:
+      row.period_end === null ? null : Math.max(Math.ceil((Number(row.period_end) - Number(row.at)) / 1000), 1)
+  }))
+}
+
+const admittedCharge = (charge: WantedCharge, row: AdmittedRow): AdmittedCharge => ({
+  ...charge,
+  periodStart: dateOf(row.period_start),
+  admittedAt: dateOf(row.admitted_at),
+  balance: balanceOf(charge.type, row)
+})
+
+export interface CounterRow {
+  limit_amount: number
+  used_amount: number
+  reserved_amount: number
+  period_start: number
+  period_end: number | null
+}
+
+/** The stored `used_amount` is all that is gone; a balance tells what is charged from what is held. */
+export function balanceOf(type: string, row: CounterRow): Balance {
+  const limit = Number(row.limit_amount)
+  const reserved = Number(row.reserved_amount)
+  const used = Number(row.used_amount) - reserved
+  return {
+    type,
+    limit,
+    used,
+    reserved,
+    remaining: remainingOf(limit, used, reserved),
+    periodStart: dateOf(row.period_start),
+    resetsAt: dateOrNull(row.period_end)
+  }
+}

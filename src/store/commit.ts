@@ -1,0 +1,71 @@
+// Charges what was held: the reservation becomes a log row, and can do so once.
+import type { Balance } from '../quota/balance.ts'
+import type { Metadata } from '../quota/metadata.ts'
+import { balanceOf, type CounterRow } from './admit.ts'
+import type { Database } from './database.ts'
+import { MOVE_COUNTERS, MOVED_ROWS } from './move-counters.ts'
+
+/** What is known of a held charge, enough to charge it even after its reservation has expired. */
+export interface HeldCharge {
+  id: string
+  typeId: number
+  type: string
+  periodStart: Date
+  admittedAt: Date
+}
+
+export interface CommittedCharge extends HeldCharge {
+  /** What it really cost; may differ from what was held. */
+  amount: number
+  metadata: Metadata
+}
+
+/**
+ * The log row's key is the reservation's id, so a second commit inserts nothing and moves nothing. A reservation that has expired
+ * is gone and already given back: the full amount is charged then.
+ */
+const COMMIT = `
+WITH want AS MATERIALIZED (
+  SELECT * FROM jsonb_to_recordset($2::text::jsonb)
+    AS w (id uuid, quota_type_id int, amount bigint, period_start timestamptz, created_at timestamptz, metadata jsonb)
+), logged AS (
+  INSERT INTO usage_logs (user_id, id, quota_type_id, amount, endpoint, metadata, created_at)
+  SELECT $1, w.id, w.quota_type_id, w.amount, $3::text, w.metadata, w.created_at FROM want w ORDER BY w.id
+  ON CONFLICT (user_id, id) DO NOTHING
+  RETURNING id, amount
+), held AS (
+  DELETE FROM quota_reservations r USING want w WHERE r.user_id = $1 AND r.id = w.id RETURNING r.id, r.amount
+), delta AS MATERIALIZED (
+  SELECT w.quota_type_id, w.period_start, coalesce(l.amount, 0) - coalesce(h.amount, 0) AS used, -coalesce(h.amount, 0) AS reserved
+    FROM want w LEFT JOIN logged l ON l.id = w.id LEFT JOIN held h ON h.id = w.id
+), ${MOVE_COUNTERS}
+${MOVED_ROWS}`
+
+/** The balances afterwards, of those charges whose period still runs. Rejects with SQLSTATE 23503 when the user was deleted. */
+export async function commit(
+  db: Database,
+  userId: string,
+  charges: readonly CommittedCharge[],
+  endpoint: string | null
+): Promise<Map<string, Balance>> {
+  const want = charges.map(c => ({
+    id: c.id,
+    quota_type_id: c.typeId,
+    amount: c.amount,
+    period_start: c.periodStart,
+    created_at: c.admittedAt,
+    metadata: c.metadata
+  }))
+  const rows = await db.query<CounterRow & { quota_type_id: number }>(COMMIT, [userId, JSON.stringify(want), endpoint])
+  return balancesByType(charges, rows)
+}
+
+export function balancesByType(
+  charges: readonly HeldCharge[],
+  rows: readonly (CounterRow & { quota_type_id: number })[]
+): Map<string, Balance> {
+  const keys = new Map(charges.map(c => [c.typeId, c.type]))
+  return new Map(
+    rows.map(row => [keys.get(row.quota_type_id) as string, balanceOf(keys.get(row.quota_type_id) as string, row)])
+  )
+}

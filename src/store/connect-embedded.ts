@@ -1,0 +1,65 @@
+// The embedded engine: PostgreSQL inside this process, in a directory, for development, tests and small deployments.
+import { resolve } from 'node:path'
+import { type Database, openDatabase } from './database.ts'
+import { lockDirectory } from './lock-directory.ts'
+import { migrate } from './migrate.ts'
+
+/** The engine is one connection, and a statement cannot be cut short in it: its deadline is only there for a hang. */
+const DEADLINE_MS = 30_000
+
+interface Shared {
+  database: Promise<Database>
+  users: number
+}
+
+/** Registrations of one process share a directory; another process is refused. */
+const open = new Map<string, Shared>()
+
+/** Opens the directory and brings its tables to this version. `memory://` keeps nothing. */
+export async function connectEmbedded(dataDir: string): Promise<Database> {
+  if (dataDir === 'memory://') return await start(dataDir, () => {})
+  const dir = resolve(dataDir)
+  const shared = open.get(dir) ?? { database: start(dir, lockedBy(dir)), users: 0 }
+  open.set(dir, shared)
+  shared.users += 1
+  try {
+    const database = await shared.database
+    return { ...database, close: () => leave(dir, shared, database) }
+  } catch (error) {
+    open.delete(dir)
+    throw error
+  }
+}
+
+const lockedBy = (dir: string) => lockDirectory(dir)
+
+async function start(dataDir: string, unlock: () => void): Promise<Database> {
+  try {
+    // Loaded when it is used: it is heavy, and production does without it.
+    const [{ PGlite }, { drizzle }] = await Promise.all([import('@electric-sql/pglite'), import('drizzle-orm/pglite')])
+    const client = await PGlite.create(dataDir === 'memory://' ? dataDir : `${dataDir}/data`)
+    const close = async () => {
+      await client.close()
+      unlock()
+    }
+    const database = openDatabase(
+      'embedded',
+      drizzle(client),
+      (text, values) => client.query(text, [...values]),
+      close,
+      DEADLINE_MS
+    )
+    await migrate(database)
+    return database
+  } catch (error) {
+    unlock()
+    throw error
+  }
+}
+
+async function leave(dir: string, shared: Shared, database: Database): Promise<void> {
+  shared.users -= 1
+  if (shared.users > 0) return
+  open.delete(dir)
+  await database.close()
+}

@@ -1,0 +1,71 @@
+// A PostgreSQL server, through a pool of our own.
+import { drizzle } from 'drizzle-orm/postgres-js'
+import postgres from 'postgres'
+import { FST_QUOTA_SCHEMA, FST_QUOTA_UNREACHABLE } from '../quota/errors.ts'
+import { missingFromSchema } from './check-schema.ts'
+import { type Database, openDatabase, stateOf } from './database.ts'
+
+/** A URL with what postgres.js takes besides: `max`, `ssl`, `prepare` … */
+export interface ServerConnection extends postgres.Options<Record<string, never>> {
+  url: string
+}
+
+/** How long a statement may take before the request is answered without it. */
+const DEADLINE_MS = 2_000
+/** Below Fastify's plugin timeout of 10 s, so that the error is ours and says what is wrong. */
+const BOOT_PATIENCE_MS = 8_000
+
+/** Connects lazily: nothing is sent before the first statement. */
+export function connectServer({ url, ...options }: ServerConnection): Database {
+  const client = postgres(url, {
+    max: 10,
+    connect_timeout: 2,
+    fetch_types: false,
+    onnotice: () => {},
+    ...options,
+    connection: { application_name: 'fastify-quota', ...options.connection }
+  })
+  const orm = drizzle(client)
+  const prepare = client.options.prepare
+  return openDatabase(
+    'postgres',
+    orm,
+    (text, values) => client.unsafe(text, [...values], { prepare }),
+    () => client.end({ timeout: 5 }),
+    DEADLINE_MS
+  )
+}
+
+/** Waits for a server that is starting, and refuses one without our tables. */
+export async function requireReady(db: Database): Promise<void> {
+  await requireReachable(db)
+  const missing = await missingFromSchema(db)
+  if (missing.length > 0)
+    throw new FST_QUOTA_SCHEMA(
+      `${missing.slice(0, 3).join(', ')}${missing.length > 3 ? ` and ${missing.length - 3} more` : ''} missing`
+    )
+}
+
+async function requireReachable(db: Database): Promise<void> {
+  const start = Date.now()
+  for (;;) {
+    try {
+      await db.query('SELECT 1')
+      return
+    } catch (error) {
+      if (!isTransient(stateOf(error)) || Date.now() - start > BOOT_PATIENCE_MS - 2_000)
+        throw new FST_QUOTA_UNREACHABLE(reasonOf(error), { cause: error })
+      await new Promise(resolve => setTimeout(resolve, 250))
+    }
+  }
+}
+
+/** A wrong password (28…) or an unknown database (3D000) will not mend itself in ten seconds. */
+const isTransient = (state: string | undefined): boolean => state === undefined || !/^(28|3D)/.test(state)
+
+function reasonOf(error: unknown): string {
+  const cause = (error as Error).cause
+  return cause instanceof Error && cause.message !== ''
+    ? cause.message
+    : String(stateOf(error) ?? (error as Error).message)
+}

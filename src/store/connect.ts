@@ -1,0 +1,64 @@
+// From the option `connection` to a database that is ready: a URL, a directory, or the application's own Drizzle database.
+import { is } from 'drizzle-orm'
+import { PgDatabase } from 'drizzle-orm/pg-core'
+import { FST_QUOTA_CONNECTION } from '../quota/errors.ts'
+import { connectEmbedded } from './connect-embedded.ts'
+import { connectServer, requireReady, type ServerConnection } from './connect-server.ts'
+import { type Database, type Orm, openDatabase, runThrough } from './database.ts'
+
+/**
+ * - a URL: `postgres://user:password@host:5432/database`; its query may have what postgres.js takes (`?sslmode=require&max=5`)
+ * - `{ url, … }`: the same with options of postgres.js (`max`, `ssl`, `prepare` …)
+ * - `{ dataDir }`: the embedded database in this directory, for one process
+ * - a Drizzle database of yours, on any PostgreSQL driver; it stays yours, and is not closed
+ */
+export type Connection = string | ServerConnection | { dataDir: string } | Orm
+
+const DEFAULT_DIRECTORY = './.fastify-quota'
+
+/** Opens it, and makes sure that the tables are there. Embedded ones are migrated; a server's are the operator's to migrate. */
+export async function connect(connection: Connection | undefined): Promise<Database> {
+  const db = await open(connection)
+  try {
+    if (db.kind !== 'embedded') await requireReady(db)
+    return db
+  } catch (error) {
+    await db.close().catch(() => {})
+    throw error
+  }
+}
+
+/** Opens it and asks nothing of its tables: for those who are about to make them. */
+export async function open(
+  connection: Connection | undefined = process.env.DATABASE_URL || { dataDir: DEFAULT_DIRECTORY }
+): Promise<Database> {
+  if (typeof connection === 'string') return connectServer({ url: serverUrl(connection) })
+  if (typeof connection !== 'object' || connection === null)
+    throw new FST_QUOTA_CONNECTION('must be a postgres:// URL, { dataDir } or a Drizzle database')
+  if (is(connection, PgDatabase))
+    return openDatabase('drizzle', connection, runThrough(connection), async () => {}, 2_000)
+  if ('dataDir' in connection) {
+    if (typeof connection.dataDir !== 'string' || connection.dataDir === '')
+      throw new FST_QUOTA_CONNECTION('.dataDir must be a directory')
+    return await connectEmbedded(connection.dataDir)
+  }
+  if ('url' in connection && typeof connection.url === 'string')
+    return connectServer({ ...connection, url: serverUrl(connection.url) })
+  throw new FST_QUOTA_CONNECTION(
+    'must be a postgres:// URL, { url, … }, { dataDir } or a Drizzle database of a PostgreSQL driver'
+  )
+}
+
+/** The URL, if it is one that postgres.js takes; what is wrong is said without the password in it. */
+function serverUrl(text: string): string {
+  const scheme = /^([a-z][a-z0-9+.-]*):/i.exec(text)?.[1]?.toLowerCase()
+  if (scheme?.startsWith('postgresql+') || scheme?.startsWith('postgres+'))
+    throw new FST_QUOTA_CONNECTION(`has the scheme ${scheme}://, which is SQLAlchemy's; write postgresql:// instead`)
+  if (scheme !== 'postgres' && scheme !== 'postgresql')
+    throw new FST_QUOTA_CONNECTION(
+      'must begin with postgres:// or postgresql://; for the embedded database write { dataDir }'
+    )
+  if (!URL.canParse(text))
+    throw new FST_QUOTA_CONNECTION('is no valid URL; a password with special characters must be percent-encoded')
+  return text
+}

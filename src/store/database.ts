@@ -1,0 +1,109 @@
+// What every statement takes first: a database, whichever driver stands behind it.
+import { type SQL, sql } from 'drizzle-orm'
+import type { PgDatabase } from 'drizzle-orm/pg-core'
+import { FST_QUOTA_STORE } from '../quota/errors.ts'
+
+/** A Drizzle database of any PostgreSQL driver. */
+// biome-ignore lint/suspicious/noExplicitAny: the driver's result type and the application's schema are not ours to name
+export type Orm = PgDatabase<any, any, any>
+
+export type DatabaseKind = 'postgres' | 'embedded' | 'drizzle'
+
+export interface Database {
+  readonly kind: DatabaseKind
+  /** For statements that the query builder says best. */
+  readonly orm: Orm
+  /**
+   * Runs one statement with `$1`-style values, each a text, a number, a boolean or null: what every driver sends alike.
+   * Rejects with FST_QUOTA_STORE, the driver's error as its cause, also when the answer takes longer than the deadline.
+   */
+  query<Row>(text: string, values?: readonly (string | number | boolean | null)[]): Promise<Row[]>
+  /** The same deadline and errors, for the query builder. */
+  guard<T>(work: PromiseLike<T>): Promise<T>
+  close(): Promise<void>
+}
+
+type Run = (text: string, values: readonly (string | number | boolean | null)[]) => PromiseLike<unknown>
+
+/** Puts the deadline and the one kind of error around a driver. */
+export function openDatabase(
+  kind: DatabaseKind,
+  orm: Orm,
+  run: Run,
+  close: () => Promise<void>,
+  deadlineMs: number
+): Database {
+  const guard = <T>(work: PromiseLike<T>) => withDeadline(work, deadlineMs)
+  return {
+    kind,
+    orm,
+    query: async <Row>(text: string, values: Parameters<Run>[1] = []) => rowsOf<Row>(await guard(run(text, values))),
+    guard,
+    close
+  }
+}
+
+/** Runs text and values through a Drizzle database that is the application's, whatever its driver. */
+export const runThrough =
+  (orm: Orm): Run =>
+  (text, values) =>
+    orm.execute(bind(text, values))
+
+function bind(text: string, values: Parameters<Run>[1]): SQL {
+  const parts = text.split(/\$(\d+)/)
+  return sql.join(parts.map((part, i) => (i % 2 === 0 ? sql.raw(part) : sql`${values[Number(part) - 1]}`)))
+}
+
+/** `db.execute()` gives an array on postgres.js, and `{ rows }` on PGlite and node-postgres. */
+const rowsOf = <Row>(result: unknown): Row[] => (Array.isArray(result) ? result : (result as { rows: Row[] }).rows)
+
+/** postgres.js waits for ever on a dead connection, so the deadline is ours. */
+async function withDeadline<T>(work: PromiseLike<T>, deadlineMs: number): Promise<T> {
+  let timer: NodeJS.Timeout | undefined
+  const late = new Promise<never>((_, reject) => {
+    timer = setTimeout(() => reject(new FST_QUOTA_STORE(`no answer within ${deadlineMs} ms`)), deadlineMs)
+  })
+  try {
+    return await Promise.race([work, late])
+  } catch (error) {
+    throw error instanceof FST_QUOTA_STORE ? error : new FST_QUOTA_STORE(describe(error), { cause: driverError(error) })
+  } finally {
+    clearTimeout(timer)
+  }
+}
+
+/** Drizzle puts a statement's parameters into its error's text; the driver's own error has none. */
+const driverError = (error: unknown): unknown =>
+  error instanceof Error && error.cause instanceof Error && error.message.startsWith('Failed query')
+    ? error.cause
+    : error
+
+/** SQLSTATE, or the driver's code for a connection that failed. */
+export function stateOf(error: unknown): string | undefined {
+  const { code, cause } = error as { code?: unknown; cause?: unknown }
+  return error instanceof FST_QUOTA_STORE || typeof code !== 'string'
+    ? cause === undefined
+      ? undefined
+      : stateOf(cause)
+    : code
+}
+
+function describe(error: unknown): string {
+  const cause = driverError(error)
+  const state = stateOf(cause)
+  const message = cause instanceof Error ? cause.message : String(cause)
+  return state === undefined ? message || 'unknown error' : `${message || 'no answer'} (${state})`
+}
+
+/** An instant as the milliseconds that `Date` takes: the one form that all drivers give alike. */
+export const ms = (expression: string): string => `(extract(epoch FROM ${expression}) * 1000)::float8`
+
+export const dateOf = (milliseconds: number): Date => new Date(Number(milliseconds))
+export const dateOrNull = (milliseconds: number | null): Date | null =>
+  milliseconds === null ? null : dateOf(milliseconds)
+
+/** The value of a `$n::timestamptz` that stands for "the database's clock" when null. */
+export const instantOf = (at: Date | undefined): string | null => at?.toISOString() ?? null
+
+/** The value of a `$n::text::uuid[]`. */
+export const uuidArray = (ids: readonly string[]): string => `{${ids.join(',')}}`

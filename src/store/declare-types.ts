@@ -1,0 +1,43 @@
+// Keeps what the application's code declares, without undoing what an operator changed since.
+import { FST_QUOTA_KIND_CHANGED } from '../quota/errors.ts'
+import { type QuotaDeclaration, readDeclaration } from '../quota/quota-type.ts'
+import type { Database } from './database.ts'
+
+/**
+ * A field is written when the declaration of it differs from the last one: a deploy changes what it says, a restart changes
+ * nothing, and what an operator set by hand stays. Running periods keep their end; one that never ended ends now.
+ */
+const DECLARE = `
+WITH old AS (
+  SELECT * FROM quota_types WHERE type_key = $1
+), declared AS (
+  SELECT $2::text::jsonb AS d
+), kept AS (
+  INSERT INTO quota_types (type_key, name, description, unit, kind, period, default_limit, declared)
+  SELECT $1, d->>'name', d->>'description', d->>'unit', d->>'kind', d->>'period', (d->>'limit')::bigint, d FROM declared
+  ON CONFLICT (type_key) DO UPDATE SET
+    name = ${merged('name')}, description = ${merged('description')}, unit = ${merged('unit')}, period = ${merged('period')},
+    default_limit = CASE WHEN excluded.declared->'limit' IS DISTINCT FROM quota_types.declared->'limit' THEN excluded.default_limit ELSE quota_types.default_limit END,
+    declared = excluded.declared, updated_at = now()
+    WHERE quota_types.declared IS DISTINCT FROM excluded.declared AND quota_types.kind = excluded.kind
+  RETURNING id, kind, period
+), ended AS (
+  UPDATE quota_limits l SET period_end = greatest(now(), l.period_start + interval '1 millisecond')
+    FROM kept JOIN old ON old.id = kept.id
+   WHERE l.quota_type_id = kept.id AND kept.kind = 'flow' AND old.period = 'never' AND kept.period <> 'never' AND l.period_end IS NULL
+)
+SELECT kind FROM old`
+
+function merged(field: string): string {
+  return `CASE WHEN excluded.declared->'${field}' IS DISTINCT FROM quota_types.declared->'${field}' THEN excluded.${field} ELSE quota_types.${field} END`
+}
+
+/** Throws FST_QUOTA_KIND_CHANGED where a flow would become a level, or the reverse: its log rows mean something else. */
+export async function declareTypes(db: Database, quotas: Readonly<Record<string, QuotaDeclaration>>): Promise<void> {
+  // In one order, so that processes that boot together do not wait for each other in a circle.
+  for (const key of Object.keys(quotas).sort()) {
+    const declared = readDeclaration(key, quotas[key] as QuotaDeclaration)
+    const [old] = await db.query<{ kind: string }>(DECLARE, [key, JSON.stringify(declared)])
+    if (old !== undefined && old.kind !== declared.kind) throw new FST_QUOTA_KIND_CHANGED(key, old.kind, declared.kind)
+  }
+}

@@ -1,0 +1,48 @@
+// Opens the counters of a user seen for the first time, or of types that are newer than the user.
+import { type PeriodUnit, periodContaining } from '../quota/period.ts'
+import { periodOf, type QuotaKind } from '../quota/quota-type.ts'
+import { calendarOf } from './calendar.ts'
+import { type Database, dateOf, instantOf, ms } from './database.ts'
+
+const MISSING = `
+SELECT t.id, t.kind, t.period, u.time_zone, u.period_anchor::text AS period_anchor, ${ms('coalesce($3::timestamptz, now())')} AS at
+  FROM quota_users u CROSS JOIN quota_types t
+ WHERE u.id = $1 AND (t.is_active OR t.id = ANY ($2::text::int[]))
+   AND NOT EXISTS (SELECT 1 FROM quota_limits l WHERE l.user_id = u.id AND l.quota_type_id = t.id)`
+
+/** In one order, so that two first requests at once do not wait for each other. */
+const OPEN = `
+WITH want AS MATERIALIZED (
+  SELECT * FROM jsonb_to_recordset($2::text::jsonb) AS w (quota_type_id int, period_start timestamptz, period_end timestamptz)
+), counter AS (
+  INSERT INTO quota_limits (user_id, quota_type_id, limit_amount, period_start, period_end)
+  SELECT $1, t.id, t.default_limit, w.period_start, w.period_end FROM want w JOIN quota_types t ON t.id = w.quota_type_id ORDER BY t.id
+  ON CONFLICT (user_id, quota_type_id) DO NOTHING
+  RETURNING quota_type_id, period_start, period_end
+)
+INSERT INTO quota_periods (user_id, quota_type_id, period_start, period_end) SELECT $1, quota_type_id, period_start, period_end FROM counter`
+
+interface MissingRow {
+  id: number
+  kind: QuotaKind
+  period: PeriodUnit
+  time_zone: string
+  period_anchor: string | null
+  at: number
+}
+
+/** Gives the user the defaults of every active type, and of those in `typeIds`. Whoever comes second changes nothing. */
+export async function ensureUser(
+  db: Database,
+  userId: string,
+  typeIds: readonly number[] = [],
+  at?: Date
+): Promise<void> {
+  await db.query('INSERT INTO quota_users (id) VALUES ($1) ON CONFLICT (id) DO NOTHING', [userId])
+  const missing = await db.query<MissingRow>(MISSING, [userId, `{${typeIds.join(',')}}`, instantOf(at)])
+  const want = missing.map(row => {
+    const period = periodContaining(periodOf(row), calendarOf(row), dateOf(row.at))
+    return { quota_type_id: row.id, period_start: period.start, period_end: period.end }
+  })
+  if (want.length > 0) await db.query(OPEN, [userId, JSON.stringify(want)])
+}

@@ -1,0 +1,31 @@
+// How settled work moves the counters: those of the running period, or of the closed one that admitted it.
+import { ms } from './database.ts'
+
+/**
+ * $1 user; needs `delta (quota_type_id, period_start, used, reserved)`. A reservation belongs to the period that admitted it: where
+ * the counter has gone on to the next one since, the closed period's row is moved. The counters are locked first, in one order,
+ * and whoever moves a closed period holds its counter's lock.
+ */
+export const MOVE_COUNTERS = `
+  locked AS MATERIALIZED (
+    SELECT l.quota_type_id, l.period_start FROM quota_limits l
+     WHERE l.user_id = $1 AND l.quota_type_id IN (SELECT quota_type_id FROM delta)
+     ORDER BY l.quota_type_id
+       FOR UPDATE
+  ), running AS (
+    UPDATE quota_limits l
+       SET used_amount = l.used_amount + d.used, reserved_amount = l.reserved_amount + d.reserved, updated_at = now()
+      FROM delta d JOIN locked k ON k.quota_type_id = d.quota_type_id AND k.period_start = d.period_start
+     WHERE l.user_id = $1 AND l.quota_type_id = d.quota_type_id
+    RETURNING l.quota_type_id, l.limit_amount, l.used_amount, l.reserved_amount, l.period_start, l.period_end
+  ), closed AS (
+    UPDATE quota_periods p
+       SET used_amount = p.used_amount + d.used, reserved_amount = p.reserved_amount + d.reserved
+      FROM delta d JOIN locked k ON k.quota_type_id = d.quota_type_id AND k.period_start <> d.period_start
+     WHERE p.user_id = $1 AND p.quota_type_id = d.quota_type_id AND p.period_start = d.period_start
+    RETURNING p.quota_type_id
+  )`
+
+/** The counters that were moved and still run. */
+export const MOVED_ROWS = `
+  SELECT quota_type_id, limit_amount, used_amount, reserved_amount, ${ms('period_start')} AS period_start, ${ms('period_end')} AS period_end FROM running`

@@ -1,0 +1,229 @@
+// The tables: what is kept, and the keys and checks that hold whatever the code above them does.
+import { type SQL, sql } from 'drizzle-orm'
+import {
+  type AnyPgColumn,
+  bigint,
+  boolean,
+  check,
+  date,
+  foreignKey,
+  index,
+  integer,
+  jsonb,
+  pgTable,
+  primaryKey,
+  text,
+  timestamp,
+  uuid
+} from 'drizzle-orm/pg-core'
+
+/** Instants carry milliseconds, so that a JavaScript `Date` holds them whole and equality survives the trip. */
+const instant = (name: string) => timestamp(name, { withTimezone: true, precision: 3 })
+const amount = (name: string) => bigint(name, { mode: 'number' })
+
+/** 2^53 − 1: the largest whole number that JSON and JavaScript carry exactly. */
+const maxAmount = sql.raw('9007199254740991')
+const isAmount = (column: AnyPgColumn): SQL => sql`${column} BETWEEN 0 AND ${maxAmount}`
+
+/** The named allowances. Small; on Citus a reference table. */
+export const quotaTypes = pgTable(
+  'quota_types',
+  {
+    id: integer('id').primaryKey().generatedByDefaultAsIdentity(),
+    typeKey: text('type_key').notNull().unique('quota_types_type_key_unique'),
+    name: text('name').notNull(),
+    description: text('description'),
+    /** The base unit an amount counts: call, byte, token … */
+    unit: text('unit').notNull().default('call'),
+    /** `flow` starts again each period; `level` goes up and down and never resets. */
+    kind: text('kind').$type<'flow' | 'level'>().notNull().default('flow'),
+    /** When a flow starts again. A level ignores it. */
+    period: text('period').$type<'hour' | 'day' | 'week' | 'month' | 'year' | 'never'>().notNull().default('month'),
+    /** What a user gets on first sight; −1 is unlimited. */
+    defaultLimit: amount('default_limit').notNull(),
+    isActive: boolean('is_active').notNull().default(true),
+    /** What the application's code declared last; a declaration is applied when it differs from this, so that an operator's change survives a restart. */
+    declared: jsonb('declared').$type<Record<string, unknown>>(),
+    createdAt: instant('created_at').notNull().defaultNow(),
+    updatedAt: instant('updated_at').notNull().defaultNow()
+  },
+  t => [
+    check('quota_types_type_key_check', sql`${t.typeKey} ~ '^[a-z][a-z0-9_]{0,99}$'`),
+    check('quota_types_kind_check', sql`${t.kind} IN ('flow', 'level')`),
+    check('quota_types_period_check', sql`${t.period} IN ('hour', 'day', 'week', 'month', 'year', 'never')`),
+    check('quota_types_default_limit_check', sql`${t.defaultLimit} BETWEEN -1 AND ${maxAmount}`)
+  ]
+)
+
+/** Who is charged, and in which calendar. The application's own users live in its own table. */
+export const quotaUsers = pgTable(
+  'quota_users',
+  {
+    id: text('id').primaryKey(),
+    email: text('email'),
+    /** IANA name; the user's periods begin and end at this zone's midnights. */
+    timeZone: text('time_zone').notNull().default('UTC'),
+    /** A day of the user's: weeks, months and years are counted from it. Null: the calendar's. */
+    periodAnchor: date('period_anchor', { mode: 'string' }),
+    createdAt: instant('created_at').notNull().defaultNow()
+  },
+  t => [check('quota_users_id_check', sql`char_length(${t.id}) BETWEEN 1 AND 255 AND ${t.id} !~ '[[:cntrl:]]'`)]
+)
+
+/**
+ * The counters: one row a user and type, for the running period. No CHECK says `used_amount <= limit_amount`: a limit may be
+ * lowered below the use, and work that cost more than was reserved is charged in full. The guard stands in the charging UPDATE.
+ */
+export const quotaLimits = pgTable(
+  'quota_limits',
+  {
+    userId: text('user_id')
+      .notNull()
+      .references(() => quotaUsers.id, { onDelete: 'cascade' }),
+    quotaTypeId: integer('quota_type_id')
+      .notNull()
+      .references(() => quotaTypes.id),
+    /** −1 is unlimited. */
+    limitAmount: amount('limit_amount').notNull(),
+    /** All that is no longer available: charged and held. */
+    usedAmount: amount('used_amount').notNull().default(0),
+    /** The part of `used_amount` that running work holds and that is not charged yet. */
+    reservedAmount: amount('reserved_amount').notNull().default(0),
+    periodStart: instant('period_start').notNull(),
+    /** Null: it never ends. */
+    periodEnd: instant('period_end'),
+    createdAt: instant('created_at').notNull().defaultNow(),
+    updatedAt: instant('updated_at').notNull().defaultNow()
+  },
+  t => [
+    primaryKey({ name: 'quota_limits_pkey', columns: [t.userId, t.quotaTypeId] }),
+    check('quota_limits_limit_amount_check', sql`${t.limitAmount} BETWEEN -1 AND ${maxAmount}`),
+    check('quota_limits_used_amount_check', isAmount(t.usedAmount)),
+    check('quota_limits_reserved_amount_check', sql`${t.reservedAmount} BETWEEN 0 AND ${t.usedAmount}`),
+    check('quota_limits_period_check', sql`${t.periodEnd} > ${t.periodStart}`)
+  ]
+)
+
+/** The foreign key of everything that belongs to a counter; deleting a user takes it all along. */
+const ofCounter = (name: string, t: { userId: AnyPgColumn; quotaTypeId: AnyPgColumn }) =>
+  foreignKey({
+    name,
+    columns: [t.userId, t.quotaTypeId],
+    foreignColumns: [quotaLimits.userId, quotaLimits.quotaTypeId]
+  }).onDelete('cascade')
+
+/**
+ * Every period a user has had. The running one is inserted empty when it opens, so that a statement which settles a
+ * reservation of a period that has just closed finds the row in its snapshot.
+ */
+export const quotaPeriods = pgTable(
+  'quota_periods',
+  {
+    userId: text('user_id').notNull(),
+    quotaTypeId: integer('quota_type_id').notNull(),
+    periodStart: instant('period_start').notNull(),
+    periodEnd: instant('period_end'),
+    /** The limit, the use and the part still held, as they were when it closed; late work still moves the latter two. */
+    limitAmount: amount('limit_amount'),
+    usedAmount: amount('used_amount').notNull().default(0),
+    reservedAmount: amount('reserved_amount').notNull().default(0),
+    /** Null while it runs. */
+    closedAt: instant('closed_at')
+  },
+  t => [
+    primaryKey({ name: 'quota_periods_pkey', columns: [t.userId, t.quotaTypeId, t.periodStart] }),
+    ofCounter('quota_periods_counter_fk', t),
+    check('quota_periods_used_amount_check', isAmount(t.usedAmount)),
+    check('quota_periods_reserved_amount_check', sql`${t.reservedAmount} BETWEEN 0 AND ${t.usedAmount}`),
+    check('quota_periods_closed_check', sql`(${t.closedAt} IS NULL) = (${t.limitAmount} IS NULL)`)
+  ]
+)
+
+/**
+ * What running work holds: a row a charge, gone once it is charged or given back. Its id becomes the log row's, which is the
+ * proof that it was charged once. No index on `expires_at`: the table holds only what runs now, and the sweeper reads it whole.
+ */
+export const quotaReservations = pgTable(
+  'quota_reservations',
+  {
+    userId: text('user_id').notNull(),
+    id: uuid('id').notNull(),
+    quotaTypeId: integer('quota_type_id').notNull(),
+    amount: amount('amount').notNull(),
+    /** The period that admitted it, and that it will be charged to, however late. */
+    periodStart: instant('period_start').notNull(),
+    /** When it was admitted: the `created_at` of its log row, which so falls into the right period. */
+    createdAt: instant('created_at').notNull(),
+    expiresAt: instant('expires_at').notNull()
+  },
+  t => [
+    primaryKey({ name: 'quota_reservations_pkey', columns: [t.userId, t.id] }),
+    ofCounter('quota_reservations_counter_fk', t),
+    check('quota_reservations_amount_check', isAmount(t.amount)),
+    check('quota_reservations_expires_at_check', sql`${t.expiresAt} > ${t.createdAt}`)
+  ]
+)
+
+/** What was charged, a row a charge. Negative amounts only on levels: what was given back. */
+export const usageLogs = pgTable(
+  'usage_logs',
+  {
+    userId: text('user_id').notNull(),
+    /** A UUID that sorts by time; the reservation's, where there was one. */
+    id: uuid('id').notNull().defaultRandom(),
+    quotaTypeId: integer('quota_type_id').notNull(),
+    amount: amount('amount').notNull(),
+    /** The declared route (`/l3_detect/:patient/:date`), never the URL that was asked for. */
+    endpoint: text('endpoint'),
+    metadata: jsonb('metadata').$type<Record<string, unknown>>().notNull().default({}),
+    /** When the charge was admitted. */
+    createdAt: instant('created_at').notNull().defaultNow()
+  },
+  t => [
+    primaryKey({ name: 'usage_logs_pkey', columns: [t.userId, t.id] }),
+    ofCounter('usage_logs_counter_fk', t),
+    index('usage_logs_created_at_idx').on(t.createdAt, t.id),
+    index('usage_logs_user_id_created_at_idx').on(t.userId, t.createdAt, t.id),
+    check('usage_logs_amount_check', sql`abs(${t.amount}) <= ${maxAmount}`)
+  ]
+)
+
+/** The first answer to each idempotency key, for a day. */
+export const quotaIdempotencyKeys = pgTable(
+  'quota_idempotency_keys',
+  {
+    userId: text('user_id').notNull(),
+    key: text('key').notNull(),
+    quotaTypeId: integer('quota_type_id').notNull(),
+    amount: amount('amount').notNull(),
+    balance: jsonb('balance').$type<Record<string, unknown>>().notNull(),
+    createdAt: instant('created_at').notNull().defaultNow()
+  },
+  t => [
+    primaryKey({ name: 'quota_idempotency_keys_pkey', columns: [t.userId, t.key] }),
+    ofCounter('quota_idempotency_keys_counter_fk', t),
+    check('quota_idempotency_keys_key_check', sql`char_length(${t.key}) BETWEEN 1 AND 255`)
+  ]
+)
+
+/** Who changed what, when and why; written with the change. No foreign key: it outlives the user. */
+export const quotaAuditLogs = pgTable(
+  'quota_audit_logs',
+  {
+    /** Empty where the change was not to a user. */
+    userId: text('user_id').notNull().default(''),
+    id: uuid('id').notNull().defaultRandom(),
+    actor: text('actor').notNull(),
+    action: text('action').notNull(),
+    quotaType: text('quota_type'),
+    before: jsonb('before').$type<Record<string, unknown>>(),
+    after: jsonb('after').$type<Record<string, unknown>>(),
+    reason: text('reason'),
+    requestId: text('request_id'),
+    createdAt: instant('created_at').notNull().defaultNow()
+  },
+  t => [
+    primaryKey({ name: 'quota_audit_logs_pkey', columns: [t.userId, t.id] }),
+    index('quota_audit_logs_created_at_idx').on(t.createdAt, t.id)
+  ]
+)

@@ -1,0 +1,26 @@
+// The timers that tidy: nothing waits for them, and any number of processes may run them at once.
+import { setTimeout as sleep } from 'node:timers/promises'
+
+export interface Schedule {
+  /** Stops, and waits for what is running. */
+  stop(): Promise<void>
+}
+
+/** Runs `work` every `intervalMs`, never twice at once; an error is told, and the next turn comes all the same. */
+export function every(intervalMs: number, work: () => Promise<unknown>, onError: (error: unknown) => void): Schedule {
+  const stopping = new AbortController()
+  const { signal } = stopping
+  const loop = async () => {
+    while (!signal.aborted) {
+      await sleep(intervalMs, undefined, { signal, ref: false }).catch(() => {})
+      if (!signal.aborted) await work().catch(onError)
+    }
+  }
+  const running = loop()
+  return {
+    async stop() {
+      stopping.abort()
+      await running
+    }
+  }
+}

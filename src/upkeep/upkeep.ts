@@ -1,0 +1,45 @@
+// What is done without a request: renewing, expiring, forgetting.
+import type { Database } from '../store/database.ts'
+import { expireReservations, listExpired } from '../store/expire-reservations.ts'
+import { pruneIdempotencyKeys } from '../store/prune-idempotency-keys.ts'
+import type { LiveReservationSet } from './live-reservations.ts'
+import { every, type Schedule } from './schedule.ts'
+
+/** Users that one sweep gives back to; the next one goes on. */
+const SWEEP_USERS = 500
+const PRUNE_EVERY_MS = 3_600_000
+
+/**
+ * A reservation is held for two thirds of `reservationTtlMs` and swept every third, so that it is given back within the whole of
+ * it after its process died.
+ */
+export const leaseOf = (reservationTtlMs: number): number => Math.ceil((reservationTtlMs * 2) / 3)
+
+export function startUpkeep(
+  db: Database,
+  live: LiveReservationSet,
+  reservationTtlMs: number,
+  onError: (error: unknown) => void
+): Schedule {
+  const schedules = [
+    every(reservationTtlMs / 6, () => live.renew(db), onError),
+    every(reservationTtlMs / 3, () => sweep(db), onError),
+    every(PRUNE_EVERY_MS, () => prune(db), onError)
+  ]
+  return {
+    async stop() {
+      await Promise.all(schedules.map(schedule => schedule.stop()))
+    }
+  }
+}
+
+/** Gives back what nobody holds any more; how many. */
+async function sweep(db: Database): Promise<number> {
+  let expired = 0
+  for (const userId of await listExpired(db, SWEEP_USERS)) expired += await expireReservations(db, userId)
+  return expired
+}
+
+async function prune(db: Database): Promise<void> {
+  while ((await pruneIdempotencyKeys(db)) > 0);
+}

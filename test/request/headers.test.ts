@@ -1,0 +1,89 @@
+import t from 'tap'
+import { embedded } from '../fixtures/database.ts'
+import { ask, metered, newUser } from '../fixtures/metered.ts'
+
+const db = await embedded(t)
+const seconds = (iso: string) => Math.ceil(Date.parse(iso) / 1000)
+
+t.test('says on a charged, a released and a denied reply alike what is left', async t => {
+  const app = await metered(t, db, app => {
+    app.get('/ok', { config: { quota: { type: 'calls', amount: 4 } } }, async () => 'x')
+    app.get('/fails', { config: { quota: { type: 'calls', amount: 4 } } }, async (_, reply) =>
+      reply.code(500).send('x')
+    )
+    app.get('/too-much', { config: { quota: { type: 'calls', amount: 7 } } }, async () => 'x')
+  })
+  const user = newUser()
+  const expected = (used: number, cost: number) => ({
+    'x-quota-type': 'calls',
+    'x-quota-limit': '10',
+    'x-quota-used': String(used),
+    'x-quota-remaining': String(10 - used),
+    'x-quota-cost': String(cost),
+    'x-quota-reset': /^\d{10}$/,
+    'ratelimit-policy': /^"calls";q=10;w=\d+$/,
+    ratelimit: new RegExp(`^"calls";r=${10 - used};t=\\d+$`)
+  })
+  t.match((await ask(app, user, '/ok')).headers, expected(4, 4))
+  t.match((await ask(app, user, '/fails')).headers, expected(4, 0))
+  t.match((await ask(app, user, '/too-much')).headers, expected(4, 0))
+})
+
+t.test('gives the reset as Unix seconds, and the window in seconds', async t => {
+  const app = await metered(t, db, app => void app.get('/day', { config: { quota: 'tokens' } }, async () => 'x'))
+  const user = newUser()
+  const { headers } = await ask(app, user, '/day')
+  const [quota] = (await app.inject({ url: '/quotas/me', headers: { 'x-user': user } }))
+    .json()
+    .quotas.filter((q: { type_key: string }) => q.type_key === 'tokens')
+  t.equal(headers['x-quota-reset'], String(seconds(quota.resets_at)))
+  t.equal(headers['ratelimit-policy'], '"tokens";q=1000;w=86400')
+})
+
+t.test('speaks of the tightest charge, and lists all limited ones in the IETF fields', async t => {
+  const app = await metered(
+    t,
+    db,
+    app =>
+      void app.get('/both', { config: { quota: [{ type: 'tokens', amount: 990 }, 'calls', 'free'] } }, async () => 'x')
+  )
+  const { headers } = await ask(app, newUser(), '/both')
+  t.match(headers, { 'x-quota-type': 'tokens', 'x-quota-cost': '990' })
+  t.match(headers.ratelimit, /^"tokens";r=10;t=\d+, "calls";r=9;t=\d+$/)
+})
+
+t.test('leaves the reset and the window out where nothing ever resets', async t => {
+  const app = await metered(
+    t,
+    db,
+    app => void app.get('/disk', { config: { quota: { type: 'disk', amount: 5 } } }, async () => 'x'),
+    { quotas: { disk: { limit: 50, kind: 'level' } } }
+  )
+  const { headers } = await ask(app, newUser(), '/disk')
+  t.equal(headers['x-quota-reset'], undefined)
+  t.match(headers, { 'ratelimit-policy': '"disk";q=50', ratelimit: '"disk";r=45' })
+})
+
+t.test('writes integers that a structured field takes (RFC 9651: 15 digits)', async t => {
+  const app = await metered(t, db, app => void app.get('/huge', { config: { quota: 'huge' } }, async () => 'x'), {
+    quotas: { huge: { limit: Number.MAX_SAFE_INTEGER } }
+  })
+  t.match((await ask(app, newUser(), '/huge')).headers, {
+    'x-quota-limit': '9007199254740991',
+    'ratelimit-policy': /q=999999999999999;/
+  })
+})
+
+t.test('foretells the same numbers when the reply does not wait for the log row', async t => {
+  const app = await metered(
+    t,
+    db,
+    app => void app.get('/ok', { config: { quota: { type: 'calls', amount: 4 } } }, async () => 'x'),
+    { settle: 'after-reply' }
+  )
+  t.match((await ask(app, newUser(), '/ok')).headers, {
+    'x-quota-used': '4',
+    'x-quota-remaining': '6',
+    'x-quota-cost': '4'
+  })
+})

@@ -1,0 +1,216 @@
+import { once } from 'node:events'
+import { connect as openSocket } from 'node:net'
+import { PassThrough } from 'node:stream'
+import { setTimeout as sleep } from 'node:timers/promises'
+import type { FastifyInstance } from 'fastify'
+import t from 'tap'
+import { embedded } from '../fixtures/database.ts'
+import { logsOf, metered, newUser, settled, usedBy } from '../fixtures/metered.ts'
+
+const db = await embedded(t)
+
+/** Sends a request through a real socket, and gives the socket. */
+async function send(app: FastifyInstance, user: string, url: string, method = 'GET', body = '') {
+  if (!app.server.listening) await app.listen({ port: 0, host: '127.0.0.1' })
+  const { port } = app.server.address() as { port: number }
+  const socket = openSocket(port, '127.0.0.1')
+  await once(socket, 'connect')
+  const length = body === '' ? '' : `content-type: text/plain\r\ncontent-length: ${body.length}\r\n`
+  socket.write(`${method} ${url} HTTP/1.1\r\nhost: x\r\nx-user: ${user}\r\n${length}\r\n${body}`)
+  return socket
+}
+
+/** A handler that stands still until it is told to go on. */
+function gate() {
+  let open = () => {}
+  let arrived = () => {}
+  const opened = new Promise<void>(resolve => {
+    open = resolve
+  })
+  const arrival = new Promise<void>(resolve => {
+    arrived = resolve
+  })
+  return {
+    open,
+    arrival,
+    wait: () => {
+      arrived()
+      return opened
+    }
+  }
+}
+
+for (const method of ['GET', 'POST']) {
+  t.test(`charges a ${method} whose client left before the answer: the work was done`, async t => {
+    const { open, arrival, wait } = gate()
+    const app = await metered(t, db, app => {
+      app.route({
+        method,
+        url: '/slow',
+        config: { quota: 'calls' },
+        handler: async () => {
+          await wait()
+          return 'done'
+        }
+      })
+    })
+    const user = newUser()
+    const socket = await send(app, user, '/slow', method, method === 'POST' ? 'body' : '')
+    await arrival
+    socket.destroy()
+    await sleep(50)
+    open()
+    t.equal((await logsOf(db, user)).length, 1)
+  })
+
+  t.test(`does not charge a ${method} whose client left, and whose handler failed then`, async t => {
+    const { open, arrival, wait } = gate()
+    const app = await metered(t, db, app => {
+      app.route({
+        method,
+        url: '/slow',
+        config: { quota: 'calls' },
+        handler: async () => {
+          await wait()
+          throw new Error('planted')
+        }
+      })
+    })
+    const user = newUser()
+    const socket = await send(app, user, '/slow', method, method === 'POST' ? 'body' : '')
+    await arrival
+    socket.destroy()
+    await sleep(50)
+    open()
+    t.same(await logsOf(db, user), [])
+    t.equal(await usedBy(db, user), 0)
+  })
+}
+
+t.test('gives back what a handler that never replies held, once its client has left', async t => {
+  const { arrival, wait } = gate()
+  const app = await metered(t, db, app => void app.get('/never', { config: { quota: 'calls' } }, () => wait()), {
+    reservationTtlMs: 300
+  })
+  const user = newUser()
+  const socket = await send(app, user, '/never')
+  await arrival
+  await sleep(500)
+  t.equal(await usedBy(db, user), 1, 'held while the client waits, longer than the time to live')
+  socket.destroy()
+  t.same(await logsOf(db, user), [])
+  t.equal(await usedBy(db, user), 0)
+})
+
+t.test('charges a reply that comes after its reservation was given back', async t => {
+  const { open, arrival, wait } = gate()
+  const app = await metered(
+    t,
+    db,
+    app =>
+      void app.get('/late', { config: { quota: 'calls' } }, async () => {
+        await wait()
+        return 'done'
+      }),
+    { reservationTtlMs: 200 }
+  )
+  const user = newUser()
+  const socket = await send(app, user, '/late')
+  await arrival
+  socket.destroy()
+  await settled(db, user)
+  t.equal(await usedBy(db, user), 0)
+  open()
+  for (let i = 0; i < 100 && (await usedBy(db, user)) === 0; i++) await sleep(10)
+  t.equal((await logsOf(db, user)).length, 1)
+  t.equal(await usedBy(db, user), 1)
+})
+
+t.test('charges a stream that the client tore: the status that was sent is 200', async t => {
+  const body = new PassThrough()
+  const app = await metered(
+    t,
+    db,
+    app =>
+      void app.get('/stream', { config: { quota: { type: 'tokens', amount: 100 } } }, async (request, reply) => {
+        request.quota.setAmount('tokens', 7)
+        body.write('first')
+        return reply.send(body)
+      })
+  )
+  const user = newUser()
+  const socket = await send(app, user, '/stream')
+  await once(socket, 'data')
+  socket.destroy()
+  t.match(await logsOf(db, user), [{ type: 'tokens', amount: 7 }])
+})
+
+t.test('charges a stream that failed after its first bytes: the status that was sent is 200', async t => {
+  const body = new PassThrough()
+  const app = await metered(
+    t,
+    db,
+    app =>
+      void app.get('/stream', { config: { quota: 'calls' } }, async (_, reply) => {
+        body.write('first')
+        return reply.send(body)
+      })
+  )
+  const user = newUser()
+  const socket = await send(app, user, '/stream')
+  await once(socket, 'data')
+  body.destroy(new Error('planted'))
+  t.equal((await logsOf(db, user)).length, 1)
+})
+
+t.test('charges a stream when it ends, with the amount that was set meanwhile', async t => {
+  const body = new PassThrough()
+  let set = (_: number) => {}
+  const app = await metered(
+    t,
+    db,
+    app =>
+      void app.get('/stream', { config: { quota: { type: 'tokens', amount: 100 } } }, async (request, reply) => {
+        set = amount => request.quota.setAmount('tokens', amount)
+        body.write('first')
+        return reply.send(body)
+      })
+  )
+  const user = newUser()
+  const socket = await send(app, user, '/stream')
+  await once(socket, 'data')
+  const { reserved, used } = await app.quota.check(user, 'tokens')
+  t.same({ reserved, used }, { reserved: 100, used: 0 })
+  set(42)
+  body.end()
+  t.match(await logsOf(db, user), [{ type: 'tokens', amount: 42 }])
+  t.throws(() => set(43), { code: 'FST_QUOTA_SETTLED' })
+  socket.destroy()
+})
+
+t.test('writes what is running and owed before close ends', async t => {
+  const { open, arrival, wait } = gate()
+  const app = await metered(
+    t,
+    db,
+    app =>
+      void app.get('/slow', { config: { quota: 'calls' } }, async () => {
+        await wait()
+        return 'done'
+      }),
+    { settle: 'after-reply' }
+  )
+  const user = newUser()
+  const socket = await send(app, user, '/slow')
+  await arrival
+  const closed = app.close()
+  open()
+  await closed
+  socket.destroy()
+  t.equal(await usedBy(db, user), 1)
+  const [row] = await db.query<{ logs: number; held: number }>(
+    'SELECT (SELECT count(*)::int FROM usage_logs WHERE user_id = $1) AS logs, (SELECT count(*)::int FROM quota_reservations WHERE user_id = $1) AS held',
+    [user]
+  )
+  t.same(row, { logs: 1, held: 0 })
+})

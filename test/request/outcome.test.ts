@@ -1,0 +1,194 @@
+import { Readable } from 'node:stream'
+import type { RouteHandlerMethod } from 'fastify'
+import t from 'tap'
+import { embedded } from '../fixtures/database.ts'
+import { ask, logsOf, metered, newUser, usedBy } from '../fixtures/metered.ts'
+
+const db = await embedded(t)
+
+interface Case {
+  title: string
+  status: number
+  isCharged: boolean
+  route: RouteHandlerMethod
+  options?: object
+  method?: 'GET' | 'HEAD'
+}
+
+/** What Fastify calls differs from path to path; what counts is the status that is sent. */
+const cases: Case[] = [
+  { title: 'an object', status: 200, isCharged: true, route: async () => ({ ok: true }) },
+  { title: '204 without a body', status: 204, isCharged: true, route: async (_, reply) => reply.code(204).send() },
+  {
+    title: 'the GET handler that answers a HEAD',
+    method: 'HEAD',
+    status: 200,
+    isCharged: true,
+    route: async () => 'body'
+  },
+  { title: 'a stream', status: 200, isCharged: true, route: async (_, reply) => reply.send(Readable.from(['a', 'b'])) },
+  {
+    title: 'a web ReadableStream',
+    status: 200,
+    isCharged: true,
+    route: async (_, reply) => reply.send(new Response('x').body)
+  },
+  {
+    title: 'a web Response with 201, after reply.code(500)',
+    status: 201,
+    isCharged: true,
+    route: async (_, reply) => {
+      reply.code(500)
+      return new Response('x', { status: 201 })
+    }
+  },
+  {
+    title: 'a web Response with 500',
+    status: 500,
+    isCharged: false,
+    route: async () => new Response('x', { status: 500 })
+  },
+  {
+    title: 'a hijacked reply with 200',
+    status: 200,
+    isCharged: true,
+    route: async (_, reply) => void reply.hijack().raw.end('x')
+  },
+  {
+    title: 'a hijacked reply with 500',
+    status: 500,
+    isCharged: false,
+    route: async (_, reply) => void reply.hijack().raw.writeHead(500).end()
+  },
+  { title: 'a thrown error', status: 500, isCharged: false, route: async () => Promise.reject(new Error('planted')) },
+  { title: 'a body that cannot be serialized', status: 500, isCharged: false, route: async () => ({ n: 1n }) },
+  {
+    title: 'a handler that answers 404',
+    status: 404,
+    isCharged: false,
+    route: async (_, reply) => reply.code(404).send('none')
+  },
+  { title: '304', status: 304, isCharged: false, route: async (_, reply) => reply.code(304).send() },
+  { title: 'a redirect', status: 302, isCharged: false, route: async (_, reply) => reply.redirect('/elsewhere') },
+  {
+    title: 'a header that Node refuses',
+    status: 500,
+    isCharged: false,
+    route: async (_, reply) => reply.header('x-bad', 'a\r\nb').send('x')
+  },
+  {
+    title: 'a stream that fails before its first byte',
+    status: 500,
+    isCharged: false,
+    route: async (_, reply) =>
+      reply.send(
+        new Readable({
+          read() {
+            this.destroy(new Error('planted'))
+          }
+        })
+      )
+  },
+  {
+    title: 'a later onSend that throws',
+    status: 500,
+    isCharged: false,
+    route: async () => 'x',
+    options: { onSend: async () => Promise.reject(new Error('planted')) }
+  },
+  {
+    title: 'a later onSend that turns 200 into 502',
+    status: 502,
+    isCharged: false,
+    route: async () => 'x',
+    options: {
+      onSend: async (_: unknown, reply: { code(status: number): void }, payload: unknown) => {
+        reply.code(502)
+        return payload
+      }
+    }
+  },
+  {
+    title: 'an error handler that turns an error into 200',
+    status: 200,
+    isCharged: true,
+    route: async () => Promise.reject(new Error('planted')),
+    options: {
+      errorHandler: (_: unknown, __: unknown, reply: { code(n: number): { send(x: string): void } }) =>
+        reply.code(200).send('fine')
+    }
+  },
+  {
+    title: 'a hook that answers 200 before the handler',
+    status: 200,
+    isCharged: true,
+    route: async () => 'never',
+    options: { preValidation: async (_: unknown, reply: { send(x: string): unknown }) => reply.send('cached') }
+  },
+  {
+    title: 'a hook that answers 403 before the handler',
+    status: 403,
+    isCharged: false,
+    route: async () => 'never',
+    options: {
+      preHandler: async (_: unknown, reply: { code(n: number): { send(x: string): unknown } }) =>
+        reply.code(403).send('no')
+    }
+  },
+  {
+    title: 'a body that the schema refuses',
+    status: 400,
+    isCharged: false,
+    route: async () => 'never',
+    options: { schema: { querystring: { type: 'object', required: ['missing'], properties: { missing: {} } } } }
+  },
+  {
+    title: 'a handler past its handlerTimeout',
+    status: 503,
+    isCharged: false,
+    route: () => new Promise(() => {}),
+    options: { handlerTimeout: 50 }
+  }
+]
+
+for (const { title, status, isCharged, route, options, method = 'GET' } of cases) {
+  t.test(`${isCharged ? 'charges' : 'does not charge'} ${title}`, async t => {
+    const app = await metered(t, db, app => void app.get('/work', { config: { quota: 'calls' }, ...options }, route))
+    const user = newUser()
+    const response = await ask(app, user, '/work', method)
+    t.equal(response.statusCode, status)
+    t.equal((await logsOf(db, user)).length, isCharged ? 1 : 0)
+    t.equal(await usedBy(db, user), isCharged ? 1 : 0)
+  })
+}
+
+t.test('settles alike when the reply does not wait for the log row', async t => {
+  for (const { status, isCharged, route, options, method = 'GET' } of cases) {
+    const app = await metered(t, db, app => void app.get('/work', { config: { quota: 'calls' }, ...options }, route), {
+      settle: 'after-reply'
+    })
+    const user = newUser()
+    t.equal((await ask(app, user, '/work', method)).statusCode, status)
+    t.equal((await logsOf(db, user)).length, isCharged ? 1 : 0)
+    t.equal(await usedBy(db, user), isCharged ? 1 : 0)
+  }
+})
+
+t.test('charges the statuses that a rule says', async t => {
+  const app = await metered(t, db, app => {
+    app.get('/cached', { config: { quota: { type: 'calls', charge: status => status === 304 } } }, async (_, reply) =>
+      reply.code(304).send()
+    )
+  })
+  const user = newUser()
+  await ask(app, user, '/cached')
+  t.equal((await logsOf(db, user)).length, 1)
+})
+
+t.test('neither identifies nor charges what no route answers', async t => {
+  const app = await metered(t, db, app => void app.get('/*', { config: { quota: false } }, async () => 'x'))
+  const user = newUser()
+  t.equal((await app.inject({ method: 'POST', url: '/nowhere' })).statusCode, 404)
+  t.equal((await ask(app, user, '/nowhere', 'POST')).statusCode, 404)
+  t.same(await logsOf(db, user), [])
+})
