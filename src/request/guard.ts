@@ -31,9 +31,10 @@ export interface GuardContext extends SettleContext {
 const SETTLEMENT = Symbol('fastify-quota.settlement')
 const QUOTA = Symbol('fastify-quota.quota')
 
+/** Undefined in a scope that was opened before this plugin was registered: hooks reach down into it, decorators do not. */
 interface Metered {
-  [SETTLEMENT]: Settlement | null
-  [QUOTA]: RequestQuota | null
+  [SETTLEMENT]: Settlement | null | undefined
+  [QUOTA]: RequestQuota | null | undefined
 }
 
 /** How many registrations there are: each must know its own hook among the routes. */
@@ -160,7 +161,7 @@ async function onSend(
   payload: unknown
 ): Promise<unknown> {
   const settlement = metered[SETTLEMENT]
-  if (settlement === null) return payload
+  if (settlement === null || settlement === undefined) return payload
   const status = payload instanceof Response ? payload.status : reply.statusCode
   const isCharged = settlement.metering.isCharged(status)
   // A stream's cost is known when it ends, and a Response's status is applied after this hook: both settle when the reply is over.

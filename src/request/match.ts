@@ -18,6 +18,8 @@ export interface MeteredRoute {
   url: string
   /** Undefined: not metered. */
   metering: RequestMetering | undefined
+  /** Somebody wrote `false`: it is not metered on purpose. */
+  isExempt: boolean
 }
 
 interface PatternRule {
@@ -66,7 +68,18 @@ export class RouteMatcher {
         throw new FST_QUOTA_RULE_WITHOUT_ROUTE(`${path} (${describePattern(pattern)})`, hint(pattern, guarded))
       }
     }
-    return guarded.map(({ method, url, config }) => ({ method, url, metering: this.#of(config, method, url) }))
+    return guarded.map(({ method, url, config }) => ({
+      method,
+      url,
+      metering: this.#of(config, method, url),
+      isExempt: this.#isExempt(config.quota, method, url)
+    }))
+  }
+
+  #isExempt(written: unknown, method: string, url: string): boolean {
+    if (written !== undefined) return written === false
+    const rule = this.#rules.find(({ pattern }) => matches(pattern, method, url))
+    return rule !== undefined && rule.metering === undefined
   }
 
   #of(config: { quota?: unknown }, method: string, url: string): RequestMetering | undefined {

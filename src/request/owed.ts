@@ -81,5 +81,5 @@ export class Owed {
   }
 }
 
-/** The row it belongs to is gone, or the values are refused: no later attempt will fare better. */
-const isPermanent = (error: unknown): boolean => /^(22|23|42)/.test(stateOf(error) ?? '')
+/** Its user was deleted (23…), or its values are refused (22…): no later attempt will fare better. */
+const isPermanent = (error: unknown): boolean => /^2[23]/.test(stateOf(error) ?? '')

@@ -36,8 +36,8 @@ WITH want AS MATERIALIZED (
 ), held AS (
   DELETE FROM quota_reservations r USING want w WHERE r.user_id = $1 AND r.id = w.id RETURNING r.id, r.amount
 ), delta AS MATERIALIZED (
-  SELECT w.quota_type_id, w.period_start, coalesce(l.amount, 0) - coalesce(h.amount, 0) AS used, -coalesce(h.amount, 0) AS reserved
-    FROM want w LEFT JOIN logged l ON l.id = w.id LEFT JOIN held h ON h.id = w.id
+  SELECT w.quota_type_id, w.period_start, sum(coalesce(l.amount, 0) - coalesce(h.amount, 0))::bigint AS used, -sum(coalesce(h.amount, 0))::bigint AS reserved
+    FROM want w LEFT JOIN logged l ON l.id = w.id LEFT JOIN held h ON h.id = w.id GROUP BY 1, 2
 ), ${MOVE_COUNTERS}
 ${MOVED_ROWS}`
 

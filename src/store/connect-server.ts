@@ -1,4 +1,5 @@
 // A PostgreSQL server, through a pool of our own.
+import { setTimeout as sleep } from 'node:timers/promises'
 import { drizzle } from 'drizzle-orm/postgres-js'
 import postgres from 'postgres'
 import { FST_QUOTA_SCHEMA, FST_QUOTA_UNREACHABLE } from '../quota/errors.ts'
@@ -12,11 +13,13 @@ export interface ServerConnection extends postgres.Options<Record<string, never>
 
 /** How long a statement may take before the request is answered without it. */
 const DEADLINE_MS = 2_000
-/** Below Fastify's plugin timeout of 10 s, so that the error is ours and says what is wrong. */
-const BOOT_PATIENCE_MS = 8_000
+/** With the last attempt and the close still below Fastify's plugin timeout of 10 s, so that the error is ours and says what is wrong. */
+const BOOT_PATIENCE_MS = 5_000
+/** postgres.js waits for ever to end a connection whose server crashed. */
+const CLOSE_PATIENCE_MS = 2_000
 
 /** Connects lazily: nothing is sent before the first statement. */
-export function connectServer({ url, ...options }: ServerConnection): Database {
+export function connectServer({ url, ...options }: ServerConnection, deadlineMs = DEADLINE_MS): Database {
   const client = postgres(url, {
     max: 10,
     connect_timeout: 2,
@@ -31,8 +34,8 @@ export function connectServer({ url, ...options }: ServerConnection): Database {
     'postgres',
     orm,
     (text, values) => client.unsafe(text, [...values], { prepare }),
-    () => client.end({ timeout: 5 }),
-    DEADLINE_MS
+    () => close(client),
+    deadlineMs
   )
 }
 
@@ -46,16 +49,17 @@ export async function requireReady(db: Database): Promise<void> {
     )
 }
 
-async function requireReachable(db: Database): Promise<void> {
+/** Waits for a server that is starting. */
+export async function requireReachable(db: Database): Promise<void> {
   const start = Date.now()
   for (;;) {
     try {
       await db.query('SELECT 1')
       return
     } catch (error) {
-      if (!isTransient(stateOf(error)) || Date.now() - start > BOOT_PATIENCE_MS - 2_000)
+      if (!isTransient(stateOf(error)) || Date.now() - start > BOOT_PATIENCE_MS)
         throw new FST_QUOTA_UNREACHABLE(reasonOf(error), { cause: error })
-      await new Promise(resolve => setTimeout(resolve, 250))
+      await sleep(250)
     }
   }
 }
@@ -68,4 +72,11 @@ function reasonOf(error: unknown): string {
   return cause instanceof Error && cause.message !== ''
     ? cause.message
     : String(stateOf(error) ?? (error as Error).message)
+}
+
+async function close(client: postgres.Sql): Promise<void> {
+  const over = new AbortController()
+  const patience = sleep(CLOSE_PATIENCE_MS, undefined, { signal: over.signal }).catch(() => {})
+  await Promise.race([client.end({ timeout: CLOSE_PATIENCE_MS / 2000 }), patience])
+  over.abort()
 }

@@ -28,11 +28,15 @@ export async function connect(connection: Connection | undefined): Promise<Datab
   }
 }
 
-/** Opens it and asks nothing of its tables: for those who are about to make them. */
+/**
+ * Opens it and asks nothing of its tables: for those who are about to make them. `deadlineMs`: how long a statement may take on a
+ * server, where nobody waits for a reply.
+ */
 export async function open(
-  connection: Connection | undefined = process.env.DATABASE_URL || { dataDir: DEFAULT_DIRECTORY }
+  connection: Connection | undefined = process.env.DATABASE_URL || { dataDir: DEFAULT_DIRECTORY },
+  deadlineMs?: number
 ): Promise<Database> {
-  if (typeof connection === 'string') return connectServer({ url: serverUrl(connection) })
+  if (typeof connection === 'string') return connectServer({ url: serverUrl(connection) }, deadlineMs)
   if (typeof connection !== 'object' || connection === null)
     throw new FST_QUOTA_CONNECTION('must be a postgres:// URL, { dataDir } or a Drizzle database')
   if (is(connection, PgDatabase))
@@ -43,7 +47,7 @@ export async function open(
     return await connectEmbedded(connection.dataDir)
   }
   if ('url' in connection && typeof connection.url === 'string')
-    return connectServer({ ...connection, url: serverUrl(connection.url) })
+    return connectServer({ ...connection, url: serverUrl(connection.url) }, deadlineMs)
   throw new FST_QUOTA_CONNECTION(
     'must be a postgres:// URL, { url, … }, { dataDir } or a Drizzle database of a PostgreSQL driver'
   )

@@ -6,7 +6,7 @@ import { missingFromSchema } from './check-schema.ts'
 import type { Database, Orm } from './database.ts'
 
 /** Found from this module, not from the working directory. */
-const FOLDER = fileURLToPath(new URL('../../drizzle', import.meta.url))
+export const MIGRATIONS_FOLDER = fileURLToPath(new URL('../../drizzle', import.meta.url))
 
 /** Of five processes that booted on an empty database through Drizzle's own migrator, which takes no lock, four failed. */
 const LOCK = 7_310_584_209_461
@@ -21,7 +21,9 @@ export async function migrate(db: Database): Promise<number> {
       sql`CREATE TABLE IF NOT EXISTS quota_migrations (id integer GENERATED ALWAYS AS IDENTITY PRIMARY KEY, hash text NOT NULL UNIQUE, created_at timestamptz NOT NULL DEFAULT now())`
     )
     const applied = await appliedHashes(tx)
-    const pending = readMigrationFiles({ migrationsFolder: FOLDER }).filter(migration => !applied.has(migration.hash))
+    const pending = readMigrationFiles({ migrationsFolder: MIGRATIONS_FOLDER }).filter(
+      migration => !applied.has(migration.hash)
+    )
     const isBaseline = isPushed && applied.size === 0
     for (const migration of pending) {
       if (!isBaseline) for (const statement of migration.sql) await tx.execute(sql.raw(statement))

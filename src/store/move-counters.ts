@@ -2,9 +2,9 @@
 import { ms } from './database.ts'
 
 /**
- * $1 user; needs `delta (quota_type_id, period_start, used, reserved)`. A reservation belongs to the period that admitted it: where
- * the counter has gone on to the next one since, the closed period's row is moved. The counters are locked first, in one order,
- * and whoever moves a closed period holds its counter's lock.
+ * $1 user; needs `delta (quota_type_id, period_start, used, reserved)`, one row a period, since an UPDATE moves a row once. A
+ * reservation belongs to the period that admitted it: where the counter has gone on to the next one since, the closed period's row
+ * is moved. The counters are locked first, in one order, and whoever moves a closed period holds its counter's lock.
  */
 export const MOVE_COUNTERS = `
   locked AS MATERIALIZED (

@@ -1,0 +1,37 @@
+// Writes users down with their calendar and address: those that are new, and what is said anew of those that are not.
+import type { Database } from './database.ts'
+
+/** What is null is not said: a new user gets UTC and no anchor, a known one keeps what is there. */
+export interface UserEntry {
+  id: string
+  email: string | null
+  timeZone: string | null
+  /** A day: `2026-01-31`. */
+  periodAnchor: string | null
+}
+
+/** Running periods keep their end: a calendar that changes counts from the next one on. */
+const SET_USERS = `
+WITH want AS MATERIALIZED (
+  SELECT * FROM jsonb_to_recordset($1::text::jsonb) AS w (id text, email text, time_zone text, period_anchor date)
+), changed AS (
+  UPDATE quota_users u
+     SET email = coalesce(w.email, u.email), time_zone = coalesce(w.time_zone, u.time_zone), period_anchor = coalesce(w.period_anchor, u.period_anchor)
+    FROM want w
+   WHERE u.id = w.id
+     AND (coalesce(w.email, u.email), coalesce(w.time_zone, u.time_zone), coalesce(w.period_anchor, u.period_anchor)) IS DISTINCT FROM (u.email, u.time_zone, u.period_anchor)
+  RETURNING u.id
+), added AS (
+  INSERT INTO quota_users (id, email, time_zone, period_anchor)
+  SELECT w.id, w.email, coalesce(w.time_zone, 'UTC'), w.period_anchor FROM want w ORDER BY w.id
+  ON CONFLICT (id) DO NOTHING
+  RETURNING id
+)
+SELECT (SELECT count(*) FROM added)::int AS added, (SELECT count(*) FROM changed)::int AS changed`
+
+/** How many are new, and how many were changed. No two entries may have one id. */
+export async function setUsers(db: Database, users: readonly UserEntry[]): Promise<{ added: number; changed: number }> {
+  const want = users.map(u => ({ id: u.id, email: u.email, time_zone: u.timeZone, period_anchor: u.periodAnchor }))
+  const [row] = await db.query<{ added: number; changed: number }>(SET_USERS, [JSON.stringify(want)])
+  return row ?? { added: 0, changed: 0 }
+}

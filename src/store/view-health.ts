@@ -1,0 +1,26 @@
+// Asks the database who it is: that it answers, how fast, and which PostgreSQL stands behind it.
+import type { Database, DatabaseKind } from './database.ts'
+
+export interface DatabaseHealth {
+  kind: DatabaseKind
+  /** As people say it: `15.4`. */
+  version: string
+  /** As PostgreSQL counts: 150004. */
+  versionNumber: number
+  latencyMs: number
+}
+
+/** Rejects with FST_QUOTA_STORE when there is no answer. */
+export async function viewHealth(db: Database): Promise<DatabaseHealth> {
+  const start = performance.now()
+  const [row] = await db.query<{ version: string; number: string }>(
+    "SELECT current_setting('server_version') AS version, current_setting('server_version_num') AS number"
+  )
+  return {
+    kind: db.kind,
+    // Distributions append their own build: `15.4 (Debian 15.4-1)`.
+    version: row?.version.split(' ')[0] ?? '',
+    versionNumber: Number(row?.number),
+    latencyMs: Math.round(performance.now() - start)
+  }
+}

@@ -1,0 +1,98 @@
+import { fork } from 'node:child_process'
+import { once } from 'node:events'
+import { fileURLToPath } from 'node:url'
+import Fastify from 'fastify'
+import postgres from 'postgres'
+import t from 'tap'
+import quotaPlugin from '../../src/index.ts'
+import { connect } from '../../src/store/connect.ts'
+import { findDiscrepancies } from '../../src/store/reconcile.ts'
+import { server } from '../fixtures/database.ts'
+import { byHeader } from '../fixtures/metered.ts'
+
+const pg = await server(t, [
+  '-c',
+  'fsync=off',
+  '-c',
+  'max_connections=200',
+  '-c',
+  'shared_preload_libraries=pg_stat_statements',
+  '-c',
+  'pg_stat_statements.track=all'
+])
+
+t.test('charges exactly 100 of 1 000 requests that three processes get at once', async t => {
+  const url = await pg.migrated()
+  const script = fileURLToPath(new URL('../fixtures/server.ts', import.meta.url))
+  const processes = await Promise.all(
+    [1, 2, 3].map(async () => {
+      const child = fork(script, [url], { execArgv: process.execArgv })
+      t.teardown(() => child.kill())
+      const [port] = (await once(child, 'message')) as [number]
+      return port
+    })
+  )
+  const statuses = await Promise.all(
+    Array.from(
+      { length: 1000 },
+      async (_, i) =>
+        (await fetch(`http://127.0.0.1:${processes[i % 3]}/work`, { headers: { 'x-user': 'alice' } })).status
+    )
+  )
+  t.equal(statuses.filter(status => status === 200).length, 100)
+  t.equal(statuses.filter(status => status === 402).length, 900)
+  const db = await connect(url)
+  t.teardown(() => db.close())
+  const [row] = await db.query(
+    'SELECT (SELECT count(*)::int FROM usage_logs) AS logs, (SELECT count(*)::int FROM quota_reservations) AS held, used_amount::int AS used FROM quota_limits'
+  )
+  t.same(row, { logs: 100, held: 0, used: 100 })
+  t.same(await findDiscrepancies(db), [])
+})
+
+t.test('is one statement before the handler and one after it, also for several charges', async t => {
+  const url = await pg.migrated()
+  const sql = postgres(url, { max: 1, onnotice: () => {} })
+  t.teardown(() => sql.end())
+  await sql`CREATE EXTENSION pg_stat_statements`
+  const app = Fastify()
+  t.teardown(() => app.close())
+  await app.register(quotaPlugin, {
+    connection: url,
+    quotas: { calls: { limit: 1000 }, tokens: { limit: 1000 } },
+    identify: byHeader
+  })
+  const statements = async () => {
+    const rows = await sql<{ calls: number }[]>`
+      SELECT sum(calls)::int AS calls FROM pg_stat_statements
+       WHERE dbid = (SELECT oid FROM pg_database WHERE datname = current_database()) AND toplevel
+         AND query NOT ILIKE '%pg_stat_statements%' AND query ~ 'quota_'`
+    return rows[0]?.calls ?? 0
+  }
+  let inHandler = 0
+  app.get('/one', { config: { quota: 'calls' } }, async () => {
+    inHandler = await statements()
+    return 'x'
+  })
+  app.get('/two', { config: { quota: ['calls', 'tokens'] } }, async () => {
+    inHandler = await statements()
+    return 'x'
+  })
+  app.get('/fails', { config: { quota: 'calls' } }, async () => {
+    throw new Error('planted')
+  })
+  await app.inject({ url: '/two', headers: { 'x-user': 'alice' } })
+  for (const url of ['/one', '/two']) {
+    await sql`SELECT pg_stat_statements_reset()`
+    t.equal((await app.inject({ url, headers: { 'x-user': 'alice' } })).statusCode, 200)
+    t.equal(inHandler, 1, `${url}: one before the handler`)
+    t.equal(await statements(), 2, `${url}: one after it`)
+  }
+  await sql`SELECT pg_stat_statements_reset()`
+  await app.inject({ url: '/fails', headers: { 'x-user': 'alice' } })
+  t.equal(await statements(), 2)
+  await sql`UPDATE quota_limits SET limit_amount = 0`
+  await sql`SELECT pg_stat_statements_reset()`
+  t.equal((await app.inject({ url: '/one', headers: { 'x-user': 'alice' } })).statusCode, 402)
+  t.equal(await statements(), 1, 'a denial is one')
+})

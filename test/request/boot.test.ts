@@ -1,0 +1,127 @@
+import Fastify from 'fastify'
+import t from 'tap'
+import quotaPlugin, { type QuotaOptions } from '../../src/index.ts'
+import { embedded, freePort } from '../fixtures/database.ts'
+import { byHeader, QUOTAS } from '../fixtures/metered.ts'
+
+const db = await embedded(t)
+
+/** What an application with these options says when it starts. */
+async function boot(
+  options: object,
+  addRoutes?: (app: ReturnType<typeof Fastify>) => void
+): Promise<{ code: string; message: string }> {
+  const app = Fastify()
+  app.register(quotaPlugin, { connection: db.orm, quotas: QUOTAS, identify: byHeader, ...options } as QuotaOptions)
+  app.get('/work/:id', async () => 'x')
+  addRoutes?.(app)
+  try {
+    await app.ready()
+    return { code: 'none', message: 'it started' }
+  } catch (error) {
+    return error as { code: string; message: string }
+  } finally {
+    await app.close()
+  }
+}
+
+const refused: [title: string, options: object, message: RegExp][] = [
+  ['an option nobody knows', { quota: {} }, /Option quota is not known; known here: connection/],
+  ['a declaration field nobody knows', { quotas: { calls: { limit: 1, windows: 3 } } }, /quotas\.calls\.windows/],
+  ['a key that is none', { quotas: { 'API-calls': { limit: 1 } } }, /quotas\.API-calls .*\[a-z\]/],
+  ['a declaration without a limit', { quotas: { calls: {} } }, /quotas\.calls\.limit must be a whole number/],
+  ['a fractional limit', { quotas: { calls: { limit: 1.5 } } }, /quotas\.calls\.limit .*1\.5/],
+  ['a limit of 2^53', { quotas: { calls: { limit: 2 ** 53 } } }, /quotas\.calls\.limit/],
+  ['a limit of −2', { quotas: { calls: { limit: -2 } } }, /quotas\.calls\.limit .*-1 for unlimited/],
+  [
+    'a period that is none',
+    { quotas: { calls: { limit: 1, period: 'fortnight' } } },
+    /quotas\.calls\.period .*hour, day, week/
+  ],
+  ['a level with a period', { quotas: { disk: { limit: 1, kind: 'level', period: 'day' } } }, /quotas\.disk\.period/],
+  ['a kind that is none', { quotas: { calls: { limit: 1, kind: 'gauge' } } }, /quotas\.calls\.kind/],
+  ['a rule amount of −1', { rules: [{ url: '/work/:id', quota: 'calls', amount: -1 }] }, /rules\[0\]\.amount .*-1/],
+  ['a rule without a url', { rules: [{ quota: 'calls' }] }, /rules\[0\]\.url/],
+  ['a rule with an unknown field', { rules: [{ url: '/work/:id', quota: 'calls', cost: 1 }] }, /rules\[0\]\.cost/],
+  [
+    'two rules for one route',
+    {
+      rules: [
+        { url: '/work/:id', quota: 'calls' },
+        { url: '/work/:id', quota: 'tokens' }
+      ]
+    },
+    /rules\[1\] claims the same requests as rules\[0\]/
+  ],
+  ['a type named twice', { rules: [{ url: '/work/:id', quota: ['calls', 'calls'] }] }, /rules\[0\].*'calls' twice/],
+  ['a denial with 200', { denial: { statusCode: 200 } }, /denial\.statusCode/],
+  ['a storeFailure that is none', { storeFailure: 'ajar' }, /storeFailure .*'closed' or 'open'/],
+  ['a settle that is none', { settle: 'never' }, /settle/],
+  ['a time to live of 0', { reservationTtlMs: 0 }, /reservationTtlMs/],
+  ['an identify that is no function', { identify: 'sub' }, /identify/],
+  ['a short admin token', { admin: { token: 'short' } }, /admin\.token must have at least 16 characters/],
+  ['admin routes without a token', { admin: {} }, /admin\.token is missing/],
+  ['a short JWT secret', { jwt: { secret: 'short' } }, /jwt\.secret must have at least 32 characters/],
+  ['a public key without algorithms', { jwt: { secret: { public: 'x' } } }, /jwt\.verify\.algorithms/],
+  ['a self url with a parameter', { self: { url: '/quotas/:me' } }, /self\.url/]
+]
+
+for (const [title, options, message] of refused) {
+  t.test(`does not start with ${title}, and says where and what instead`, async t => {
+    const error = await boot(options)
+    t.equal(error.code, 'FST_QUOTA_INVALID_OPTION')
+    t.match(error.message, message)
+  })
+}
+
+t.test('does not start with a rule that matches no route, and names those that are near', async t => {
+  const error = await boot({ rules: [{ method: 'POST', url: '/work/:name', quota: 'calls' }] })
+  t.equal(error.code, 'FST_QUOTA_RULE_WITHOUT_ROUTE')
+  t.match(error.message, /rules\[0\] \(POST \/work\/:name\).*Perhaps: GET \/work\/:id/)
+})
+
+t.test('does not start with a rule or a route that names an unknown type, also one declared before it', async t => {
+  t.match(await boot({ rules: [{ url: '/work/:id', quota: 'cals' }] }), {
+    code: 'FST_QUOTA_UNKNOWN_TYPE',
+    message: /'cals' \(rules\[0\]/
+  })
+  t.match(await boot({}, app => void app.get('/typo', { config: { quota: 'tokns' } }, async () => 'x')), {
+    code: 'FST_QUOTA_UNKNOWN_TYPE',
+    message: /'tokns' .*GET \/typo/
+  })
+})
+
+t.test('does not start with a config.quota that cannot be read', async t => {
+  const error = await boot(
+    {},
+    app => void app.get('/odd', { config: { quota: { type: 'calls', amount: 1.5 } } }, async () => 'x')
+  )
+  t.match(error, { code: 'FST_QUOTA_INVALID_OPTION', message: /config\.quota of GET \/odd\.amount/ })
+})
+
+t.test('does not start without anything that identifies', async t => {
+  t.match(await boot({ identify: undefined }), { code: 'FST_QUOTA_NO_IDENTITY', message: /jwt\.secret.*identify/ })
+})
+
+t.test('does not start on a URL of another language, and says what to write', async t => {
+  const error = await boot({ connection: 'postgresql+asyncpg://user:hidden@db/app' })
+  t.match(error, { code: 'FST_QUOTA_CONNECTION', message: /postgresql\+asyncpg:\/\/.*write postgresql:\/\// })
+  t.notMatch(error.message, /hidden/)
+})
+
+t.test(
+  'does not start when the database cannot be reached, within the ten seconds that Fastify gives a plugin',
+  async t => {
+    const error = await boot({ connection: `postgres://user:hidden@127.0.0.1:${await freePort()}/app` })
+    t.match(error, { code: 'FST_QUOTA_UNREACHABLE', message: /ECONNREFUSED.*DATABASE_URL/ })
+    t.notMatch(error.message, /hidden/)
+  }
+)
+
+t.test('does not let a flow become a level', async t => {
+  await boot({ quotas: { ...QUOTAS, turncoat: { limit: 5 } } })
+  t.match(await boot({ quotas: { ...QUOTAS, turncoat: { limit: 5, kind: 'level' } } }), {
+    code: 'FST_QUOTA_KIND_CHANGED',
+    message: /'turncoat' is kept as a flow/
+  })
+})

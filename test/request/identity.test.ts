@@ -1,0 +1,138 @@
+import { createHmac, generateKeyPairSync } from 'node:crypto'
+import fastifyJwt from '@fastify/jwt'
+import Fastify from 'fastify'
+import t from 'tap'
+import quotaPlugin, { type QuotaOptions } from '../../src/index.ts'
+import { embedded } from '../fixtures/database.ts'
+import { logsOf, newUser, QUOTAS } from '../fixtures/metered.ts'
+
+const db = await embedded(t)
+const secret = 'a secret of the tests, with 32 characters and more'
+
+async function app(t: import('tap').Test, options: QuotaOptions, prepare?: (app: ReturnType<typeof Fastify>) => void) {
+  const app = Fastify()
+  t.teardown(() => app.close())
+  prepare?.(app)
+  app.register(quotaPlugin, { connection: db.orm, quotas: QUOTAS, ...options })
+  app.get('/work', { config: { quota: 'calls' } }, async () => 'x')
+  app.get('/open', async () => 'x')
+  await app.ready()
+  return app
+}
+
+const encode = (value: object) => Buffer.from(JSON.stringify(value)).toString('base64url')
+const sign = (payload: object, key = secret, header: object = { alg: 'HS256', typ: 'JWT' }, hash = 'sha256') => {
+  const text = `${encode(header)}.${encode(payload)}`
+  return `${text}.${createHmac(hash, key).update(text).digest('base64url')}`
+}
+
+t.test("charges the verified token's sub", async t => {
+  const a = await app(t, { jwt: { secret } })
+  const user = newUser()
+  const response = await a.inject({ url: '/work', headers: { authorization: `Bearer ${a.jwt.sign({ sub: user })}` } })
+  t.equal(response.statusCode, 200)
+  t.equal((await logsOf(db, user)).length, 1)
+})
+
+t.test("uses the application's own @fastify/jwt", async t => {
+  const a = await app(t, {}, app => void app.register(fastifyJwt, { secret }))
+  const user = newUser()
+  t.equal(
+    (await a.inject({ url: '/work', headers: { authorization: `Bearer ${a.jwt.sign({ sub: user })}` } })).statusCode,
+    200
+  )
+  t.equal((await logsOf(db, user)).length, 1)
+})
+
+t.test(
+  'answers 401 with problem details and a challenge where there is no identity, and asks the store nothing',
+  async t => {
+    const a = await app(t, { jwt: { secret } })
+    const response = await a.inject('/work')
+    t.equal(response.statusCode, 401)
+    t.match(response.headers, { 'content-type': /^application\/problem\+json/, 'www-authenticate': 'Bearer' })
+    t.match(response.json(), {
+      status: 401,
+      title: 'Unauthorized',
+      code: 'FST_QUOTA_UNAUTHORIZED',
+      detail: /no bearer token/
+    })
+    t.equal((await a.inject('/open')).statusCode, 200)
+  }
+)
+
+const { privateKey } = generateKeyPairSync('rsa', { modulusLength: 2048 })
+const now = Math.floor(Date.now() / 1000)
+const bad: [title: string, authorization: () => string][] = [
+  [
+    'signed with another secret',
+    () => `Bearer ${sign({ sub: 'mallory' }, 'another secret with 32 characters or more')}`
+  ],
+  ['that is expired', () => `Bearer ${sign({ sub: 'mallory', exp: now - 60 })}`],
+  ['that is not valid yet', () => `Bearer ${sign({ sub: 'mallory', nbf: now + 3600 })}`],
+  ['with alg none', () => `Bearer ${encode({ alg: 'none' })}.${encode({ sub: 'mallory' })}.`],
+  ['with alg nOnE', () => `Bearer ${encode({ alg: 'nOnE' })}.${encode({ sub: 'mallory' })}.`],
+  [
+    'with another algorithm of the same secret',
+    () => `Bearer ${sign({ sub: 'mallory' }, secret, { alg: 'HS512', typ: 'JWT' }, 'sha512')}`
+  ],
+  [
+    'with an RS256 header',
+    () =>
+      `Bearer ${encode({ alg: 'RS256' })}.${encode({ sub: 'mallory' })}.${privateKey.export({ type: 'pkcs8', format: 'der' }).toString('base64url').slice(0, 86)}`
+  ],
+  ['without a sub', () => `Bearer ${sign({ name: 'mallory' })}`],
+  ['with a number as sub', () => `Bearer ${sign({ sub: 5 })}`],
+  ['with an empty sub', () => `Bearer ${sign({ sub: '' })}`],
+  ['with a control character in its sub', () => `Bearer ${sign({ sub: 'a\r\nb' })}`],
+  ['with a sub of 256 characters', () => `Bearer ${sign({ sub: 'x'.repeat(256) })}`],
+  ['that is none', () => 'Bearer x'],
+  ['of another scheme', () => 'Basic YWxpY2U6eA==']
+]
+
+for (const [title, authorization] of bad) {
+  t.test(`answers 401 to a token ${title}`, async t => {
+    const a = await app(t, { jwt: { secret } })
+    const response = await a.inject({ url: '/work', headers: { authorization: authorization() } })
+    t.equal(response.statusCode, 401)
+    t.equal(response.json().code, 'FST_QUOTA_UNAUTHORIZED')
+    t.same(await logsOf(db, 'mallory'), [])
+  })
+}
+
+t.test('asks identify, also an asynchronous one, for API keys, sessions and organisations', async t => {
+  const user = newUser()
+  const keys = new Map([['key-1', user]])
+  const a = await app(t, { identify: async request => keys.get(request.headers['x-api-key'] as string) })
+  t.equal((await a.inject({ url: '/work', headers: { 'x-api-key': 'key-1' } })).statusCode, 200)
+  t.equal((await a.inject({ url: '/work', headers: { 'x-api-key': 'key-2' } })).statusCode, 401)
+  t.equal((await a.inject('/work')).headers['www-authenticate'], undefined)
+  t.equal((await logsOf(db, user)).length, 1)
+})
+
+t.test("leaves an error of identify to the application's error handler", async t => {
+  const a = await app(t, { identify: () => Promise.reject(Object.assign(new Error('suspended'), { statusCode: 403 })) })
+  const response = await a.inject('/work')
+  t.equal(response.statusCode, 403)
+  t.match(response.json(), { message: 'suspended' })
+})
+
+t.test('shows a user their own balances, free of charge and without a row of theirs', async t => {
+  const a = await app(t, { jwt: { secret } })
+  const user = newUser()
+  const headers = { authorization: `Bearer ${a.jwt.sign({ sub: user })}` }
+  const unseen = (await a.inject({ url: '/quotas/me', headers })).json()
+  t.match(unseen, { user_id: user, total_quotas: Number })
+  t.match(
+    unseen.quotas.find((q: { type_key: string }) => q.type_key === 'calls'),
+    { limit: 10, used: 0, remaining: 10, usage_percent: 0 }
+  )
+  t.same(await db.query('SELECT 1 FROM quota_users WHERE id = $1', [user]), [])
+  await a.inject({ url: '/work', headers })
+  const seen = await a.inject({ url: '/quotas/me', headers })
+  t.match(
+    seen.json().quotas.find((q: { type_key: string }) => q.type_key === 'calls'),
+    { limit: 10, used: 1, remaining: 9, usage_percent: 10 }
+  )
+  t.equal((await a.inject('/quotas/me')).statusCode, 401)
+})

@@ -1,0 +1,208 @@
+import Fastify, { type FastifyInstance } from 'fastify'
+import t from 'tap'
+import quotaPlugin, { type QuotaOptions } from '../../src/index.ts'
+import { embedded } from '../fixtures/database.ts'
+import { ask, byHeader, logsOf, newUser, QUOTAS } from '../fixtures/metered.ts'
+
+const db = await embedded(t)
+const options = (more: QuotaOptions = {}): QuotaOptions => ({
+  connection: db.orm,
+  quotas: QUOTAS,
+  identify: byHeader,
+  ...more
+})
+const work = { config: { quota: 'calls' } }
+
+/** Every route answers 200 and leaves one log row. */
+async function charges(t: import('tap').Test, app: FastifyInstance, urls: string[]) {
+  t.teardown(() => app.close())
+  for (const url of urls) {
+    const user = newUser()
+    t.equal((await ask(app, user, url)).statusCode, 200, url)
+    t.match(await logsOf(db, user), [{ type: 'calls', amount: 1 }], url)
+  }
+}
+
+for (const isAwaited of [true, false]) {
+  t.test(`meters routes declared before and after a registration ${isAwaited ? 'with' : 'without'} await`, async t => {
+    const app = Fastify()
+    app.get('/before', work, async () => 'x')
+    app.get('/before-by-rule', async () => 'x')
+    app.register(async child => void child.get('/child-before', work, async () => 'x'))
+    const registered = app.register(
+      quotaPlugin,
+      options({
+        rules: [
+          { url: '/before-by-rule', quota: 'calls' },
+          { url: '/deep/*', quota: 'calls' }
+        ]
+      })
+    )
+    if (isAwaited) await registered
+    app.get('/after', work, async () => 'x')
+    app.register(async child => {
+      child.get('/leaf', work, async () => 'x')
+      child.register(async grandchild => void grandchild.get('/by-rule/:id', async () => 'x'), { prefix: '/deep' })
+    })
+    await charges(t, app, [
+      '/before',
+      '/before-by-rule',
+      '/after',
+      '/leaf',
+      '/deep/by-rule/1',
+      ...(isAwaited ? [] : ['/child-before'])
+    ])
+  })
+}
+
+t.test('meters an encapsulated child, and leaves what stands beside it alone', async t => {
+  const app = Fastify()
+  app.register(async child => {
+    child.register(quotaPlugin, options())
+    child.get('/inside', work, async () => 'x')
+  })
+  app.get('/outside', async request => String(request.quota))
+  await charges(t, app, ['/inside'])
+  t.equal((await app.inject('/outside')).body, 'undefined')
+})
+
+t.test('meters two siblings, each with its own rules and prefixes', async t => {
+  const app = Fastify()
+  for (const prefix of ['/a', '/b']) {
+    app.register(
+      async child => {
+        child.register(
+          quotaPlugin,
+          options({
+            rules: [{ url: `${prefix}/work/:id`, quota: 'calls' }],
+            admin: { token: `a-long-admin-token-of${prefix}` }
+          })
+        )
+        child.get('/work/:id', async () => 'x')
+      },
+      { prefix }
+    )
+  }
+  await charges(t, app, ['/a/work/1', '/b/work/1'])
+  t.equal((await app.inject({ url: '/a/quotas/me', headers: { 'x-user': 'x' } })).statusCode, 200)
+  t.equal(
+    (await app.inject({ url: '/b/admin/quotas/usage-logs', headers: { 'x-admin-token': 'a-long-admin-token-of/b' } }))
+      .statusCode,
+    200
+  )
+  t.equal(
+    (await app.inject({ url: '/b/admin/quotas/usage-logs', headers: { 'x-admin-token': 'a-long-admin-token-of/a' } }))
+      .statusCode,
+    403
+  )
+})
+
+t.test('refuses a second registration below the first', async t => {
+  const app = Fastify()
+  t.teardown(() => app.close())
+  app.register(quotaPlugin, options())
+  app.register(async child => void child.register(quotaPlugin, options()))
+  await t.rejects(async () => void (await app.ready()), { code: 'FST_QUOTA_ALREADY_REGISTERED' })
+})
+
+t.test('refuses a route with config.quota that no registration reaches', async t => {
+  const app = Fastify()
+  t.teardown(() => app.close())
+  app.get('/outside', work, async () => 'x')
+  app.register(async child => void child.register(quotaPlugin, options()))
+  await t.rejects(async () => void (await app.ready()), {
+    code: 'FST_QUOTA_ROUTE_OUT_OF_REACH',
+    message: /GET \/outside/
+  })
+})
+
+t.test('lets a route win over rules, the exact rule over a pattern, and false exempt', async t => {
+  const app = Fastify()
+  app.register(
+    quotaPlugin,
+    options({
+      rules: [
+        { url: '/*', quota: { type: 'calls', amount: 1 } },
+        { url: '/v1/*', quota: 'calls', amount: 2 },
+        { method: 'GET', url: '/v1/*', quota: 'calls', amount: 3 },
+        { method: 'GET', url: '/v1/exact/:id', quota: 'calls', amount: 4 },
+        { url: '/v1/open', quota: false }
+      ]
+    })
+  )
+  app.get('/other', async () => 'x')
+  app.post('/v1/any', async () => 'x')
+  app.get('/v1/any', async () => 'x')
+  app.get('/v1/exact/:id', async () => 'x')
+  app.get('/v1/open', async () => 'x')
+  app.get('/v1/free', { config: { quota: false } }, async () => 'x')
+  app.get('/v1/own', { config: { quota: { type: 'calls', amount: 5 } } }, async () => 'x')
+  t.teardown(() => app.close())
+  const cost = async (url: string, method: 'GET' | 'POST' = 'GET') =>
+    (await ask(app, newUser(), url, method)).headers['x-quota-cost']
+  t.equal(await cost('/other'), '1')
+  t.equal(await cost('/v1/any', 'POST'), '2')
+  t.equal(await cost('/v1/any'), '3')
+  t.equal(await cost('/v1/exact/9'), '4')
+  t.equal(await cost('/v1/open'), undefined)
+  t.equal(await cost('/v1/free'), undefined)
+  t.equal(await cost('/v1/own'), '5')
+})
+
+t.test('lets no spelling of a path escape its rule', async t => {
+  const app = Fastify({
+    routerOptions: {
+      ignoreTrailingSlash: true,
+      ignoreDuplicateSlashes: true,
+      caseSensitive: false
+    },
+    useSemicolonDelimiter: true
+  })
+  t.teardown(() => app.close())
+  app.register(quotaPlugin, options({ rules: [{ url: '/v1/work/:id', quota: 'calls' }] }))
+  app.get('/v1/work/:id', async () => 'x')
+  for (const url of [
+    '/v1/work/1',
+    '/V1/WORK/1',
+    '/v1/work/1/',
+    '//v1//work/1',
+    '/v1/%77ork/1',
+    '/v1/work/%2e%2e',
+    '/v1/work/1;a=b',
+    '/v1/work/1?x=/v1/free',
+    '/v1/work/a%2Fb'
+  ]) {
+    const user = newUser()
+    const { statusCode } = await ask(app, user, url)
+    t.equal((await logsOf(db, user)).length, statusCode === 200 ? 1 : 0, `${url}: ${statusCode}`)
+  }
+})
+
+t.test('writes the declared route into the log, never the path that was asked for', async t => {
+  const app = Fastify()
+  t.teardown(() => app.close())
+  app.register(quotaPlugin, options())
+  app.get('/l3_detect/:patient/:date', work, async () => 'x')
+  const user = newUser()
+  await ask(app, user, '/l3_detect/Jane%20Doe/2026-01-01?secret=1')
+  t.match(await logsOf(db, user), [{ endpoint: '/l3_detect/:patient/:date', metadata: {} }])
+})
+
+t.test('charges several users apart, with ids of any characters', async t => {
+  const app = Fastify()
+  t.teardown(() => app.close())
+  app.register(quotaPlugin, options({ identify: request => decodeURIComponent(request.headers['x-user'] as string) }))
+  app.get('/work', work, async () => 'x')
+  for (const user of [
+    'a/b',
+    '%2F',
+    `'; DROP TABLE usage_logs; --`,
+    '"quoted"',
+    '日本語 😀',
+    '__proto__',
+    'x'.repeat(255)
+  ]) {
+    t.equal((await ask(app, encodeURIComponent(user), '/work')).statusCode, 200, user)
+    t.equal((await logsOf(db, user)).length, 1, user)
+  }
+})

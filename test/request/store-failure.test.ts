@@ -1,0 +1,125 @@
+import Fastify from 'fastify'
+import postgres from 'postgres'
+import t from 'tap'
+import quotaPlugin, { type QuotaOptions } from '../../src/index.ts'
+import { connect } from '../../src/store/connect.ts'
+import { server } from '../fixtures/database.ts'
+import { ask, byHeader, logsOf, newUser, QUOTAS, usedBy } from '../fixtures/metered.ts'
+
+const pg = await server(t)
+
+/** An application on a database of its own, the lines it logs, and a way to look behind its back. */
+async function application(t: import('tap').Test, options: QuotaOptions = {}) {
+  const url = await pg.migrated()
+  const lines: { level: number; msg: string; err?: { code?: string }; user?: string }[] = []
+  const app = Fastify({
+    logger: { level: 'info', stream: { write: (line: string) => void lines.push(JSON.parse(line)) } }
+  })
+  await app.register(quotaPlugin, { connection: url, quotas: QUOTAS, identify: byHeader, ...options })
+  app.get('/work', { config: { quota: 'calls' } }, async () => 'x')
+  app.get('/open', { config: { quota: { type: 'calls', storeFailure: 'open' } } }, async request => {
+    request.quota.setAmount('calls', 3)
+    return 'x'
+  })
+  t.teardown(() => app.close())
+  return { app, url, lines }
+}
+
+t.test(
+  'answers 503 while the store is gone, lets through what fails open, and works again without a restart',
+  async t => {
+    const { app, url, lines } = await application(t)
+    const user = newUser()
+    t.equal((await ask(app, user, '/work')).statusCode, 200)
+    await pg.instance.stop()
+    const closed = await ask(app, user, '/work')
+    t.equal(closed.statusCode, 503)
+    t.match(closed.headers, { 'content-type': /^application\/problem\+json/, 'retry-after': /^\d+$/ })
+    t.match(closed.json(), { status: 503, code: 'FST_QUOTA_STORE' })
+    t.notMatch(closed.body, /ECONN|postgres|127\.0\.0\.1/)
+    t.equal(closed.headers['x-quota-remaining'], undefined, 'no number is better than a wrong one')
+    const open = await ask(app, user, '/open')
+    t.equal(open.statusCode, 200)
+    t.equal(open.headers['x-quota-remaining'], undefined)
+    t.equal((await app.inject({ url: '/quotas/me', headers: { 'x-user': user } })).statusCode, 503)
+    await t.rejects(app.quota.consume(user, 'calls'), { code: 'FST_QUOTA_STORE' })
+    t.match(
+      lines.find(line => line.msg.startsWith('quota store failed')),
+      { level: 50, user, err: { code: 'FST_QUOTA_STORE' } }
+    )
+    t.match(
+      lines.find(line => line.msg.startsWith('quota not enforced')),
+      { level: 50, user }
+    )
+    await pg.instance.start()
+    for (let i = 0; i < 100 && (await ask(app, user, '/work')).statusCode !== 200; i++)
+      await new Promise(resolve => setTimeout(resolve, 50))
+    const db = await connect(url)
+    t.teardown(() => db.close())
+    t.equal((await logsOf(db, user)).length, 2)
+    t.equal(await usedBy(db, user), 2)
+  }
+)
+
+t.test(
+  'keeps a charge that cannot be written after the handler succeeded, and writes it once, also through close',
+  async t => {
+    for (const isClosing of [false, true]) {
+      const { app, url, lines } = await application(t)
+      app.after()
+      const user = newUser()
+      const sql = postgres(url, { max: 1, onnotice: () => {} })
+      t.teardown(() => sql.end())
+      await ask(app, user, '/work')
+      // The log cannot be written to; the reservation is made as ever.
+      await sql`ALTER TABLE usage_logs RENAME TO usage_logs_away`
+      await sql`CREATE TABLE usage_logs (LIKE usage_logs_away INCLUDING ALL)`
+      await sql`CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE EXCEPTION 'planted' USING ERRCODE = '53100'; END $$`
+      await sql`CREATE TRIGGER refuse BEFORE INSERT ON usage_logs FOR EACH ROW EXECUTE FUNCTION refuse()`
+      const response = await ask(app, user, '/work')
+      t.equal(response.statusCode, 200)
+      t.match(response.headers, { 'x-quota-used': '2', 'x-quota-cost': '1' })
+      t.ok(lines.some(line => line.msg.startsWith('quota settlement could not be written')))
+      const repair = async () => {
+        await sql`DROP TABLE usage_logs`
+        await sql`ALTER TABLE usage_logs_away RENAME TO usage_logs`
+      }
+      if (isClosing) await Promise.all([app.close(), new Promise(resolve => setTimeout(resolve, 300)).then(repair)])
+      else await repair()
+      const db = await connect(url)
+      t.teardown(() => db.close())
+      t.equal((await logsOf(db, user)).length, 2)
+      t.equal(await usedBy(db, user), 2)
+    }
+  }
+)
+
+t.test('answers within a bounded time when a row is locked by somebody else', async t => {
+  const { app, url } = await application(t)
+  const user = newUser()
+  await ask(app, user, '/work')
+  const sql = postgres(url, { max: 1, onnotice: () => {} })
+  t.teardown(() => sql.end())
+  let release = () => {}
+  const locked = sql.begin(async tx => {
+    await tx`SELECT 1 FROM quota_limits FOR UPDATE`
+    await new Promise<void>(resolve => {
+      release = resolve
+    })
+  })
+  while ((await sqlLocks(url)) === 0);
+  t.equal((await ask(app, user, '/work')).statusCode, 503)
+  release()
+  await locked
+  const db = await connect(url)
+  t.teardown(() => db.close())
+  t.equal((await logsOf(db, user)).length, 1)
+  t.equal(await usedBy(db, user), 1, 'what the late statement took was given back')
+})
+
+async function sqlLocks(url: string): Promise<number> {
+  const sql = postgres(url, { max: 1, onnotice: () => {} })
+  const rows = await sql`SELECT 1 FROM pg_locks WHERE mode = 'RowShareLock' AND relation = 'quota_limits'::regclass`
+  await sql.end()
+  return rows.length
+}
