@@ -115,9 +115,9 @@ export const FST_QUOTA_DIRECTORY_IN_USE = createError<[dir: string, pid: string]
   'The embedded database in %s is open in process %s, and takes one process only. Stop that process, choose another directory, or use PostgreSQL for several processes.',
   500
 )
-export const FST_QUOTA_CALENDAR = createError<[zone: string]>(
+export const FST_QUOTA_CALENDAR = createError<[what: string, why: string]>(
   'FST_QUOTA_CALENDAR',
-  "The row of this user in quota_users has the time zone '%s', which is no IANA name. Write one such as Europe/Berlin, or UTC.",
+  'The row of this user in quota_users has the %s, which is %s. Correct it there.',
   500
 )
 /** The store did not answer, or refused: what `storeFailure` decides about. */

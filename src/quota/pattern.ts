@@ -32,9 +32,9 @@ export function readPattern(path: string, rule: { method?: string | readonly str
 export const matches = (pattern: Pattern, method: string, url: string): boolean =>
   matchesUrl(pattern, url) && matchesMethod(pattern.methods, method)
 
-/** Fastify declares a prefix's `/` twice, with and without the slash: one route to whoever wrote it. */
+/** Fastify declares a prefix's `/` twice, with and without the slash, and its `*` without: one route to whoever wrote it. */
 const matchesUrl = ({ base, below }: Pattern, url: string): boolean =>
-  below ? url.startsWith(`${base}/`) || url === '*' : withoutSlash(url) === base
+  below ? url.startsWith(`${base}/`) || url === `${base}*` : withoutSlash(url) === base
 
 function matchesMethod(methods: Pattern['methods'], method: string): boolean {
   if (methods === undefined) return method !== 'OPTIONS'
@@ -52,8 +52,11 @@ export function bySpecificity(a: Pattern, b: Pattern): number {
 export function clashes(a: Pattern, b: Pattern): boolean {
   if (a.below !== b.below || a.base !== b.base) return false
   if (a.methods === undefined || b.methods === undefined) return a.methods === b.methods
-  return a.methods.some(method => b.methods?.includes(method))
+  return [...covered(a.methods)].some(method => covered(b.methods as readonly string[]).has(method))
 }
+
+/** A rule for GET covers HEAD. */
+const covered = (methods: readonly string[]) => new Set(methods.flatMap(m => (m === 'GET' ? ['GET', 'HEAD'] : [m])))
 
 export const describePattern = ({ methods, base, below }: Pattern): string =>
   `${methods?.join('|') ?? '*'} ${below ? `${base}/*` : base}`
