@@ -9,7 +9,7 @@ import type { Database } from './database.ts'
  * a key waits for nothing more, so there is no circle to wait in. A key that is taken (23505) undoes the charge with it.
  */
 const CHARGE = `
-WITH ${admitting(false)}, logged AS (
+WITH ${admitting({ hold: false, several: false })}, logged AS (
   INSERT INTO usage_logs (user_id, id, quota_type_id, amount, endpoint, metadata, created_at)
   SELECT $1, a.id, a.quota_type_id, a.amount, $4::text, $5::text::jsonb, a.admitted_at FROM admitted a
 ), remembered AS (

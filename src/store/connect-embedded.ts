@@ -24,7 +24,15 @@ export async function connectEmbedded(dataDir: string): Promise<Database> {
   shared.users += 1
   try {
     const database = await shared.database
-    return { ...database, close: () => leave(dir, shared, database) }
+    let closing: Promise<void> | undefined
+    return {
+      ...database,
+      // Closing twice must not close what another registration still uses.
+      close: () => {
+        closing ??= leave(dir, shared, database)
+        return closing
+      }
+    }
   } catch (error) {
     open.delete(dir)
     throw error

@@ -12,7 +12,7 @@ export interface ServerConnection extends postgres.Options<Record<string, never>
 }
 
 /** How long a statement may take before the request is answered without it. */
-const DEADLINE_MS = 2_000
+const DEADLINE_MS = 5_000
 /** With the last attempt and the close still below Fastify's plugin timeout of 10 s, so that the error is ours and says what is wrong. */
 const BOOT_PATIENCE_MS = 5_000
 /** postgres.js waits for ever to end a connection whose server crashed. */
@@ -20,24 +20,42 @@ const CLOSE_PATIENCE_MS = 2_000
 
 /** Connects lazily: nothing is sent before the first statement. */
 export function connectServer({ url, ...options }: ServerConnection, deadlineMs = DEADLINE_MS): Database {
+  const query = new URLSearchParams(url.split('?')[1])
   const client = postgres(url, {
-    max: 10,
-    connect_timeout: 2,
+    max: Number(query.get('max') ?? 10),
+    connect_timeout: Number(query.get('connect_timeout') ?? 2),
     fetch_types: false,
     onnotice: () => {},
     ...options,
     connection: { application_name: 'fastify-quota', ...options.connection }
   })
   const orm = drizzle(client)
-  const prepare = client.options.prepare
+  const prepares = preparing(client, options.prepare ?? toldBy(query.get('prepare')))
   return openDatabase(
     'postgres',
     orm,
-    (text, values) => client.unsafe(text, [...values], { prepare }),
+    async (text, values) => client.unsafe(text, [...values], { prepare: await prepares() }),
     () => close(client),
     deadlineMs
   )
 }
+
+/**
+ * Whether statements are prepared by name: unless told, where the connection is the server's own. Behind a pooler in transaction
+ * mode (PgBouncer before 1.21, and others) the next statement meets another server, and postgres.js reads garbage. A pooler shows
+ * itself: it makes up the backend's process id that a client is told.
+ */
+function preparing(client: postgres.Sql, told: boolean | undefined): () => Promise<boolean> {
+  let known = told
+  return async () => {
+    if (known !== undefined) return known
+    const rows = await client.unsafe<{ pid: number }[]>('SELECT pg_backend_pid() AS pid')
+    known = rows[0]?.pid === (rows as unknown as { state: { pid: number } }).state.pid
+    return known
+  }
+}
+
+const toldBy = (value: string | null): boolean | undefined => (value === null ? undefined : value !== 'false')
 
 /** Waits for a server that is starting, and refuses one without our tables. */
 export async function requireReady(db: Database): Promise<void> {
@@ -52,13 +70,16 @@ export async function requireReady(db: Database): Promise<void> {
 /** Waits for a server that is starting. */
 export async function requireReachable(db: Database): Promise<void> {
   const start = Date.now()
+  // Once refused, postgres.js waits longer and longer before it tries again, and the later attempts only say that they had no answer.
+  let telling: unknown
   for (;;) {
     try {
       await db.query('SELECT 1')
       return
     } catch (error) {
+      if (telling === undefined || stateOf(error) !== undefined) telling = error
       if (!isTransient(stateOf(error)) || Date.now() - start > BOOT_PATIENCE_MS)
-        throw new FST_QUOTA_UNREACHABLE(reasonOf(error), { cause: error })
+        throw new FST_QUOTA_UNREACHABLE(reasonOf(telling), { cause: telling })
       await sleep(250)
     }
   }

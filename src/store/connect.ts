@@ -62,7 +62,16 @@ function serverUrl(text: string): string {
     throw new FST_QUOTA_CONNECTION(
       'must begin with postgres:// or postgresql://; for the embedded database write { dataDir }'
     )
-  if (!URL.canParse(text))
+  if (!URL.canParse(text) || !isDecodable(text))
     throw new FST_QUOTA_CONNECTION('is no valid URL; a password with special characters must be percent-encoded')
   return text
+}
+
+/** postgres.js decodes the parts of a URL, and throws a bare URIError where it cannot. */
+function isDecodable(text: string): boolean {
+  try {
+    return decodeURIComponent(text) !== ''
+  } catch {
+    return false
+  }
 }

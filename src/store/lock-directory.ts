@@ -1,29 +1,58 @@
 // The embedded database's directory belongs to one process: a pid file that is never taken from a living one.
-import { closeSync, existsSync, mkdirSync, openSync, readFileSync, unlinkSync, writeSync } from 'node:fs'
+import { linkSync, mkdirSync, readFileSync, unlinkSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { FST_QUOTA_DIRECTORY_IN_USE } from '../quota/errors.ts'
 
 /** The engine has no lock of its own: two processes opened one directory without complaint and lost 2 950 of 11 850 acknowledged rows. */
 export function lockDirectory(dir: string): () => void {
   mkdirSync(dir, { recursive: true })
-  const file = join(dir, 'fastify-quota.pid')
-  for (let attempt = 1; attempt <= 3; attempt++) {
-    if (create(file)) return () => unlinkSync(file)
-    const owner = existsSync(file) ? readFileSync(file, 'utf8').trim() : ''
-    if (isAlive(owner)) throw new FST_QUOTA_DIRECTORY_IN_USE(dir, owner.split(' ')[0] as string)
-    takeAway(file)
-  }
-  throw new FST_QUOTA_DIRECTORY_IN_USE(dir, 'unknown')
+  return lock(dir, join(dir, 'fastify-quota.pid'))
 }
 
-function create(file: string): boolean {
+/**
+ * A dead owner's file is taken away under a lock of its own: of four processes that each unlinked what they had read before, up to
+ * four got the directory, because the slower ones unlinked the file of the first.
+ */
+function lock(dir: string, file: string): () => void {
+  if (create(file)) return () => takeAway(file)
+  refuseLiving(dir, file)
+  const unlock = lock(dir, `${file}.takeover`)
   try {
-    const handle = openSync(file, 'wx')
-    writeSync(handle, `${process.pid} ${startOf(process.pid)}\n`)
-    closeSync(handle)
+    refuseLiving(dir, file)
+    takeAway(file)
+    if (create(file)) return () => takeAway(file)
+  } finally {
+    unlock()
+  }
+  throw new FST_QUOTA_DIRECTORY_IN_USE(dir, ownerOf(file).split(' ')[0] || 'unknown')
+}
+
+/** The file appears with its content in it: an empty one would look like a dead owner's. */
+function create(file: string): boolean {
+  const draft = `${file}.${process.pid}`
+  writeFileSync(draft, `${process.pid} ${startOf(process.pid)}\n`)
+  try {
+    linkSync(draft, file)
     return true
   } catch (error) {
     if ((error as NodeJS.ErrnoException).code === 'EEXIST') return false
+    throw error
+  } finally {
+    takeAway(draft)
+  }
+}
+
+function refuseLiving(dir: string, file: string): void {
+  const owner = ownerOf(file)
+  if (isAlive(owner)) throw new FST_QUOTA_DIRECTORY_IN_USE(dir, owner.split(' ')[0] as string)
+}
+
+/** Empty where there is no file. */
+function ownerOf(file: string): string {
+  try {
+    return readFileSync(file, 'utf8').trim()
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code === 'ENOENT') return ''
     throw error
   }
 }
