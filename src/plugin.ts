@@ -1,12 +1,14 @@
 // The plugin: the only file that knows every room, and wires them.
 import fastifyJwt, { type FastifyJWTOptions } from '@fastify/jwt'
-import type { FastifyInstance } from 'fastify'
+import type { FastifyBaseLogger, FastifyInstance } from 'fastify'
 import fp from 'fastify-plugin'
 import { addAdminRoutes } from './admin/admin.ts'
 import { createMeter, type Meter } from './meter/meter.ts'
+import { EventCounter, type EventCounts } from './observe/event-counts.ts'
 import { logEvent } from './observe/log-events.ts'
 import { type QuotaOptions, readOptions } from './options.ts'
 import { FST_QUOTA_ALREADY_REGISTERED, FST_QUOTA_NO_IDENTITY } from './quota/errors.ts'
+import type { Emit } from './quota/events.ts'
 import type { RouteQuota } from './quota/rule.ts'
 import { addGuard } from './request/guard.ts'
 import { type Identify, identifyByJwt } from './request/identify.ts'
@@ -25,6 +27,8 @@ import { leaseOf, startUpkeep } from './upkeep/upkeep.ts'
 export interface FastifyQuota extends Meter {
   /** Every route in reach with what it costs, once the application is ready. What `fastify-quota doctor` prints. */
   routes(): readonly MeteredRoute[]
+  /** How often what happened since this process started, and how many settlements still wait to be written. */
+  counts(): EventCounts & { pending: number }
 }
 
 declare module 'fastify' {
@@ -74,9 +78,18 @@ async function wire(
   const live = new LiveReservationSet(leaseMs)
   const owed = new Owed()
   const denialOfType = new Map(Object.entries(options.quotas).map(([key, { denial }]) => [key, denial]))
-  const guardName = addGuard(app, { ...options, ...foundation, leaseMs, live, owed, denialOfType, emit: logEvent })
+  const counter = new EventCounter()
+  const emit: Emit<FastifyBaseLogger> = (event, log) => {
+    counter.count(event)
+    logEvent(event, log)
+  }
+  const guardName = addGuard(app, { ...options, ...foundation, leaseMs, live, owed, denialOfType, emit })
   const routes: MeteredRoute[] = []
-  app.decorate('quota', { ...createMeter({ db, types, live, leaseMs }), routes: () => routes })
+  app.decorate('quota', {
+    ...createMeter({ db, types, live, leaseMs }),
+    routes: () => routes,
+    counts: () => ({ ...counter.read(), pending: owed.size })
+  })
   if (options.selfUrl !== undefined) addSelfRoute(app, { ...foundation, url: options.selfUrl })
   if (options.admin !== undefined) await addAdminRoutes(app, { db, types, ...options.admin })
   const upkeep = startUpkeep(db, live, options.reservationTtlMs, error =>

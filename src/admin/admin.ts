@@ -1,7 +1,7 @@
 // The operator's routes: an encapsulated child with its own authorisation, validation and errors.
 import buildValidatorFactory from '@fastify/ajv-compiler'
 import type { FastifyInstance, FastifyReply, FastifyRequest, FastifySchema, FastifySchemaCompiler } from 'fastify'
-import { FST_QUOTA_STORE } from '../quota/errors.ts'
+import { FST_QUOTA_STORE, FST_QUOTA_UNKNOWN_TYPE } from '../quota/errors.ts'
 import { PROBLEM_JSON, problem } from '../quota/problem.ts'
 import { adjustQuotaRoute } from './adjust-quota.ts'
 import type { Authorize } from './authorize.ts'
@@ -79,7 +79,7 @@ function answerError(error: RequestError, request: FastifyRequest, reply: Fastif
 function describe(error: RequestError): [status: number, detail: string] {
   if (error instanceof FST_QUOTA_STORE)
     return [503, 'The quota database does not answer at the moment; nothing was changed.']
-  const status = error.statusCode ?? 500
+  const status = error instanceof FST_QUOTA_UNKNOWN_TYPE ? 404 : (error.statusCode ?? 500)
   if (status >= 500) return [500, 'Something failed in here; the log has it.']
   return [status, error.validation ? validationDetail(error) : error.message]
 }

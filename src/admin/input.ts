@@ -13,6 +13,13 @@ export function readUserId(request: FastifyRequest): string {
   return userId
 }
 
+/** The user whom a query names. */
+export function readUserFilter(query: Record<string, unknown>, field: string): string | undefined {
+  const value = query[field]
+  if (value === undefined || isUserId(value)) return value
+  throw Object.assign(new FST_QUOTA_INVALID_USER(), { field })
+}
+
 /** A parameter that may stand in the query or in the body; in both only where they agree. */
 function readEither(request: FastifyRequest, field: string): unknown {
   const query = (request.query as Record<string, unknown>)[field]

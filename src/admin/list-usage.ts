@@ -3,7 +3,7 @@ import type { FastifyInstance } from 'fastify'
 import { PROBLEM_SCHEMA } from '../quota/quota-document.ts'
 import { listUsage, type UsageEntry, type UsagePosition } from '../store/list-usage.ts'
 import type { AdminContext } from './context.ts'
-import { readCount, readInstant, refuse } from './input.ts'
+import { readCount, readInstant, readText, readUserFilter, refuse } from './input.ts'
 
 const QUERY = {
   type: 'object',
@@ -68,7 +68,13 @@ export function listUsageRoute(admin: FastifyInstance, { db, types }: AdminConte
       const until = endOf(query)
       if (from && until && until <= from) throw refuse('end_date', 'must be later than start_date')
       if (query.quota_type !== undefined) await types.get(query.quota_type, 'named in the query')
-      const filter = { userId: query.user_id, quotaType: query.quota_type, endpoint: query.endpoint, from, until }
+      const filter = {
+        userId: readUserFilter(query, 'user_id'),
+        quotaType: query.quota_type,
+        endpoint: readText(request, 'endpoint'),
+        from,
+        until
+      }
       const rows = await listUsage(db, filter, { limit: limit + 1, offset, after: readCursor(query.cursor) })
       const page = rows.slice(0, limit)
       return {

@@ -8,10 +8,11 @@ export const FST_QUOTA_INVALID_OPTION = createError<[path: string, remedy: strin
   'Option %s %s.',
   500
 )
+/** A programmer's mistake, and so 500; the admin routes, where an operator names the type, answer 404. */
 export const FST_QUOTA_UNKNOWN_TYPE = createError<[key: string, where: string]>(
   'FST_QUOTA_UNKNOWN_TYPE',
   "There is no quota type '%s' (%s). Declare it under the option `quotas`, or insert it into quota_types.",
-  404
+  500
 )
 export const FST_QUOTA_RULE_WITHOUT_ROUTE = createError<[rule: string, hint: string]>(
   'FST_QUOTA_RULE_WITHOUT_ROUTE',

@@ -3,7 +3,7 @@ import * as errors from '../../src/quota/errors.ts'
 
 const STATUS_CODES: Record<string, number> = {
   FST_QUOTA_INVALID_OPTION: 500,
-  FST_QUOTA_UNKNOWN_TYPE: 404,
+  FST_QUOTA_UNKNOWN_TYPE: 500,
   FST_QUOTA_RULE_WITHOUT_ROUTE: 500,
   FST_QUOTA_ROUTE_OUT_OF_REACH: 500,
   FST_QUOTA_ALREADY_REGISTERED: 500,

@@ -51,6 +51,7 @@ t.test(
       lines.find(line => line.msg.startsWith('quota not enforced')),
       { level: 50, user }
     )
+    t.match(app.quota.counts(), { charged: 1, unenforced: 1, 'store-failed': 1 })
     await pg.instance.start()
     for (let i = 0; i < 100 && (await ask(app, user, '/work')).statusCode !== 200; i++)
       await new Promise(resolve => setTimeout(resolve, 50))

@@ -1,0 +1,25 @@
+// How often what happened, since this process started.
+import type { QuotaEvent } from '../quota/events.ts'
+
+/** Requests, by what became of their charges. `unenforced`: let through because the store failed and `storeFailure` is `open`. */
+export type EventCounts = Record<QuotaEvent['name'], number>
+
+export class EventCounter {
+  readonly #counts: EventCounts = {
+    charged: 0,
+    released: 0,
+    denied: 0,
+    unenforced: 0,
+    'store-failed': 0,
+    owed: 0,
+    dropped: 0
+  }
+
+  count({ name }: QuotaEvent): void {
+    this.#counts[name] += 1
+  }
+
+  read(): EventCounts {
+    return { ...this.#counts }
+  }
+}

@@ -1,0 +1,61 @@
+import { fork } from 'node:child_process'
+import { once } from 'node:events'
+import { setTimeout as sleep } from 'node:timers/promises'
+import { fileURLToPath } from 'node:url'
+import t from 'tap'
+import { connect } from '../../src/store/connect.ts'
+import { viewQuotas } from '../../src/store/view-quotas.ts'
+import { server } from '../fixtures/database.ts'
+
+const pg = await server(t)
+const script = fileURLToPath(new URL('../fixtures/server.ts', import.meta.url))
+
+async function start(url: string) {
+  const child = fork(script, [url], { execArgv: process.execArgv })
+  const [port] = (await once(child, 'message')) as [number]
+  return { child, base: `http://127.0.0.1:${port}` }
+}
+
+const headers = { 'x-user': 'alice' }
+
+t.test('gives back what a killed process held, by the sweep of another, and keeps what a living one holds', async t => {
+  const url = await pg.migrated()
+  const [dying, living] = await Promise.all([start(url), start(url)])
+  t.teardown(() => living.child.kill())
+  const db = await connect(url)
+  t.teardown(() => db.close())
+  const held = async () => (await db.query<{ n: number }>('SELECT count(*)::int AS n FROM quota_reservations'))[0]?.n
+  const lost = fetch(`${dying.base}/never`, { headers }).catch(() => 'torn')
+  const kept = new AbortController()
+  const waiting = fetch(`${living.base}/never`, { headers, signal: kept.signal }).catch(() => 'left')
+  while ((await held()) !== 2) await sleep(20)
+  dying.child.kill('SIGKILL')
+  t.equal(await lost, 'torn')
+  while ((await held()) === 2) await sleep(20)
+  await sleep(1500)
+  t.equal(await held(), 1, 'longer than the time to live, and still held')
+  const { quotas } = await viewQuotas(db, 'alice', 'calls')
+  t.match(quotas, [{ used: 0, reserved: 1, remaining: 99 }])
+  kept.abort()
+  await waiting
+  while ((await held()) === 1) await sleep(20)
+})
+
+t.test('finishes what runs on SIGTERM, charges it, and ends with 0', async t => {
+  const url = await pg.migrated()
+  const { child, base } = await start(url)
+  const replies = Array.from({ length: 20 }, () =>
+    fetch(`${base}/slow`, { headers, signal: AbortSignal.timeout(10_000) }).then(r => r.status)
+  )
+  const db = await connect(url)
+  t.teardown(() => db.close())
+  const count = async (table: string) =>
+    (await db.query<{ n: number }>(`SELECT count(*)::int AS n FROM ${table}`))[0]?.n
+  while ((await count('quota_reservations')) !== 20) await sleep(20)
+  const ended = once(child, 'exit')
+  child.kill('SIGTERM')
+  t.same(await Promise.all(replies), Array(20).fill(200))
+  t.same(await ended, [0, null])
+  t.equal(await count('usage_logs'), 20)
+  t.equal(await count('quota_reservations'), 0)
+})
