@@ -1,0 +1,55 @@
+import { execFile } from 'node:child_process'
+import { existsSync } from 'node:fs'
+import { mkdir, readFile, rm, writeFile } from 'node:fs/promises'
+import { join } from 'node:path'
+import { fileURLToPath } from 'node:url'
+import { promisify } from 'node:util'
+import t from 'tap'
+
+const root = fileURLToPath(new URL('../..', import.meta.url))
+const readme = await readFile(join(root, 'README.md'), 'utf8')
+const blocks = (language: string) =>
+  [...readme.matchAll(new RegExp(`^\`\`\`${language}\\n(.*?)^\`\`\``, 'gms'))].map(match => match[1] as string)
+
+t.test('has the two commands within its first thirty lines', async t => {
+  const top = readme.split('\n').slice(0, 30).join('\n')
+  t.match(top, /^npm ci && npm start$/m)
+  t.match(top, /^npm ci && npm test$/m)
+})
+
+t.test('shows TypeScript that compiles as it stands', async t => {
+  const dir = join(root, '.tap', `readme-${process.pid}`)
+  await mkdir(dir, { recursive: true })
+  t.teardown(() => rm(dir, { recursive: true, force: true }))
+  const snippets = blocks('ts')
+  t.ok(snippets.length >= 4)
+  // A module each; the names that a snippet of quotas alone gives are nobody's to read.
+  await Promise.all(
+    snippets.map((text, i) => writeFile(join(dir, `snippet-${i}`.concat('.ts')), `${text}\nexport {}\n`))
+  )
+  // Each on its own: one of them declares the application's quota names.
+  for (const i of snippets.keys()) {
+    const compilerOptions = {
+      noEmit: true,
+      rootDir: root,
+      noUnusedLocals: false,
+      noUnusedParameters: false,
+      paths: { 'fastify-quota': [join(root, 'src/index.ts')] }
+    }
+    await writeFile(
+      join(dir, 'tsconfig.json'),
+      JSON.stringify({ extends: join(root, 'tsconfig.json'), compilerOptions, include: [`snippet-${i}.ts`] })
+    )
+    const { stdout } = await promisify(execFile)(process.execPath, [
+      join(root, 'node_modules/typescript/bin/tsc'),
+      '-p',
+      dir
+    ]).catch(error => error)
+    t.equal(stdout, '', snippets[i])
+  }
+})
+
+t.test('links to files that exist', async t => {
+  for (const [, target] of readme.matchAll(/\]\((?!https?:)([^)#]+)/g))
+    t.ok(existsSync(join(root, target as string)), target)
+})
