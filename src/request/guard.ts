@@ -6,7 +6,7 @@ import { FST_QUOTA_STORE, FST_QUOTA_UNAUTHORIZED, type Violation } from '../quot
 import type { Admission, WantedCharge } from '../store/admit.ts'
 import { releaseById } from '../store/release.ts'
 import type { TypeCatalogue } from '../store/type-catalogue.ts'
-import { setQuotaHeaders } from './headers.ts'
+import type { QuotaHeaders } from './headers.ts'
 import { type Identify, identifyUser } from './identify.ts'
 import { GUARD_NAME, type RequestMetering, type RouteMatcher } from './match.ts'
 import { refuseExceeded, refuseUnauthorized, refuseUnavailable } from './refuse.ts'
@@ -111,11 +111,26 @@ function hold(
   const metered = request as unknown as Metered
   metered[SETTLEMENT] = settlement
   metered[QUOTA] = settlement.quota
+  followStatus(settlement, reply)
   // Fires on every path: a reply that was sent, hijacked, torn, or never begun.
   finished(reply.raw, () => {
     if (reply.raw.headersSent) settlement.settle(reply.raw.statusCode)
     else settlement.abandon()
   })
+}
+
+/** A hook after ours may still change the status. The charge follows it, and so must what the headers say: they are about to be sent. */
+function followStatus(settlement: Settlement, reply: FastifyReply): void {
+  const { raw } = reply
+  const writeHead = raw.writeHead.bind(raw) as (...parts: unknown[]) => typeof raw
+  raw.writeHead = (...parts: unknown[]) => {
+    const [statusCode, headers] = parts
+    const cost = (headers as QuotaHeaders | undefined)?.['x-quota-cost']
+    const isCharged = settlement.metering.isCharged(statusCode as number)
+    if (cost !== undefined && isCharged !== settlement.isSaidCharged)
+      Object.assign(headers as QuotaHeaders, settlement.headers(isCharged ? 'charged' : 'released'))
+    return writeHead(...parts)
+  }
 }
 
 function deny(
@@ -167,7 +182,8 @@ async function onSend(
   // A stream's cost is known when it ends, and a Response's status is applied after this hook: both settle when the reply is over.
   const isOpenEnded = isStream(payload) || (isCharged && context.settle === 'after-reply')
   if (!isOpenEnded || settlement.isAbandoned) await settlement.settle(status)
-  setQuotaHeaders(reply, settlement.costs(isCharged ? 'charged' : 'released'), settlement.reservedAt)
+  settlement.isSaidCharged = isCharged
+  reply.headers(settlement.headers(isCharged ? 'charged' : 'released'))
   return payload
 }
 

@@ -1,5 +1,4 @@
 // What a reply says about quotas: `X-Quota-*` for the tightest charge, and for all of them the fields of the IETF RateLimit draft.
-import type { FastifyReply } from 'fastify'
 import { UNLIMITED } from '../quota/amount.ts'
 import { type Balance, tightest } from '../quota/balance.ts'
 
@@ -11,23 +10,27 @@ export interface Cost extends Balance {
 /** RFC 9651 integers have at most 15 digits. */
 const MAX_INTEGER = 999_999_999_999_999
 
+export type QuotaHeaders = Record<string, string | number>
+
 /** `now` by the database's clock, as the balances were read. */
-export function setQuotaHeaders(reply: FastifyReply, costs: readonly Cost[], now: Date): void {
+export function quotaHeaders(costs: readonly Cost[], now: Date): QuotaHeaders {
   const first = tightest(costs)
-  if (first === undefined) return
-  reply.headers({
+  if (first === undefined) return {}
+  const limited = costs.filter(cost => cost.limit !== UNLIMITED)
+  return {
     'x-quota-type': first.type,
     'x-quota-limit': first.limit,
     'x-quota-used': first.used,
     'x-quota-remaining': first.remaining,
-    'x-quota-cost': first.cost
-  })
-  if (first.resetsAt === null) reply.removeHeader('x-quota-reset')
-  else reply.header('x-quota-reset', Math.ceil(first.resetsAt.getTime() / 1000))
-  const limited = costs.filter(cost => cost.limit !== UNLIMITED)
-  if (limited.length === 0) return
-  reply.header('ratelimit-policy', limited.map(policy).join(', '))
-  reply.header('ratelimit', limited.map(cost => rateLimit(cost, now)).join(', '))
+    'x-quota-cost': first.cost,
+    ...(first.resetsAt === null ? {} : { 'x-quota-reset': Math.ceil(first.resetsAt.getTime() / 1000) }),
+    ...(limited.length === 0
+      ? {}
+      : {
+          'ratelimit-policy': limited.map(policy).join(', '),
+          ratelimit: limited.map(cost => rateLimit(cost, now)).join(', ')
+        })
+  }
 }
 
 /** `q`: the quota; `w`: the window in seconds, absent when it never resets. */

@@ -3,7 +3,7 @@ import type { FastifyReply } from 'fastify'
 import { type DenialOptions, mergeDenial } from '../quota/denial.ts'
 import type { FST_QUOTA_UNAUTHORIZED, Violation } from '../quota/errors.ts'
 import { PROBLEM_JSON, problem, quotaExceeded, retryAfter } from '../quota/problem.ts'
-import { setQuotaHeaders } from './headers.ts'
+import { quotaHeaders } from './headers.ts'
 
 /** Seconds a client should leave a failing store alone. */
 const STORE_RETRY_SECONDS = 2
@@ -31,10 +31,11 @@ export function refuseExceeded(
   const now = new Date(
     first.resetsAt === null || first.retryAfter === null ? 0 : first.resetsAt.getTime() - first.retryAfter * 1000
   )
-  setQuotaHeaders(
-    reply,
-    violations.map(v => ({ ...v, cost: 0 })),
-    now
+  reply.headers(
+    quotaHeaders(
+      violations.map(v => ({ ...v, cost: 0 })),
+      now
+    )
   )
   const seconds = retryAfter(violations)
   if (seconds !== undefined) reply.header('retry-after', seconds)

@@ -1,6 +1,6 @@
 // The end of a request: charged or given back by the status that was sent, once, whatever path led there.
 import type { FastifyBaseLogger } from 'fastify'
-import type { Balance } from '../quota/balance.ts'
+import { type Balance, remainingOf } from '../quota/balance.ts'
 import type { Emit } from '../quota/events.ts'
 import { boundMetadata } from '../quota/metadata.ts'
 import type { AdmittedCharge } from '../store/admit.ts'
@@ -9,7 +9,7 @@ import type { Database } from '../store/database.ts'
 import { release } from '../store/release.ts'
 import type { LiveReservations } from '../store/renew-reservations.ts'
 import { voidCharges } from '../store/void.ts'
-import type { Cost } from './headers.ts'
+import { type Cost, type QuotaHeaders, quotaHeaders } from './headers.ts'
 import type { RequestMetering } from './match.ts'
 import type { Attempt, Owed, Written } from './owed.ts'
 import { MeteredQuota } from './request-quota.ts'
@@ -31,15 +31,18 @@ export class Settlement {
   readonly quota: MeteredQuota
   readonly metering: RequestMetering
   readonly endpoint: string
-  /** When the balances were read, by the database's clock. */
-  readonly reservedAt: Date
   /** The client left before anything was sent: no later event will tell the status, so onSend must. */
   isAbandoned = false
+  /** What the headers speak of, once they are set. */
+  isSaidCharged: boolean | undefined
   readonly #admitted: readonly AdmittedCharge[]
   readonly #context: SettleContext
   readonly #log: FastifyBaseLogger
+  /** By the database's clock. */
+  readonly #reservedAt: Date
   #state: 'held' | 'charged' | 'released' = 'held'
-  #balances = new Map<string, Balance>()
+  /** The balances that the last write returned, and what it wrote. */
+  #written: { state: 'charged' | 'released'; balances: Map<string, Balance> } | undefined
   #work: Promise<void> = Promise.resolve()
   #isOwed = false
 
@@ -54,7 +57,7 @@ export class Settlement {
     this.quota = new MeteredQuota(request.userId, admission.charges)
     this.metering = request.metering
     this.endpoint = request.endpoint
-    this.reservedAt = admission.at
+    this.#reservedAt = admission.at
     context.live.add(request.userId, this.#ids())
   }
 
@@ -72,12 +75,18 @@ export class Settlement {
     this.#context.live.drop(this.#ids())
   }
 
-  /** The balances as they are, or as they will be once what is held has become `state`. */
-  costs(state: 'charged' | 'released'): Cost[] {
-    return this.quota.charges.map(charge => {
-      const cost = state === 'charged' ? charge.amount : 0
-      const written = this.#balances.get(charge.type)
-      return { ...(written ?? projected(charge.balance, charge.reserved, cost)), cost }
+  /** What the reply's headers say: the balances as they are, or will be once what is held has become `target`. */
+  headers(target: 'charged' | 'released'): QuotaHeaders {
+    return quotaHeaders(this.#costs(target), this.#reservedAt)
+  }
+
+  #costs(target: 'charged' | 'released'): Cost[] {
+    return this.quota.charges.map(({ type, balance, reserved, amount }) => {
+      const cost = target === 'charged' ? amount : 0
+      const written = this.#written?.balances.get(type)
+      // Nothing is held any more in what was written; where the target is another by now, the cost comes on or goes off.
+      if (written) return { ...projected(written, 0, this.#written?.state === target ? 0 : cost || -amount), cost }
+      return { ...projected(balance, reserved, cost), cost }
     })
   }
 
@@ -110,12 +119,12 @@ export class Settlement {
     if (target === 'charged') {
       const charges = this.#admitted.map((charge, i) => ({ ...charge, ...this.#logged(i) }))
       return async () => {
-        this.#balances = await commit(db, userId, charges, this.endpoint)
+        this.#written = { state: target, balances: await commit(db, userId, charges, this.endpoint) }
       }
     }
     if (from === 'charged') return () => voidCharges(db, userId, this.#admitted)
     return async () => {
-      this.#balances = await release(db, userId, this.#admitted)
+      this.#written = { state: target, balances: await release(db, userId, this.#admitted) }
     }
   }
 
@@ -129,7 +138,7 @@ export class Settlement {
 
   #report(outcome: Written, target: 'charged' | 'released', statusCode: number): void {
     if (outcome !== 'written') return
-    const facts = this.costs(target).map(({ type, remaining }, i) => ({
+    const facts = this.#costs(target).map(({ type, remaining }, i) => ({
       type,
       amount: this.quota.charges[i]?.amount ?? 0,
       remaining
@@ -155,6 +164,7 @@ export class Settlement {
 
 /** What the balance will be once `reserved` has become `cost`. */
 function projected(balance: Balance, reserved: number, cost: number): Balance {
-  const remaining = balance.remaining < 0 ? balance.remaining : Math.max(balance.remaining + reserved - cost, 0)
-  return { ...balance, used: balance.used + cost, reserved: Math.max(balance.reserved - reserved, 0), remaining }
+  const used = balance.used + cost
+  const held = Math.max(balance.reserved - reserved, 0)
+  return { ...balance, used, reserved: held, remaining: remainingOf(balance.limit, used, held) }
 }

@@ -1,6 +1,6 @@
 import t from 'tap'
 import { embedded } from '../fixtures/database.ts'
-import { ask, metered, newUser } from '../fixtures/metered.ts'
+import { ask, logsOf, metered, newUser, usedBy } from '../fixtures/metered.ts'
 
 const db = await embedded(t)
 const seconds = (iso: string) => Math.ceil(Date.parse(iso) / 1000)
@@ -86,4 +86,30 @@ t.test('foretells the same numbers when the reply does not wait for the log row'
     'x-quota-remaining': '6',
     'x-quota-cost': '4'
   })
+})
+
+t.test('says what the status that is sent means, when a later hook changed it', async t => {
+  for (const settle of ['before-reply', 'after-reply'] as const) {
+    const turn = (code: number) => async (_: unknown, reply: { code(n: number): void }, payload: unknown) => {
+      reply.code(code)
+      return payload
+    }
+    const app = await metered(
+      t,
+      db,
+      app => {
+        const config = { quota: { type: 'calls', amount: 4 } }
+        app.get('/fails-late', { config, onSend: turn(502) }, async () => 'x')
+        app.get('/mended-late', { config, onSend: turn(200) }, async (_, reply) => reply.code(500).send('x'))
+      },
+      { settle }
+    )
+    const user = newUser()
+    const failed = await ask(app, user, '/fails-late')
+    t.match(failed.headers, { 'x-quota-used': '0', 'x-quota-remaining': '10', 'x-quota-cost': '0', ratelimit: /r=10;/ })
+    const mended = await ask(app, user, '/mended-late')
+    t.match(mended.headers, { 'x-quota-used': '4', 'x-quota-remaining': '6', 'x-quota-cost': '4', ratelimit: /r=6;/ })
+    t.match(await logsOf(db, user), [{ amount: 4, endpoint: '/mended-late' }])
+    t.equal(await usedBy(db, user), 4)
+  }
 })
