@@ -29,15 +29,12 @@ export function requireIdempotencyKey(key: unknown): void {
   throw new FST_QUOTA_INVALID_CALL('idempotencyKey', 'must be a text of 1 to 255 characters')
 }
 
-export function requireEndpoint(endpoint: unknown): void {
+/** A text that goes into a table: where a charge came from, who made a change, why. */
+export function requireText(argument: string, text: unknown): void {
   if (
-    endpoint === undefined ||
-    endpoint === null ||
-    (typeof endpoint === 'string' && endpoint.length <= 2048 && !endpoint.includes('\0'))
+    text === undefined ||
+    (typeof text === 'string' && text !== '' && text.length <= 2048 && !text.includes('\0') && text.isWellFormed())
   )
     return
-  throw new FST_QUOTA_INVALID_CALL(
-    'endpoint',
-    'must be a text of at most 2048 characters; it names where the charge came from'
-  )
+  throw new FST_QUOTA_INVALID_CALL(argument, 'must be a text of 1 to 2048 characters')
 }

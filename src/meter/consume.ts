@@ -5,7 +5,7 @@ import { FST_QUOTA_EXCEEDED, FST_QUOTA_IDEMPOTENCY_MISMATCH } from '../quota/err
 import { boundMetadata, type Metadata } from '../quota/metadata.ts'
 import { charge, recallCharge } from '../store/charge.ts'
 import { type Database, stateOf } from '../store/database.ts'
-import { requireAmount, requireEndpoint, requireIdempotencyKey, requireUser } from './arguments.ts'
+import { requireAmount, requireIdempotencyKey, requireText, requireUser } from './arguments.ts'
 import type { MeterContext } from './context.ts'
 
 export interface ChargeCallOptions {
@@ -26,7 +26,7 @@ export async function consume(
 ): Promise<Balance> {
   requireUser(userId)
   requireAmount(amount)
-  requireEndpoint(options.endpoint)
+  requireText('endpoint', options.endpoint)
   requireIdempotencyKey(options.idempotencyKey)
   const type = await types.get(key, 'charged through app.quota.consume')
   return await once(
@@ -57,7 +57,10 @@ interface KeyedCharge {
   idempotencyKey: string | undefined
 }
 
-/** Gives the first answer again where the key is known, also when another call took it just now. */
+/**
+ * Gives the first answer again where the key is known, also when another call took it just now: then the key is taken (23505), or
+ * that call took the last there was.
+ */
 export async function once(
   db: Database,
   keyed: KeyedCharge,
@@ -71,7 +74,8 @@ export async function once(
   try {
     return await work(idempotencyKey)
   } catch (error) {
-    const answered = stateOf(error) === '23505' ? await recall() : undefined
+    const isOvertaken = stateOf(error) === '23505' || error instanceof FST_QUOTA_EXCEEDED
+    const answered = isOvertaken ? await recall() : undefined
     if (answered === undefined) throw error
     return answered
   }

@@ -5,7 +5,7 @@ import { FST_QUOTA_KIND_MISMATCH, FST_QUOTA_UNKNOWN_TYPE } from '../quota/errors
 import { boundMetadata } from '../quota/metadata.ts'
 import { ensureUser } from '../store/ensure-user.ts'
 import { type LevelMove, setLevel } from '../store/set-level.ts'
-import { requireAmount, requireEndpoint, requireIdempotencyKey, requireUser } from './arguments.ts'
+import { requireAmount, requireIdempotencyKey, requireText, requireUser } from './arguments.ts'
 import { type ChargeCallOptions, once } from './consume.ts'
 import type { MeterContext } from './context.ts'
 
@@ -36,7 +36,7 @@ async function moveLevel(
 ): Promise<Balance> {
   requireUser(userId)
   requireAmount(amount)
-  requireEndpoint(options.endpoint)
+  requireText('endpoint', options.endpoint)
   requireIdempotencyKey(options.idempotencyKey)
   const type = await types.get(key, `named in app.quota.${move === 'credit' ? 'credit' : 'setUsage'}`)
   if (type.kind !== 'level')

@@ -5,9 +5,10 @@ import { FST_QUOTA_KIND_MISMATCH, FST_QUOTA_UNKNOWN_USER } from '../quota/errors
 import type { QuotaTypeKey } from '../quota/rule.ts'
 import { adjustQuota } from '../store/adjust-quota.ts'
 import { userExists } from '../store/find-user.ts'
+import type { Actor } from '../store/record-audit.ts'
 import { resetQuota } from '../store/reset-quota.ts'
 import { viewQuotas } from '../store/view-quotas.ts'
-import { requireAmount, requireLimit, requireUser } from './arguments.ts'
+import { requireAmount, requireLimit, requireText, requireUser } from './arguments.ts'
 import { type ChargeCallOptions, consume } from './consume.ts'
 import type { MeterContext } from './context.ts'
 import { credit, setUsage } from './level.ts'
@@ -128,7 +129,11 @@ async function adjust(
   return (await adjustQuota(db, userId, key, newLimit, by(options))) ?? missing(type.key, newLimit)
 }
 
-const by = ({ actor = 'application', reason }: ChangeOptions) => ({ actor, reason: reason ?? null, requestId: null })
+function by({ actor = 'application', reason }: ChangeOptions): Actor {
+  requireText('actor', actor)
+  requireText('reason', reason)
+  return { actor, reason: reason ?? null, requestId: null }
+}
 
 const plain = ({ type, limit, used, reserved, remaining, periodStart, resetsAt }: Balance): Balance => ({
   type,

@@ -14,7 +14,7 @@ import type { AdmittedCharge, WantedCharge } from '../store/admit.ts'
 import { commit } from '../store/commit.ts'
 import { release } from '../store/release.ts'
 import { reserve } from '../store/reserve.ts'
-import { requireAmount, requireEndpoint, requireUser } from './arguments.ts'
+import { requireAmount, requireText, requireUser } from './arguments.ts'
 import type { MeterContext } from './context.ts'
 
 /** What to hold: a type's key (amount 1), or amounts by type. */
@@ -57,7 +57,7 @@ export async function reserveFor(
   options: ReserveOptions
 ): Promise<Reservation> {
   requireUser(userId)
-  requireEndpoint(options.endpoint)
+  requireText('endpoint', options.endpoint)
   requireTtl(options.ttlMs)
   const charges = await readCharges(context, written)
   const admission = await reserve(context.db, { userId, charges, leaseMs: options.ttlMs ?? context.leaseMs })
@@ -101,6 +101,8 @@ class HeldReservation implements Reservation {
     metadata?: Metadata
   } = {}): Promise<Record<string, Balance>> {
     if (this.#released) throw new FST_QUOTA_SETTLED('given back')
+    if (typeof amounts !== 'object' || amounts === null)
+      throw new FST_QUOTA_INVALID_CALL('amounts', 'must be an object such as { renders: 7 }')
     const charges = this.#charges.map(charge =>
       this.#final(charge, amounts, { ...this.#options.metadata, ...metadata })
     )
@@ -135,7 +137,7 @@ class HeldReservation implements Reservation {
   }
 
   #final(charge: AdmittedCharge, amounts: Readonly<Record<string, number>>, metadata: Metadata) {
-    const amount = amounts[charge.type] ?? charge.amount
+    const amount = (Object.hasOwn(amounts, charge.type) ? amounts[charge.type] : undefined) ?? charge.amount
     requireAmount(amount, `amounts.${charge.type}`)
     const over = amount > charge.amount ? { over_reservation: amount - charge.amount } : {}
     return { ...charge, amount, metadata: boundMetadata({ ...metadata, ...over }) }
@@ -143,11 +145,13 @@ class HeldReservation implements Reservation {
 }
 
 async function readCharges({ types }: MeterContext, written: ReserveCharges): Promise<WantedCharge[]> {
-  const list = (Array.isArray(written) ? written : [written]) as (string | { type: string; amount?: number })[]
+  const list = (Array.isArray(written) ? written : [written]) as (string | { type?: string; amount?: number } | null)[]
   if (list.length === 0) throw new FST_QUOTA_INVALID_CALL('charges', 'names no quota type')
   const charges: WantedCharge[] = []
   for (const item of list) {
-    const { type: key, amount = 1 } = typeof item === 'string' ? { type: item } : item
+    const { type: key, amount = 1 } = typeof item === 'string' ? { type: item } : (item ?? {})
+    if (typeof key !== 'string')
+      throw new FST_QUOTA_INVALID_CALL('charges', "must be a quota type's key, { type, amount }, or several of them")
     if (!isAmount(amount)) requireAmount(amount, `The amount of '${key}'`)
     if (charges.some(charge => charge.type === key))
       throw new FST_QUOTA_INVALID_CALL('charges', `names '${key}' twice; add the amounts up`)

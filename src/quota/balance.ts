@@ -1,5 +1,5 @@
 // What a user has left of a quota.
-import { UNLIMITED } from './amount.ts'
+import { MAX_AMOUNT, UNLIMITED } from './amount.ts'
 
 /** One counter, as it stands at one instant. */
 export interface Balance {
@@ -30,7 +30,7 @@ export const remainingOf = (limit: number, used: number, reserved: number): numb
 
 /** Whether `amount` more would be admitted; the same rule as the guard of the charging UPDATE. */
 export const fits = (balance: Pick<Balance, 'limit' | 'used' | 'reserved'>, amount: number): boolean =>
-  balance.limit === UNLIMITED || balance.used + balance.reserved + amount <= balance.limit
+  balance.used + balance.reserved + amount <= (balance.limit === UNLIMITED ? MAX_AMOUNT : balance.limit)
 
 /** The share of the limit that is gone, in percent with two decimals; null when unlimited. Above 100 after a limit was lowered. */
 export function usagePercent({ limit, used, reserved }: Pick<Balance, 'limit' | 'used' | 'reserved'>): number | null {

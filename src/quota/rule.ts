@@ -39,7 +39,8 @@ export type Charges<Request> = QuotaTypeKey | Charge<Request> | readonly (QuotaT
 /** `config.quota` of a route. `false`: never metered, whatever the rules say. */
 export type RouteQuota<Request> =
   | false
-  | Charges<Request>
+  | QuotaTypeKey
+  | readonly (QuotaTypeKey | Charge<Request>)[]
   | (Charge<Request> & ChargeOptions)
   | ({ quota: Charges<Request>; amount?: ChargeAmount<Request> } & ChargeOptions)
 

@@ -35,7 +35,8 @@ t.test('admits up to the limit, to the last unit, and not one more', async t => 
     [MAX, MAX - 1, 0, 1, true],
     [MAX, MAX, 0, 1, false],
     [MAX, MAX, 0, MAX, false],
-    [-1, MAX, MAX, MAX, true]
+    [-1, MAX - 1, 0, 1, true],
+    [-1, MAX, 0, 1, false]
   ]
   for (const [limit, used, reserved, amount, admitted] of cases) {
     t.equal(fits({ limit, used, reserved }, amount), admitted, `${used} + ${reserved} + ${amount} of ${limit}`)

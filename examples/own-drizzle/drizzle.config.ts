@@ -1,0 +1,8 @@
+// `npx drizzle-kit generate --config examples/own-drizzle/drizzle.config.ts` writes the next migration.
+import { defineConfig } from 'drizzle-kit'
+
+export default defineConfig({
+  dialect: 'postgresql',
+  schema: './examples/own-drizzle/schema.ts',
+  out: './examples/own-drizzle/migrations'
+})

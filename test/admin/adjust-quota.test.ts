@@ -1,0 +1,163 @@
+import t from 'tap'
+import { type Call, isAnswer, isProblem, operated, TOKEN } from '../fixtures/admin.ts'
+import { auditOf } from '../fixtures/charges.ts'
+import { ODD_USERS, rowsOf, tally } from '../fixtures/meter.ts'
+import { metered, newUser } from '../fixtures/metered.ts'
+
+const { app, db, call } = await operated(t)
+const { quota } = app
+const adjust = (user: string, query = '', options: Call = {}) =>
+  call(`/users/${encodeURIComponent(user)}/adjust${query}`, { method: 'PUT', ...options })
+const code = 'FST_QUOTA_INVALID_REQUEST'
+
+async function used(): Promise<string> {
+  const user = newUser()
+  await quota.consume(user, 'calls', 6)
+  return user
+}
+
+t.test('200: another limit, and what is left of it', async t => {
+  const user = await used()
+  const reply = await adjust(user, '?quota_type=calls&new_limit=500')
+  isAnswer(t, reply)
+  t.strictSame(reply.json(), {
+    message: "The limit of 'calls' is 500 now.",
+    user_id: user,
+    quota_type: 'calls',
+    new_limit: 500,
+    current_usage: 6,
+    remaining: 494
+  })
+  t.strictSame(await tally(quota, user), [6, 0, 494])
+})
+
+t.test('200: unlimited, 0, below what is used, and as much as numbers hold', async t => {
+  const user = await used()
+  const max = Number.MAX_SAFE_INTEGER
+  for (const [limit, remaining] of [
+    [-1, -1],
+    [0, 0],
+    [5, 0],
+    [max, max - 6]
+  ]) {
+    const reply = await adjust(user, '', { body: { quota_type: 'calls', new_limit: limit } })
+    t.match(reply.json(), { new_limit: limit, current_usage: 6, remaining })
+    t.equal((await quota.check(user, 'calls')).limit, limit)
+  }
+})
+
+t.test('200: the parameters may stand in the query and in the body where they agree', async t => {
+  const user = await used()
+  const body = { new_limit: 7, reason: 'goodwill' }
+  t.match((await adjust(user, '?quota_type=calls', { body })).json(), { new_limit: 7, remaining: 1 })
+  t.match((await adjust(user, '?quota_type=calls&new_limit=7', { body })).json(), { new_limit: 7 })
+})
+
+t.test('200: a type that is newer than the user', async t => {
+  const user = await used()
+  const quotas = { newer: { limit: 1 } }
+  const app = await metered(t, db, () => {}, { quotas, admin: { token: TOKEN } })
+  const reply = await app.inject({
+    method: 'PUT',
+    url: `/admin/quotas/users/${user}/adjust?quota_type=newer&new_limit=9`,
+    headers: { 'x-admin-token': TOKEN }
+  })
+  t.match(reply.json(), { current_usage: 0, remaining: 9 })
+})
+
+t.test('200: who, what and why are in the audit log', async t => {
+  const user = await used()
+  await adjust(user, '?quota_type=calls&new_limit=500&reason=Ticket%204711')
+  await adjust(user, '?quota_type=calls&new_limit=-1')
+  const [first, second, ...more] = await auditOf(db, user)
+  t.strictSame(more, [])
+  t.match(first, {
+    actor: 'admin',
+    action: 'adjust',
+    quota_type: 'calls',
+    before: { limit: 10 },
+    after: { limit: 500 },
+    reason: 'Ticket 4711',
+    request_id: /^req-/
+  })
+  t.match(second, { before: { limit: 500 }, after: { limit: -1 }, reason: null })
+})
+
+t.test('200: for ids that mean something elsewhere', async t => {
+  for (const user of ODD_USERS.filter(id => id.length <= 100)) {
+    await quota.consume(user, 'calls', 2)
+    const reply = await adjust(user, '?quota_type=calls&new_limit=3')
+    t.match(reply.json(), { user_id: user, current_usage: 2, remaining: 1 }, user)
+  }
+})
+
+t.test('400: what is malformed, by its field', async t => {
+  const user = await used()
+  isProblem(t, await adjust('a\nb', '?quota_type=calls&new_limit=5'), 400, { code: 'FST_QUOTA_INVALID_USER' })
+  isProblem(t, await adjust(user, '?new_limit=5'), 400, { code, field: 'quota_type' })
+  isProblem(t, await adjust(user, '?quota_type=calls'), 400, { code, field: 'new_limit' })
+  isProblem(t, await adjust(user, '', { body: {} }), 400, { code, field: 'quota_type' })
+  isProblem(t, await adjust(user, '?quota_type=calls&newLimit=5'), 400, { field: 'newLimit' })
+  isProblem(t, await adjust(user, '?quota_type=calls&new_limit=5&new_limit=6'), 400, { field: 'new_limit' })
+  const both = await adjust(user, '?quota_type=calls&new_limit=5', { body: { new_limit: 6 } })
+  isProblem(t, both, 400, { code, field: 'new_limit' })
+  for (const text of [
+    '',
+    'abc',
+    'NaN',
+    'Infinity',
+    '1e3',
+    '0x10',
+    '%205',
+    '5%20',
+    '+5',
+    '--1',
+    '1,5',
+    'null',
+    '٣',
+    '1_000'
+  ])
+    isProblem(t, await adjust(user, `?quota_type=calls&new_limit=${text}`), 400, { code, field: 'new_limit' }, text)
+  for (const value of ['5', null, true, [5], {}])
+    isProblem(
+      t,
+      await adjust(user, '', { body: { quota_type: 'calls', new_limit: value } }),
+      400,
+      { field: 'new_limit' },
+      JSON.stringify(value)
+    )
+  t.strictSame(await tally(quota, user), [6, 0, 4], 'and nothing was adjusted')
+  t.strictSame(await auditOf(db, user), [])
+})
+
+t.test('403: without the token', async t => {
+  const user = await used()
+  isProblem(t, await adjust(user, '?quota_type=calls&new_limit=500', { token: 'wrong' }), 403)
+  t.strictSame(await tally(quota, user), [6, 0, 4])
+})
+
+t.test('404: a user to whom nothing was ever charged, who is not invented', async t => {
+  const user = newUser()
+  isProblem(t, await adjust(user, '?quota_type=calls&new_limit=5'), 404, { code: 'FST_QUOTA_UNKNOWN_USER' })
+  t.strictSame(await rowsOf(db, user), {})
+})
+
+t.test('404: a quota type that nobody declared', async t => {
+  const user = await used()
+  isProblem(t, await adjust(user, '?quota_type=nothing&new_limit=5'), 404, { code: 'FST_QUOTA_UNKNOWN_TYPE' })
+})
+
+t.test('422: a number that is no limit', async t => {
+  const user = await used()
+  const invalid = { code: 'FST_QUOTA_INVALID_LIMIT', field: 'new_limit' }
+  for (const limit of ['-2', '1.5', '9007199254740992', '9'.repeat(20), '-9007199254740991'])
+    isProblem(t, await adjust(user, `?quota_type=calls&new_limit=${limit}`), 422, invalid, limit)
+  for (const limit of [-2, 1.5, 2 ** 53, 1e300])
+    isProblem(t, await adjust(user, '', { body: { quota_type: 'calls', new_limit: limit } }), 422, invalid, `${limit}`)
+  t.strictSame(await tally(quota, user), [6, 0, 4])
+})
+
+t.test('503: the database does not answer', async t => {
+  await db.close()
+  isProblem(t, await adjust('alice', '?quota_type=calls&new_limit=5'), 503, { code: 'FST_QUOTA_STORE' })
+})

@@ -1,0 +1,118 @@
+import { request as httpRequest } from 'node:http'
+import t from 'tap'
+import { isProblem, operated, TOKEN } from '../fixtures/admin.ts'
+import { auditOf } from '../fixtures/charges.ts'
+import { metered, newUser } from '../fixtures/metered.ts'
+
+const { app, db, call } = await operated(t)
+await app.quota.consume('alice', 'calls')
+
+const ROUTES = [
+  ['GET', '/users/alice'],
+  ['GET', '/usage-logs'],
+  ['POST', '/users/alice/reset'],
+  ['PUT', '/users/alice/adjust?quota_type=calls&new_limit=5'],
+  ['GET', '/nothing'],
+  ['POST', '/users/alice'],
+  ['GET', '']
+] as const
+
+t.test('refuses every path below the prefix without the token, known or not', async t => {
+  for (const [method, url] of ROUTES) {
+    for (const token of [null, '', 'wrong', TOKEN.slice(0, -1), `${TOKEN}.`, TOKEN.toUpperCase(), 'tökén'])
+      isProblem(t, await call(url, { method, token }), 403, {}, `${method} ${url} with ${token}`)
+  }
+  t.strictSame(await auditOf(db, 'alice'), [], 'and changes nothing')
+})
+
+t.test('takes the token from nowhere but its header', async t => {
+  const elsewhere = {
+    url: `/admin/quotas/users/alice?token=${encodeURIComponent(TOKEN)}&x-admin-token=${encodeURIComponent(TOKEN)}`,
+    headers: { authorization: `Bearer ${TOKEN}`, cookie: `X-Admin-Token=${TOKEN}` }
+  }
+  isProblem(t, await app.inject(elsewhere), 403)
+})
+
+t.test('refuses the header twice, also with the right token twice', async t => {
+  await app.listen({ port: 0 })
+  const { port } = app.server.address() as { port: number }
+  const statusOf = (...tokens: string[]) =>
+    new Promise((resolve, reject) => {
+      const request = httpRequest({ port, path: '/admin/quotas/users/alice', headers: { 'X-Admin-Token': tokens } })
+      request.on('response', reply => resolve(reply.resume().statusCode)).on('error', reject)
+      request.end()
+    })
+  t.equal(await statusOf(TOKEN), 200)
+  t.equal(await statusOf(TOKEN, TOKEN), 403)
+  t.equal(await statusOf('wrong', TOKEN), 403)
+  t.equal(await statusOf(TOKEN, 'wrong'), 403)
+})
+
+t.test('answers an unknown path with 404 to those who may ask', async t => {
+  for (const [method, url] of ROUTES.slice(4)) isProblem(t, await call(url, { method }), 404, {}, url)
+})
+
+t.test("writes the token's name into the audit log", async t => {
+  const user = newUser()
+  const token = { ops: 'the token of operations', deploy: 'the token of deployment' }
+  const app = await metered(t, db, () => {}, { admin: { token } })
+  await app.quota.consume(user, 'calls')
+  for (const value of Object.values(token)) {
+    const reply = await app.inject({
+      method: 'POST',
+      url: `/admin/quotas/users/${user}/reset?quota_type=calls`,
+      headers: { 'x-admin-token': value }
+    })
+    t.equal(reply.statusCode, 200)
+  }
+  t.strictSame((await auditOf(db, user)).map(({ actor }) => actor).sort(), ['deploy', 'ops'])
+})
+
+t.test("lets the application's own function decide, whose answer is the actor", async t => {
+  const user = newUser()
+  const answers: Record<string, unknown> = { carol: 'carol', no: null, nothing: undefined, empty: '', yes: true }
+  const app = await metered(t, db, () => {}, {
+    admin: { authorize: async request => answers[request.headers['x-operator'] as string] as string }
+  })
+  await app.quota.consume(user, 'calls')
+  const reset = (operator: string) =>
+    app.inject({
+      method: 'POST',
+      url: `/admin/quotas/users/${user}/reset?quota_type=calls`,
+      headers: { 'x-operator': operator, 'x-admin-token': TOKEN }
+    })
+  for (const operator of ['no', 'nothing', 'empty', 'yes']) isProblem(t, await reset(operator), 403, {}, operator)
+  t.equal((await reset('carol')).statusCode, 200)
+  t.strictSame(
+    (await auditOf(db, user)).map(({ actor }) => actor),
+    ['carol']
+  )
+})
+
+t.test('lets nobody through when that function fails, and does not tell why', async t => {
+  const app = await metered(t, db, () => {}, {
+    admin: {
+      authorize: async request => {
+        const status = Number(request.headers['x-status'])
+        throw Object.assign(new Error('ldap://secret-host is down'), status ? { statusCode: status } : {})
+      }
+    }
+  })
+  const ask = (status: string) => app.inject({ url: '/admin/quotas/users/alice', headers: { 'x-status': status } })
+  const failed = await ask('')
+  isProblem(t, failed, 500)
+  t.notMatch(failed.body, 'secret-host')
+  isProblem(t, await ask('401'), 401)
+})
+
+t.test('admin routes are never metered, whatever the rules say', async t => {
+  const admin = { token: TOKEN }
+  const app = await metered(t, db, app => void app.get('/things', async () => 'things'), {
+    admin,
+    rules: [{ url: '/*', quota: 'calls' }]
+  })
+  const reply = await app.inject({ url: '/admin/quotas/users/alice', headers: { 'x-admin-token': TOKEN } })
+  t.equal(reply.statusCode, 200)
+  t.equal(reply.headers['x-quota-type'], undefined)
+  t.equal((await app.inject('/things')).statusCode, 401)
+})

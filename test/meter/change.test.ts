@@ -1,0 +1,87 @@
+import t from 'tap'
+import { auditOf, BY } from '../fixtures/charges.ts'
+import { figures, meter, rowsOf, tally } from '../fixtures/meter.ts'
+import { logsOf, newUser } from '../fixtures/metered.ts'
+
+const { quota, db } = await meter(t)
+const UNKNOWN_USER = { code: 'FST_QUOTA_UNKNOWN_USER', statusCode: 404 }
+
+t.test('reset starts one flow again, deletes no log row, and ends when the old period would have', async t => {
+  const user = newUser()
+  const before = await quota.consume(user, 'calls', 10)
+  await quota.consume(user, 'tokens', 5)
+  t.strictSame(await quota.reset(user, 'calls'), { quotasReset: ['calls'] })
+  const after = (await quota.all(user)).find(({ type }) => type === 'calls')!
+  t.strictSame(figures(after), [0, 0, 10])
+  t.ok(after.periodStart > before.periodStart)
+  t.strictSame(after.resetsAt, before.resetsAt)
+  t.strictSame(await tally(quota, user, 'tokens'), [5, 0, 995])
+  t.equal((await logsOf(db, user)).length, 2)
+})
+
+t.test('reset without a type starts every flow again, and no level', async t => {
+  const user = newUser()
+  for (const type of ['calls', 'tokens', 'free', 'storage']) await quota.consume(user, type, 5)
+  t.strictSame((await quota.reset(user)).quotasReset.sort(), ['calls', 'free', 'tokens'])
+  t.strictSame(
+    (await quota.all(user)).map(({ type, used }) => [type, used]),
+    [
+      ['calls', 0],
+      ['free', 0],
+      ['storage', 5],
+      ['tokens', 0]
+    ]
+  )
+})
+
+t.test('reset refuses a level, and a user nobody has seen', async t => {
+  const user = newUser()
+  await t.rejects(quota.reset(user), UNKNOWN_USER)
+  await t.rejects(quota.reset(user, 'calls'), UNKNOWN_USER)
+  t.strictSame(await rowsOf(db, user), {}, 'and does not invent one')
+  await quota.consume(user, 'storage', 5)
+  await t.rejects(quota.reset(user, 'storage'), { code: 'FST_QUOTA_KIND_MISMATCH', statusCode: 409 })
+  t.strictSame(await tally(quota, user, 'storage'), [5, 0, 95])
+})
+
+t.test('adjust gives another limit, and leaves what is used', async t => {
+  const user = newUser()
+  await quota.consume(user, 'calls', 6)
+  const figuresAt = async (limit: number) => figures(await quota.adjust(user, 'calls', limit))
+  t.strictSame(await figuresAt(20), [6, 0, 14])
+  t.strictSame(await figuresAt(5), [6, 0, 0], 'below the use')
+  await t.rejects(quota.consume(user, 'calls', 1), { code: 'FST_QUOTA_EXCEEDED' })
+  t.strictSame(await figuresAt(0), [6, 0, 0])
+  t.strictSame(await figuresAt(-1), [6, 0, -1], 'unlimited')
+  t.strictSame(await figuresAt(2 ** 53 - 1), [6, 0, 2 ** 53 - 7])
+})
+
+t.test('adjust refuses a user nobody has seen', async t => {
+  const user = newUser()
+  await t.rejects(quota.adjust(user, 'calls', 20), UNKNOWN_USER)
+  t.strictSame(await rowsOf(db, user), {})
+})
+
+t.test('adjust refuses what is no limit', async t => {
+  const user = newUser()
+  await quota.consume(user, 'calls')
+  for (const limit of [-2, 1.5, Number.NaN, 2 ** 53, Number.POSITIVE_INFINITY, 'abc', '5', '', null, undefined, 5n])
+    await t.rejects(
+      quota.adjust(user, 'calls', limit as number),
+      { code: 'FST_QUOTA_INVALID_LIMIT', statusCode: 422 },
+      String(limit)
+    )
+  t.strictSame(await tally(quota, user), [1, 0, 9])
+  t.strictSame(await auditOf(db, user), [])
+})
+
+t.test('writes who changed what, and why, into the audit log', async t => {
+  const user = newUser()
+  await quota.consume(user, 'calls', 6)
+  await quota.adjust(user, 'calls', 20)
+  await quota.reset(user, 'calls', BY)
+  t.match(await auditOf(db, user), [
+    { actor: 'application', action: 'adjust', quota_type: 'calls', before: { limit: 10 }, after: { limit: 20 } },
+    { actor: 'ops', action: 'reset', quota_type: 'calls', before: { used: 6 }, after: { used: 0 }, reason: BY.reason }
+  ])
+})

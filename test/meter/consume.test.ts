@@ -1,0 +1,77 @@
+import t from 'tap'
+import { errors } from '../../src/index.ts'
+import { figures, meter, ODD_USERS, rowsOf, tally } from '../fixtures/meter.ts'
+import { logsOf, newUser } from '../fixtures/metered.ts'
+
+const { quota, db } = await meter(t)
+
+t.test('charges at once, with one log row, and returns the balance afterwards', async t => {
+  const user = newUser()
+  const balance = await quota.consume(user, 'calls', 3, { endpoint: 'nightly', metadata: { job: 7 } })
+  t.strictSame(figures(balance), [3, 0, 7])
+  t.ok(balance.resetsAt! > balance.periodStart)
+  t.strictSame(await logsOf(db, user), [{ type: 'calls', amount: 3, endpoint: 'nightly', metadata: { job: 7 } }])
+})
+
+t.test('charges 1 where no amount is given, and writes a row also for 0', async t => {
+  const user = newUser()
+  t.equal((await quota.consume(user, 'calls')).used, 1)
+  t.equal((await quota.consume(user, 'calls', 0)).used, 1)
+  t.match(await logsOf(db, user), [{ amount: 1, endpoint: null, metadata: {} }, { amount: 0 }])
+})
+
+t.test('takes the last of a quota, and rejects with what was missing after that', async t => {
+  const user = newUser()
+  t.equal((await quota.consume(user, 'calls', 10)).remaining, 0)
+  const error = await quota.consume(user, 'calls', 2).catch(error => error)
+  t.type(error, errors.FST_QUOTA_EXCEEDED)
+  t.match(error, { code: 'FST_QUOTA_EXCEEDED', statusCode: 402 })
+  t.match(error.violations, [{ type: 'calls', limit: 10, used: 10, reserved: 0, remaining: 0, required: 2 }])
+  t.ok(error.violations[0].retryAfter > 0)
+})
+
+t.test('changes nothing when it does not fit', async t => {
+  const user = newUser()
+  await quota.consume(user, 'calls', 9)
+  const before = await rowsOf(db, user)
+  await t.rejects(quota.consume(user, 'calls', 2, { idempotencyKey: 'k' }), { code: 'FST_QUOTA_EXCEEDED' })
+  t.strictSame(await rowsOf(db, user), before)
+  t.strictSame(await tally(quota, user), [9, 0, 1])
+})
+
+t.test('counts past every limit where there is none', async t => {
+  const user = newUser()
+  t.strictSame(figures(await quota.consume(user, 'free', 2 ** 52)), [2 ** 52, 0, -1])
+  t.strictSame(figures(await quota.consume(user, 'free', 2 ** 52 - 1)), [2 ** 53 - 1, 0, -1], 'as far as numbers go')
+})
+
+t.test('admits exactly the limit of many calls at once', async t => {
+  const user = newUser()
+  const outcomes = await Promise.allSettled(Array.from({ length: 25 }, () => quota.consume(user, 'calls')))
+  t.equal(outcomes.filter(outcome => outcome.status === 'fulfilled').length, 10)
+  t.equal((await logsOf(db, user)).length, 10)
+})
+
+t.test('keeps metadata that the database would refuse, as far as it can', async t => {
+  const user = newUser()
+  const deep: Record<string, unknown> = {}
+  deep.deep = deep
+  await quota.consume(user, 'calls', 1, { metadata: { nul: 'a\u0000b', surrogate: '\ud83d', big: 5n, deep } })
+  await quota.consume(user, 'calls', 1, { metadata: { small: 1, large: 'x'.repeat(5000) } })
+  const [odd, large] = await logsOf(db, user)
+  t.match(odd?.metadata, { nul: 'a\ufffdb', surrogate: '\ufffd', big: '5', deep: { deep: {} } })
+  t.strictSame(large?.metadata, { small: 1, truncated: true })
+})
+
+t.test('takes every id that a user may have', async t => {
+  for (const user of ODD_USERS) {
+    await quota.consume(user, 'calls', 2, { idempotencyKey: 'k' })
+    t.strictSame(await tally(quota, user), [2, 0, 8], user.slice(0, 30))
+    t.strictSame(await rowsOf(db, user), {
+      quota_users: 1,
+      quota_limits: 4,
+      quota_idempotency_keys: 1,
+      usage_logs: 1
+    })
+  }
+})

@@ -1,0 +1,108 @@
+import t from 'tap'
+import { figures, meter, rowsOf, tally } from '../fixtures/meter.ts'
+import { logsOf, newUser } from '../fixtures/metered.ts'
+
+const { quota, db } = await meter(t)
+const MISMATCH = { code: 'FST_QUOTA_IDEMPOTENCY_MISMATCH', statusCode: 422 }
+
+t.test('gives the first answer again, and charges nothing more', async t => {
+  const user = newUser()
+  const first = await quota.consume(user, 'calls', 3, { idempotencyKey: 'order-1' })
+  await quota.consume(user, 'calls', 5)
+  const again = await quota.consume(user, 'calls', 3, { idempotencyKey: 'order-1', metadata: { retry: true } })
+  t.strictSame(again, first)
+  t.strictSame(await tally(quota, user), [8, 0, 2])
+  t.strictSame(
+    (await logsOf(db, user)).map(({ amount }) => amount),
+    [3, 5]
+  )
+})
+
+t.test('gives the first answer also when nothing would fit any more', async t => {
+  const user = newUser()
+  const first = await quota.consume(user, 'calls', 10, { idempotencyKey: 'all' })
+  t.strictSame(await quota.consume(user, 'calls', 10, { idempotencyKey: 'all' }), first)
+})
+
+t.test('refuses a key that was used for another charge', async t => {
+  const user = newUser()
+  await quota.consume(user, 'calls', 3, { idempotencyKey: 'k' })
+  await t.rejects(quota.consume(user, 'calls', 4, { idempotencyKey: 'k' }), MISMATCH, 'another amount')
+  await t.rejects(quota.consume(user, 'tokens', 3, { idempotencyKey: 'k' }), MISMATCH, 'another type')
+  await t.rejects(quota.credit(user, 'storage', 3, { idempotencyKey: 'k' }), MISMATCH, 'another call')
+  t.strictSame(await tally(quota, user), [3, 0, 7])
+  t.equal((await rowsOf(db, user)).usage_logs, 1)
+})
+
+t.test('charges once for 20 calls at once', async t => {
+  const user = newUser()
+  const balances = await Promise.all(
+    Array.from({ length: 20 }, () => quota.consume(user, 'calls', 2, { idempotencyKey: 'k' }))
+  )
+  for (const balance of balances) t.strictSame(balance, balances[0])
+  t.strictSame(await tally(quota, user), [2, 0, 8])
+  t.equal((await logsOf(db, user)).length, 1)
+})
+
+t.test('answers each of 20 calls at once alike, also when the first of them took the last', async t => {
+  const user = newUser()
+  const balances = await Promise.all(
+    Array.from({ length: 20 }, () => quota.consume(user, 'calls', 10, { idempotencyKey: 'k' }))
+  )
+  for (const balance of balances) t.strictSame(figures(balance), [10, 0, 0])
+  t.equal((await logsOf(db, user)).length, 1)
+})
+
+t.test("tells 20 calls at once, each another charge under one key, that it is one charge's", async t => {
+  const user = newUser()
+  const outcomes = await Promise.allSettled(
+    Array.from({ length: 20 }, (_, i) => quota.consume(user, 'tokens', i + 1, { idempotencyKey: 'k' }))
+  )
+  t.equal(outcomes.filter(outcome => outcome.status === 'fulfilled').length, 1)
+  for (const outcome of outcomes) if (outcome.status === 'rejected') t.match(outcome.reason, MISMATCH)
+  t.equal((await logsOf(db, user)).length, 1)
+})
+
+t.test('keeps the keys of each user apart', async t => {
+  const [alice, bob] = [newUser(), newUser()]
+  await quota.consume(alice, 'calls', 3, { idempotencyKey: 'k' })
+  t.strictSame(figures(await quota.consume(bob, 'calls', 5, { idempotencyKey: 'k' })), [5, 0, 5])
+})
+
+t.test('remembers no denial: the same key is charged once there is room', async t => {
+  const user = newUser()
+  await quota.consume(user, 'calls', 10)
+  await t.rejects(quota.consume(user, 'calls', 1, { idempotencyKey: 'k' }), { code: 'FST_QUOTA_EXCEEDED' })
+  await quota.adjust(user, 'calls', 11)
+  t.equal((await quota.consume(user, 'calls', 1, { idempotencyKey: 'k' })).used, 11)
+})
+
+t.test('credits once under one key, also what was credited below 0', async t => {
+  const user = newUser()
+  await quota.consume(user, 'storage', 50)
+  const first = await quota.credit(user, 'storage', 60, { idempotencyKey: 'delete' })
+  await quota.consume(user, 'storage', 20)
+  const again = await Promise.all(
+    Array.from({ length: 5 }, () => quota.credit(user, 'storage', 60, { idempotencyKey: 'delete' }))
+  )
+  for (const balance of again) t.strictSame(balance, first)
+  t.strictSame(await tally(quota, user, 'storage'), [20, 0, 80])
+  await t.rejects(quota.credit(user, 'storage', 61, { idempotencyKey: 'delete' }), MISMATCH)
+  await t.rejects(quota.consume(user, 'storage', 60, { idempotencyKey: 'delete' }), MISMATCH, 'the sign counts')
+})
+
+t.test('takes a key of 1 to 255 characters, whatever they mean elsewhere', async t => {
+  const user = newUser()
+  for (const key of ['1', ' ', "'; --", '%', 'ключ 🗝', 'k'.repeat(255)]) {
+    const first = await quota.consume(user, 'free', 1, { idempotencyKey: key })
+    t.strictSame(await quota.consume(user, 'free', 1, { idempotencyKey: key }), first, key.slice(0, 20))
+  }
+  for (const key of ['', 'k'.repeat(256), 'a\u0000b', '\ud83d', 5, null, {}]) {
+    await t.rejects(
+      quota.consume(user, 'free', 1, { idempotencyKey: key as string }),
+      { code: 'FST_QUOTA_INVALID_CALL' },
+      JSON.stringify(key)?.slice(0, 20)
+    )
+  }
+  t.strictSame(await tally(quota, user, 'free'), [6, 0, -1])
+})

@@ -1,0 +1,74 @@
+import t from 'tap'
+import { figures, meter, rowsOf, tally } from '../fixtures/meter.ts'
+import { logsOf, newUser } from '../fixtures/metered.ts'
+
+const { quota, db } = await meter(t)
+const stored = (user: string) => tally(quota, user, 'storage')
+const amounts = async (user: string) => (await logsOf(db, user)).map(({ amount }) => amount)
+
+t.test('credit lowers a level, and the log has what it was lowered by', async t => {
+  const user = newUser()
+  await quota.consume(user, 'storage', 60)
+  const options = { endpoint: 'cleanup', metadata: { file: 1 } }
+  t.strictSame(figures(await quota.credit(user, 'storage', 20, options)), [40, 0, 60])
+  t.match(await logsOf(db, user), [{ amount: 60 }, { amount: -20, ...options }])
+})
+
+t.test('credit never goes below 0, and logs only what there was', async t => {
+  const user = newUser()
+  await quota.consume(user, 'storage', 5)
+  t.strictSame(figures(await quota.credit(user, 'storage', 2 ** 53 - 1)), [0, 0, 100])
+  t.strictSame(await amounts(user), [5, -5])
+  t.strictSame(figures(await quota.credit(user, 'storage', 1)), [0, 0, 100])
+})
+
+t.test('credit leaves alone what running work holds', async t => {
+  const user = newUser()
+  await quota.consume(user, 'storage', 10)
+  const upload = await quota.reserve(user, { type: 'storage', amount: 30 })
+  t.strictSame(figures(await quota.credit(user, 'storage', 50)), [0, 30, 70])
+  await upload.commit()
+  t.strictSame(await stored(user), [30, 0, 70])
+})
+
+t.test('many credits at once give back each its own', async t => {
+  const user = newUser()
+  await quota.consume(user, 'storage', 100)
+  await Promise.all(Array.from({ length: 10 }, () => quota.credit(user, 'storage', 10)))
+  t.strictSame(await stored(user), [0, 0, 100])
+})
+
+t.test('setUsage sets a level to what was measured, and the log adds up to it', async t => {
+  const user = newUser()
+  await quota.consume(user, 'storage', 60)
+  t.strictSame(figures(await quota.setUsage(user, 'storage', 25)), [25, 0, 75])
+  t.strictSame(figures(await quota.setUsage(user, 'storage', 70, { endpoint: 'scan' })), [70, 0, 30])
+  t.strictSame(figures(await quota.setUsage(user, 'storage', 0)), [0, 0, 100])
+  t.strictSame(await amounts(user), [60, -35, 45, -70])
+})
+
+t.test('setUsage goes past the limit where that was measured, and holds come on top', async t => {
+  const user = newUser()
+  await quota.reserve(user, { type: 'storage', amount: 10 })
+  t.strictSame(figures(await quota.setUsage(user, 'storage', 150)), [150, 10, 0])
+  await t.rejects(quota.consume(user, 'storage', 1), { code: 'FST_QUOTA_EXCEEDED' })
+  t.strictSame(figures(await quota.setUsage(user, 'storage', 150)), [150, 10, 0], 'the same again changes nothing')
+})
+
+t.test('a user seen for the first time gets every default on the way', async t => {
+  for (const call of [quota.credit, quota.setUsage]) {
+    const user = newUser()
+    await call(user, 'storage', 7)
+    t.strictSame(await rowsOf(db, user), { quota_users: 1, quota_limits: 4, usage_logs: 1 })
+  }
+})
+
+t.test('a flow is neither credited nor set', async t => {
+  const user = newUser()
+  await quota.consume(user, 'calls', 5)
+  const mismatch = { code: 'FST_QUOTA_KIND_MISMATCH', statusCode: 409 }
+  await t.rejects(quota.credit(user, 'calls', 1), mismatch)
+  await t.rejects(quota.setUsage(user, 'calls', 1), mismatch)
+  t.strictSame(await tally(quota, user), [5, 0, 5])
+  t.strictSame(await amounts(user), [5])
+})

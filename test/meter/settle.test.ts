@@ -1,0 +1,125 @@
+import t from 'tap'
+import { figures, meter, NO_AMOUNTS, rowsOf, tally } from '../fixtures/meter.ts'
+import { logsOf, newUser } from '../fixtures/metered.ts'
+
+const { quota, db } = await meter(t, { constructor: { limit: 5 } })
+const SETTLED = { code: 'FST_QUOTA_SETTLED', statusCode: 409 }
+
+t.test('gives everything back, and writes no log row', async t => {
+  const user = newUser()
+  const reservation = await quota.reserve(user, ['calls', 'tokens'])
+  await reservation.release()
+  t.strictSame(await tally(quota, user), [0, 0, 10])
+  t.strictSame(await rowsOf(db, user), { quota_users: 1, quota_limits: 5 })
+})
+
+t.test('charges once, however often and however fast it is committed', async t => {
+  const user = newUser()
+  const reservation = await quota.reserve(user, { type: 'calls', amount: 4 })
+  const first = await reservation.commit({ amounts: { calls: 3 } })
+  t.strictSame(await reservation.commit(), first, 'the first answer')
+  t.strictSame(await reservation.commit({ amounts: { calls: 9 } }), first)
+  t.strictSame(await tally(quota, user), [3, 0, 7])
+
+  const other = await quota.reserve(user, { type: 'calls', amount: 4 })
+  await Promise.all(Array.from({ length: 5 }, () => other.commit()))
+  t.strictSame(await tally(quota, user), [7, 0, 3])
+  t.equal((await logsOf(db, user)).length, 2)
+})
+
+t.test('gives back once, however often it is released', async t => {
+  const user = newUser()
+  const reservation = await quota.reserve(user, { type: 'calls', amount: 4 })
+  await quota.consume(user, 'calls', 5)
+  await Promise.all([reservation.release(), reservation.release()])
+  await reservation.release()
+  t.strictSame(await tally(quota, user), [5, 0, 5])
+})
+
+t.test('does not charge what was given back, nor give back what was charged', async t => {
+  const user = newUser()
+  const released = await quota.reserve(user, 'calls')
+  await released.release()
+  await t.rejects(released.commit(), SETTLED)
+  const committed = await quota.reserve(user, 'calls')
+  await committed.commit()
+  await t.rejects(committed.release(), SETTLED)
+  t.strictSame(await tally(quota, user), [1, 0, 9])
+})
+
+t.test('lets the first of a commit and a release at once win', async t => {
+  const user = newUser()
+  const reservation = await quota.reserve(user, 'calls')
+  const outcomes = await Promise.allSettled([reservation.release(), reservation.commit()])
+  t.match(outcomes, [{ status: 'fulfilled' }, { status: 'rejected', reason: SETTLED }])
+  t.strictSame(await tally(quota, user), [0, 0, 10])
+})
+
+t.test('refuses amounts that are none, or of a type that is not held, and stays open', async t => {
+  const user = newUser()
+  const reservation = await quota.reserve(user, { type: 'calls', amount: 2 })
+  for (const amount of NO_AMOUNTS.filter(amount => amount !== null))
+    await t.rejects(reservation.commit({ amounts: { calls: amount as number } }), {
+      code: 'FST_QUOTA_INVALID_AMOUNT',
+      statusCode: 422
+    })
+  await t.rejects(reservation.commit({ amounts: { tokens: 1 } }), { code: 'FST_QUOTA_NOT_RESERVED' })
+  t.strictSame(await tally(quota, user), [0, 2, 8])
+  await reservation.commit()
+  t.strictSame(await tally(quota, user), [2, 0, 8])
+})
+
+t.test('charges to the period that admitted it, also after a reset', async t => {
+  const user = newUser()
+  const reservation = await quota.reserve(user, { type: 'calls', amount: 4 })
+  await quota.reset(user, 'calls')
+  await reservation.commit()
+  t.strictSame(await tally(quota, user), [0, 0, 10])
+  t.match(await logsOf(db, user), [{ amount: 4 }])
+})
+
+t.test('holds its lease while the process lives, and for ttlMs where that was said', async t => {
+  const user = newUser()
+  const before = Date.now()
+  const { expiresAt } = await quota.reserve(user, 'calls', { ttlMs: 3_600_000 })
+  t.ok(expiresAt.getTime() >= before + 3_000_000)
+  for (const ttlMs of [99, 0, -1, 1000.5, Number.NaN, 2 ** 31, '1000', null])
+    await t.rejects(
+      quota.reserve(user, 'calls', { ttlMs: ttlMs as number }),
+      { code: 'FST_QUOTA_INVALID_CALL' },
+      String(ttlMs)
+    )
+})
+
+t.test('is given back when its time is up, and a late commit still counts', async t => {
+  const user = newUser()
+  const late = await quota.reserve(user, { type: 'calls', amount: 6 }, { ttlMs: 100 })
+  await expired(user)
+  t.strictSame(await tally(quota, user), [0, 0, 10], 'nothing waits for a sweeper')
+  t.strictSame(figures(await quota.consume(user, 'calls', 10)), [10, 0, 0])
+  const { calls } = await late.commit()
+  t.strictSame(figures(calls!), [16, 0, 0])
+  t.strictSame((await logsOf(db, user)).map(({ amount }) => amount).sort(), [10, 6])
+})
+
+t.test('gives back nothing twice when it is released after its time', async t => {
+  const user = newUser()
+  const late = await quota.reserve(user, { type: 'calls', amount: 6 }, { ttlMs: 100 })
+  await expired(user)
+  await quota.consume(user, 'calls', 10)
+  await late.release()
+  t.strictSame(await tally(quota, user), [10, 0, 0])
+})
+
+t.test('charges a type that is called like a property of every object', async t => {
+  const user = newUser()
+  const reservation = await quota.reserve(user, 'constructor')
+  t.strictSame(figures((await reservation.commit()).constructor as never), [1, 0, 4])
+})
+
+/** Waits until the database's clock has passed every reservation of the user. */
+async function expired(user: string): Promise<void> {
+  const open = () =>
+    db.query('SELECT 1 FROM quota_reservations WHERE user_id = $1 AND expires_at > clock_timestamp()', [user])
+  while ((await open()).length > 0) await new Promise(resolve => setTimeout(resolve, 10))
+}
