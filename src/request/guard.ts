@@ -45,20 +45,22 @@ export function addGuard(app: FastifyInstance, context: GuardContext): string {
   const name = `${GUARD_NAME}${++guards}`
   app.decorateRequest(SETTLEMENT, null)
   app.decorateRequest(QUOTA, null)
-  app.decorateRequest('quota', {
-    getter(this: FastifyRequest) {
-      const metered = this as unknown as Metered
-      metered[QUOTA] ??= unmeteredQuota()
-      return metered[QUOTA]
-    }
-  })
+  app.decorateRequest('quota', { getter: readQuota })
   const guard = (request: FastifyRequest, reply: FastifyReply) => onRequest(context, request, reply)
   app.addHook('onRequest', Object.defineProperty(guard, 'name', { value: name }))
   app.addHook('onSend', (request, reply, payload) => onSend(context, request as unknown as Metered, reply, payload))
   return name
 }
 
+function readQuota(this: FastifyRequest): RequestQuota {
+  const metered = this as unknown as Metered
+  metered[QUOTA] ??= unmeteredQuota()
+  return metered[QUOTA]
+}
+
 async function onRequest(context: GuardContext, request: FastifyRequest, reply: FastifyReply): Promise<unknown> {
+  // A scope that was opened before this registration has its hooks, and not its decorators.
+  if (!('quota' in request)) Object.defineProperty(request, 'quota', { get: readQuota })
   const metering = context.matcher.match(request)
   if (metering === undefined) return
   let userId: string
@@ -70,7 +72,10 @@ async function onRequest(context: GuardContext, request: FastifyRequest, reply: 
   }
   try {
     const wanted = await wantedCharges(metering, request, context.types)
-    if (wanted.length === 0) return
+    if (wanted.length === 0) {
+      ;(request as unknown as Metered)[QUOTA] = unenforcedQuota(userId)
+      return
+    }
     const admission = await takeCharges(context.db, userId, wanted, context.leaseMs).catch(error =>
       giveBack(context, userId, wanted, request, error)
     )

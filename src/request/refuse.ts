@@ -1,4 +1,5 @@
-// How a request is refused before its handler runs: 401, 402 (or what was configured) and 503, as problem details.
+// How a request is refused before its handler runs: 401, 402 (or what was configured) and 503, as problem details. They are sent as
+// text: a response schema of the route, meant for its own answers, would strip what it does not know.
 import type { FastifyReply } from 'fastify'
 import { type DenialOptions, mergeDenial } from '../quota/denial.ts'
 import type { FST_QUOTA_UNAUTHORIZED, Violation } from '../quota/errors.ts'
@@ -17,7 +18,7 @@ export function refuseUnauthorized(
   return reply
     .code(401)
     .type(PROBLEM_JSON)
-    .send(problem(401, error.message, { code: error.code }))
+    .send(JSON.stringify(problem(401, error.message, { code: error.code })))
 }
 
 /** Returns the status that was answered. */
@@ -42,7 +43,7 @@ export function refuseExceeded(
   reply
     .code(statusCode)
     .type(PROBLEM_JSON)
-    .send(quotaExceeded(violations, statusCode, upgradeUrl))
+    .send(JSON.stringify(quotaExceeded(violations, statusCode, upgradeUrl)))
   return statusCode
 }
 
@@ -53,7 +54,9 @@ export const refuseUnavailable = (reply: FastifyReply): FastifyReply =>
     .type(PROBLEM_JSON)
     .header('retry-after', STORE_RETRY_SECONDS)
     .send(
-      problem(503, 'Quotas cannot be checked at the moment; nothing was charged. Please try again.', {
-        code: 'FST_QUOTA_STORE'
-      })
+      JSON.stringify(
+        problem(503, 'Quotas cannot be checked at the moment; nothing was charged. Please try again.', {
+          code: 'FST_QUOTA_STORE'
+        })
+      )
     )

@@ -27,7 +27,8 @@ export interface RequestQuota {
   /**
    * What it really cost, known late: replaces the reserved amount, also above it and past the limit, until the reply has been
    * sent (a stream: until it ends). Throws FST_QUOTA_INVALID_AMOUNT, FST_QUOTA_NOT_RESERVED for a type that this route does not
-   * charge, FST_QUOTA_SETTLED when it comes too late. Where the store failed open nothing is charged, and it has no effect.
+   * charge, FST_QUOTA_SETTLED when it comes too late. Where nothing is charged, because the store failed open or the type is switched
+   * off, it has no effect.
    */
   setAmount(type: QuotaTypeKey, amount: number): void
 }
@@ -36,16 +37,20 @@ export class MeteredQuota implements RequestQuota {
   readonly userId: string
   readonly charges: readonly ReservedCharge[]
   metadata: Metadata = {}
+  /** What the rule charges, but an operator has switched off: nothing to the handler. */
+  readonly #switchedOff: readonly string[]
   #isSettled = false
 
-  constructor(userId: string, admitted: readonly AdmittedCharge[]) {
+  constructor(userId: string, admitted: readonly AdmittedCharge[], named: readonly string[]) {
     this.userId = userId
+    this.#switchedOff = named.filter(type => !admitted.some(charge => charge.type === type))
     this.charges = admitted.map(({ type, amount, balance }) => ({ type, reserved: amount, amount, balance }))
   }
 
   setAmount(type: QuotaTypeKey, amount: number): void {
     if (!isAmount(amount)) throw new FST_QUOTA_INVALID_AMOUNT('The amount', String(amount))
     const charge = this.charges.find(c => c.type === type)
+    if (charge === undefined && this.#switchedOff.includes(type)) return
     if (charge === undefined) throw new FST_QUOTA_NOT_RESERVED(type)
     if (this.#isSettled) throw new FST_QUOTA_SETTLED('settled')
     charge.amount = amount
@@ -56,7 +61,7 @@ export class MeteredQuota implements RequestQuota {
   }
 }
 
-/** Let through unmetered, because the store failed: the handler need not know. */
+/** Let through unmetered, because the store failed or every type is switched off: the handler need not know. */
 export const unenforcedQuota = (userId: string): RequestQuota => ({
   userId,
   charges: [],

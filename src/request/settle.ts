@@ -54,7 +54,11 @@ export class Settlement {
     this.#context = context
     this.#admitted = admission.charges
     this.#log = request.log
-    this.quota = new MeteredQuota(request.userId, admission.charges)
+    this.quota = new MeteredQuota(
+      request.userId,
+      admission.charges,
+      request.metering.charges.map(charge => charge.type)
+    )
     this.metering = request.metering
     this.endpoint = request.endpoint
     this.#reservedAt = admission.at

@@ -25,9 +25,10 @@ interface Admitting {
 /**
  * $1 user, $2 wanted charges, $3 the instant or null. Gives `clock`, `want`, `counter` and `admitted`.
  *
- * The guard stands in the UPDATE's own WHERE, where PostgreSQL evaluates it again on the newest row: under READ COMMITTED one
- * that stands in a sub-select alone let 81 through a limit of 50. `counter` is read from the snapshot, or locked in one order where
- * there are several: what it refuses, a full quota, costs no lock at all when it is one.
+ * For one charge the guard stands in the UPDATE's own WHERE, where PostgreSQL evaluates it again on the newest row: under READ
+ * COMMITTED one that stands in a sub-select alone let 81 through a limit of 50. `counter` is read from the snapshot then, and what it
+ * refuses, a full quota, costs no lock at all. Several are locked in one order first, and `counter` has their newest rows: a guard in
+ * the WHERE as well would also be asked about the snapshot's row, and leave out of "all" one that was full until just now.
  */
 export const admitting = ({ hold, several }: Admitting): string => `
   clock AS MATERIALIZED (
@@ -50,9 +51,8 @@ export const admitting = ({ hold, several }: Admitting): string => `
      WHERE l.user_id = $1
        AND l.quota_type_id = c.quota_type_id
        AND (SELECT count(*) FROM counter WHERE fits AND running) = (SELECT count(*) FROM want)
-       AND l.used_amount + c.amount <= ${CEILING}
-       AND (l.period_end IS NULL OR l.period_end > clock.at)
-    RETURNING c.id, c.amount, l.quota_type_id, l.limit_amount, l.used_amount, l.reserved_amount, l.period_start,
+       ${several ? '' : `AND l.used_amount + c.amount <= ${CEILING} AND (l.period_end IS NULL OR l.period_end > clock.at)`}
+    RETURNING c.id, c.amount, l.quota_type_id, l.limit_amount, l.used_amount, l.reserved_amount, l.period_start, l.period_end,
               greatest(date_trunc('milliseconds', clock.at), l.period_start) AS admitted_at
   )`
 
@@ -66,7 +66,8 @@ export const ADMITTED_ROWS = `
          coalesce(a.limit_amount, c.limit_amount) AS limit_amount,
          coalesce(a.used_amount, c.used_amount) AS used_amount,
          coalesce(a.reserved_amount, c.reserved_amount) AS reserved_amount,
-         ${ms('c.period_start')} AS period_start, ${ms('c.period_end')} AS period_end,
+         ${ms('coalesce(a.period_start, c.period_start)')} AS period_start,
+         ${ms('CASE WHEN a.id IS NULL THEN c.period_end ELSE a.period_end END')} AS period_end,
          ${ms('a.admitted_at')} AS admitted_at, ${ms('clock.at')} AS at,
          a.id IS NULL AND EXISTS (SELECT 1 FROM quota_reservations r WHERE r.user_id = $1 AND r.expires_at <= clock.at) AS dead
     FROM want w CROSS JOIN clock LEFT JOIN counter c ON c.id = w.id LEFT JOIN admitted a ON a.id = w.id`
@@ -156,8 +157,13 @@ async function freshen(db: Database, order: AdmissionOrder, pairs: readonly Pair
   }
   // It fitted when it was read, and another request was faster: the next look says by how much it does not fit.
   if (rows.every(row => row.fits)) return true
-  return rows.some(row => row.dead) && (await expireReservations(db, order.userId, order.at)) > 0
+  if (!rows.some(row => row.dead)) return false
+  // None left to give back: somebody else is doing it now, and who waits for the counters sees what comes of it.
+  if ((await expireReservations(db, order.userId, order.at)) === 0) await db.query(WAIT, [order.userId])
+  return true
 }
+
+const WAIT = 'SELECT 1 FROM quota_limits WHERE user_id = $1 ORDER BY quota_type_id FOR UPDATE'
 
 function violationsOf(pairs: readonly Pair[]): Violation[] {
   const missing = pairs.find(([, row]) => !row.found)

@@ -16,8 +16,8 @@ WITH ${admitting({ hold: false, several: false })}, logged AS (
   INSERT INTO quota_idempotency_keys (user_id, key, quota_type_id, amount, balance)
   SELECT $1, $6::text, a.quota_type_id, a.amount,
          jsonb_build_object('limit', a.limit_amount, 'used', a.used_amount - a.reserved_amount, 'reserved', a.reserved_amount,
-                            'periodStart', a.period_start, 'resetsAt', c.period_end)
-    FROM admitted a JOIN counter c ON c.id = a.id WHERE $6::text IS NOT NULL
+                            'periodStart', a.period_start, 'resetsAt', a.period_end)
+    FROM admitted a WHERE $6::text IS NOT NULL
 )
 ${ADMITTED_ROWS}`
 

@@ -4,7 +4,7 @@ import { drizzle } from 'drizzle-orm/postgres-js'
 import postgres from 'postgres'
 import { FST_QUOTA_SCHEMA, FST_QUOTA_UNREACHABLE } from '../quota/errors.ts'
 import { missingFromSchema } from './check-schema.ts'
-import { type Database, openDatabase, stateOf } from './database.ts'
+import { type Database, openDatabase, stateOf, withDeadline } from './database.ts'
 
 /** A URL with what postgres.js takes besides: `max`, `ssl`, `prepare` … */
 export interface ServerConnection extends postgres.Options<Record<string, never>> {
@@ -13,7 +13,7 @@ export interface ServerConnection extends postgres.Options<Record<string, never>
 
 /** How long a statement may take before the request is answered without it. */
 const DEADLINE_MS = 5_000
-/** With the last attempt and the close still below Fastify's plugin timeout of 10 s, so that the error is ours and says what is wrong. */
+/** With the close still below Fastify's plugin timeout of 10 s, so that the error is ours and says what is wrong. */
 const BOOT_PATIENCE_MS = 5_000
 /** postgres.js waits for ever to end a connection whose server crashed. */
 const CLOSE_PATIENCE_MS = 2_000
@@ -69,16 +69,16 @@ export async function requireReady(db: Database): Promise<void> {
 
 /** Waits for a server that is starting. */
 export async function requireReachable(db: Database): Promise<void> {
-  const start = Date.now()
+  const end = Date.now() + BOOT_PATIENCE_MS
   // Once refused, postgres.js waits longer and longer before it tries again, and the later attempts only say that they had no answer.
   let telling: unknown
   for (;;) {
     try {
-      await db.query('SELECT 1')
+      await withDeadline(db.query('SELECT 1'), Math.max(end - Date.now(), 1))
       return
     } catch (error) {
       if (telling === undefined || stateOf(error) !== undefined) telling = error
-      if (!isTransient(stateOf(error)) || Date.now() - start > BOOT_PATIENCE_MS)
+      if (!isTransient(stateOf(error)) || Date.now() >= end)
         throw new FST_QUOTA_UNREACHABLE(reasonOf(telling), { cause: telling })
       await sleep(250)
     }
@@ -92,7 +92,7 @@ function reasonOf(error: unknown): string {
   const cause = (error as Error).cause
   return cause instanceof Error && cause.message !== ''
     ? cause.message
-    : String(stateOf(error) ?? (error as Error).message)
+    : String(stateOf(error) ?? (error as Error).message.replace(/\.$/, ''))
 }
 
 async function close(client: postgres.Sql): Promise<void> {

@@ -58,7 +58,7 @@ function bind(text: string, values: Parameters<Run>[1]): SQL {
 const rowsOf = <Row>(result: unknown): Row[] => (Array.isArray(result) ? result : (result as { rows: Row[] }).rows)
 
 /** postgres.js waits for ever on a dead connection, so the deadline is ours. */
-async function withDeadline<T>(work: PromiseLike<T>, deadlineMs: number): Promise<T> {
+export async function withDeadline<T>(work: PromiseLike<T>, deadlineMs: number): Promise<T> {
   let timer: NodeJS.Timeout | undefined
   const late = new Promise<never>((_, reject) => {
     timer = setTimeout(() => reject(new FST_QUOTA_STORE(`no answer within ${deadlineMs} ms`)), deadlineMs)

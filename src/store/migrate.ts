@@ -17,8 +17,9 @@ export async function migrate(db: Database): Promise<number> {
   const isPushed = (await missingFromSchema(db)).length === 0
   return await db.orm.transaction(async (tx: Orm) => {
     await tx.execute(sql`SELECT pg_advisory_xact_lock(${sql.raw(String(LOCK))})`)
+    // Without a sequence: drizzle-kit filters tables, not sequences, and a push would try to drop it.
     await tx.execute(
-      sql`CREATE TABLE IF NOT EXISTS quota_migrations (id integer GENERATED ALWAYS AS IDENTITY PRIMARY KEY, hash text NOT NULL UNIQUE, created_at timestamptz NOT NULL DEFAULT now())`
+      sql`CREATE TABLE IF NOT EXISTS quota_migrations (hash text PRIMARY KEY, created_at timestamptz NOT NULL DEFAULT now())`
     )
     const applied = await appliedHashes(tx)
     const pending = readMigrationFiles({ migrationsFolder: MIGRATIONS_FOLDER }).filter(

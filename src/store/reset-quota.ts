@@ -11,37 +11,40 @@ SELECT l.quota_type_id, t.type_key, ${ms('l.period_start')} AS period_start
 
 /**
  * The cut is made by the clock after the locks are held, and rounded up: whatever the old period admitted, it admitted before it,
- * so that log rows fall into the right period by their time alone. A counter whose period was changed since it was read is left.
+ * so that log rows fall into the right period by their time alone. A counter whose period was changed since it was read, or has ended
+ * meanwhile, is left for another attempt.
  */
 const RESET = `
 WITH want AS MATERIALIZED (
   SELECT * FROM jsonb_to_recordset($2::text::jsonb) AS w (quota_type_id int, type_key text, closing timestamptz)
-), old AS MATERIALIZED (
+), locked AS MATERIALIZED (
   SELECT l.*, w.type_key
     FROM quota_limits l JOIN want w ON w.quota_type_id = l.quota_type_id AND w.closing = l.period_start
-   WHERE l.user_id = $1 AND (l.period_end IS NULL OR l.period_end > clock_timestamp() + interval '5 milliseconds')
+   WHERE l.user_id = $1
    ORDER BY l.quota_type_id
      FOR UPDATE OF l
 ), cut AS MATERIALIZED (
-  SELECT greatest(date_trunc('milliseconds', clock_timestamp()), o.latest) + interval '1 millisecond' AS at FROM (SELECT max(period_start) AS latest FROM old) o
+  SELECT greatest(date_trunc('milliseconds', clock_timestamp()), o.latest) + interval '1 millisecond' AS at FROM (SELECT max(period_start) AS latest FROM locked) o
+), old AS MATERIALIZED (
+  SELECT k.*, cut.at FROM locked k CROSS JOIN cut WHERE k.period_end IS NULL OR k.period_end > cut.at
 ), closed AS (
   INSERT INTO quota_periods (user_id, quota_type_id, period_start, period_end, limit_amount, used_amount, reserved_amount, closed_at)
-  SELECT o.user_id, o.quota_type_id, o.period_start, cut.at, o.limit_amount, o.used_amount, o.reserved_amount, cut.at FROM old o CROSS JOIN cut
+  SELECT o.user_id, o.quota_type_id, o.period_start, o.at, o.limit_amount, o.used_amount, o.reserved_amount, o.at FROM old o
   ON CONFLICT (user_id, quota_type_id, period_start) DO UPDATE
      SET period_end = excluded.period_end, limit_amount = excluded.limit_amount, used_amount = excluded.used_amount,
          reserved_amount = excluded.reserved_amount, closed_at = excluded.closed_at
 ), opened AS (
-  INSERT INTO quota_periods (user_id, quota_type_id, period_start, period_end) SELECT o.user_id, o.quota_type_id, cut.at, o.period_end FROM old o CROSS JOIN cut
+  INSERT INTO quota_periods (user_id, quota_type_id, period_start, period_end) SELECT o.user_id, o.quota_type_id, o.at, o.period_end FROM old o
 ), fresh AS (
-  UPDATE quota_limits l SET used_amount = 0, reserved_amount = 0, period_start = cut.at, updated_at = now()
-    FROM old o CROSS JOIN cut WHERE l.user_id = $1 AND l.quota_type_id = o.quota_type_id
+  UPDATE quota_limits l SET used_amount = 0, reserved_amount = 0, period_start = o.at, updated_at = now()
+    FROM old o WHERE l.user_id = $1 AND l.quota_type_id = o.quota_type_id
   RETURNING l.quota_type_id
 ), audited AS (
   INSERT INTO quota_audit_logs (${AUDIT_COLUMNS})
   SELECT $1, $3::text, $4::text, $5::text, 'reset', o.type_key,
          jsonb_build_object('used', o.used_amount - o.reserved_amount, 'reserved', o.reserved_amount, 'period_start', o.period_start),
-         jsonb_build_object('used', 0, 'reserved', 0, 'period_start', cut.at)
-    FROM old o CROSS JOIN cut
+         jsonb_build_object('used', 0, 'reserved', 0, 'period_start', o.at)
+    FROM old o
 )
 SELECT quota_type_id FROM fresh`
 

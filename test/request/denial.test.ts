@@ -210,3 +210,33 @@ t.test('refuses a late amount that is none, or of a type that the route does not
   t.equal((await ask(app, newUser(), '/work')).statusCode, 200)
   t.same((await ask(app, newUser(), '/unmetered')).json(), [])
 })
+
+t.test('says all of it where the route has a schema for its own 402', async t => {
+  const schema = { response: { '4xx': { type: 'object', properties: { message: { type: 'string' } } } } }
+  const app = await metered(
+    t,
+    db,
+    app => void app.get('/work', { config: { quota: { type: 'calls', amount: 11 } }, schema }, async () => 'x')
+  )
+  t.match((await ask(app, newUser(), '/work')).json(), { status: 402, quota_type: 'calls', required: 11 })
+})
+
+t.test('does not meter a type that is switched off, and lets the handler speak of it', async t => {
+  const app = await metered(
+    t,
+    db,
+    app => {
+      const handler = async (request: import('fastify').FastifyRequest) => {
+        request.quota.setAmount('paused', 5)
+        return request.quota.charges.map(charge => charge.type)
+      }
+      app.get('/alone', { config: { quota: 'paused' } }, handler)
+      app.get('/beside', { config: { quota: ['calls', 'paused'] } }, handler)
+    },
+    { quotas: { calls: { limit: 10 }, paused: { limit: 0 } } }
+  )
+  await db.query("UPDATE quota_types SET is_active = false WHERE type_key = 'paused'")
+  const later = await metered(t, db, app => void app.get('/alone', { config: { quota: 'paused' } }, async () => 'x'))
+  t.equal((await ask(later, newUser(), '/alone')).statusCode, 200)
+  t.equal((await ask(app, newUser(), '/alone')).statusCode, 402, 'an application that has started keeps what it read')
+})

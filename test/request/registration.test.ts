@@ -55,6 +55,18 @@ for (const isAwaited of [true, false]) {
   })
 }
 
+t.test('meters a scope that was opened before the registration, and gives its handlers request.quota', async t => {
+  const app = Fastify()
+  app.register(async child => {
+    child.get('/metered', work, async request => request.quota.charges.map(charge => charge.type))
+    child.get('/unmetered', async request => request.quota.charges)
+  })
+  app.register(quotaPlugin, options())
+  await charges(t, app, ['/metered'])
+  t.same((await ask(app, newUser(), '/metered')).json(), ['calls'])
+  t.same((await app.inject('/unmetered')).json(), [])
+})
+
 t.test('meters an encapsulated child, and leaves what stands beside it alone', async t => {
   const app = Fastify()
   app.register(async child => {

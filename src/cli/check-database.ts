@@ -1,0 +1,109 @@
+// Everything that can be wrong with the database of quotas, one check after the other; it changes nothing.
+import { isTimeZone } from '../quota/period.ts'
+import { missingFromSchema } from '../store/check-schema.ts'
+import type { Database } from '../store/database.ts'
+import { listExpired } from '../store/expire-reservations.ts'
+import { listMigrations } from '../store/list-migrations.ts'
+import { listTimeZones } from '../store/list-time-zones.ts'
+import { listTypes } from '../store/list-types.ts'
+import { findDiscrepancies } from '../store/reconcile.ts'
+import { viewHealth } from '../store/view-health.ts'
+import { type Finding, hint, ok, wrong } from './finding.ts'
+
+const OLDEST_VERSION = 140_000
+const MAX_EXPIRED = 1_000
+const INIT = 'run `npx fastify-quota init` on this database'
+
+/** Stops at the check that the others cannot do without. */
+export async function checkDatabase(db: Database): Promise<Finding[]> {
+  const { version, versionNumber, latencyMs } = await viewHealth(db)
+  const findings = [
+    ok('connection', `answered in ${latencyMs} ms`),
+    versionNumber >= OLDEST_VERSION
+      ? ok('version', `PostgreSQL ${version}`)
+      : wrong('version', `PostgreSQL ${version} is older than 14`, 'move the database to PostgreSQL 14 or newer')
+  ]
+  const missing = await missingFromSchema(db)
+  if (missing.length > 0) {
+    const told = missing.slice(0, 5).join(', ')
+    const rest = missing.length > 5 ? ` and ${missing.length - 5} more` : ''
+    return [...findings, wrong('schema', `missing: ${told}${rest}`, INIT)]
+  }
+  return [
+    ...findings,
+    ok('schema', 'every table and column is there'),
+    await checkMigrations(db),
+    ...(await checkTypes(db)),
+    ...(await checkTimeZones(db)),
+    await checkReservations(db),
+    await checkCounters(db)
+  ]
+}
+
+async function checkMigrations(db: Database): Promise<Finding> {
+  const { shipped, recorded, unknown } = await listMigrations(db)
+  if (recorded === 0)
+    return hint(
+      'migrations',
+      'none is recorded: drizzle-kit push made the tables',
+      `${INIT}, which records them for later versions`
+    )
+  if (recorded < shipped) return wrong('migrations', `${recorded} of ${shipped} are applied`, INIT)
+  if (unknown > 0)
+    return hint(
+      'migrations',
+      `${unknown} recorded that this version does not know`,
+      'a newer version was here: use it in every process'
+    )
+  return ok('migrations', `${recorded} of ${shipped} are applied`)
+}
+
+async function checkTypes(db: Database): Promise<Finding[]> {
+  const types = await listTypes(db)
+  if (types.length === 0)
+    return [wrong('types', 'there is no quota type', `declare them under the option \`quotas\`, or ${INIT}`)]
+  const list = (isActive: boolean) => types.filter(type => type.isActive === isActive).map(type => type.key)
+  const findings = [ok('types', `${list(true).length} active: ${list(true).join(', ')}`)]
+  const inactive = list(false).join(', ')
+  return inactive === ''
+    ? findings
+    : [
+        ...findings,
+        hint('types', `switched off, and not charged: ${inactive}`, 'set is_active where that was not meant')
+      ]
+}
+
+async function checkTimeZones(db: Database): Promise<Finding[]> {
+  const zones = await listTimeZones(db)
+  const users = zones.reduce((sum, zone) => sum + zone.users, 0)
+  const bad = zones.filter(({ timeZone }) => !isTimeZone(timeZone))
+  if (bad.length === 0)
+    return [ok('time zones', `${users} ${users === 1 ? 'user' : 'users'}, every time zone is known`)]
+  return bad.map(({ timeZone, users, userId }) =>
+    wrong(
+      'time zones',
+      `'${timeZone}' is none: ${users === 1 ? `user '${userId}'` : `${users} users, one of them '${userId}'`}`,
+      'write an IANA name such as Europe/Berlin into quota_users.time_zone; their requests fail until then'
+    )
+  )
+}
+
+async function checkReservations(db: Database): Promise<Finding> {
+  const { length } = await listExpired(db, MAX_EXPIRED)
+  if (length === 0) return ok('reservations', 'none has expired')
+  return hint(
+    'reservations',
+    `of ${length === MAX_EXPIRED ? `${MAX_EXPIRED} or more users` : length === 1 ? '1 user' : `${length} users`} some have expired: a process died`,
+    "they are given back by any running application, or with the user's next request"
+  )
+}
+
+async function checkCounters(db: Database): Promise<Finding> {
+  const { length } = await findDiscrepancies(db)
+  if (length === 0) return ok('counters', 'every one is the sum of its log rows and reservations')
+  return wrong(
+    'counters',
+    `${length === 1 ? '1 is' : `${length} are`} not the sum of log rows and reservations`,
+    '`npx fastify-quota reconcile` tells which; somebody has written to the tables by hand'
+  )
+}

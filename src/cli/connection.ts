@@ -1,0 +1,68 @@
+// Which database a command works on: by its flags, else by the environment.
+import { existsSync } from 'node:fs'
+import { join } from 'node:path'
+import { readConnection } from '../server/settings.ts'
+import { open } from '../store/connect.ts'
+import type { Database } from '../store/database.ts'
+import { type Flag, text, UsageError, type Values } from './command.ts'
+
+export const CONNECTION_FLAGS: Readonly<Record<string, Flag>> = {
+  'database-url': {
+    type: 'string',
+    value: 'URL',
+    help: 'PostgreSQL; others see it in the list of processes, so a password is better in DATABASE_URL.'
+  },
+  'data-dir': {
+    type: 'string',
+    value: 'DIR',
+    help: 'The embedded database in this directory, also with DATABASE_URL set.'
+  }
+}
+
+/** Nobody waits for a reply here, and a whole table may have to be read. */
+const DEADLINE_MS = 10 * 60_000
+
+export interface Target {
+  connection: string | { dataDir: string }
+  /** For messages: without the password. */
+  label: string
+  /** Where it was said. */
+  source: '--database-url' | 'DATABASE_URL' | 'embedded'
+}
+
+export function readTarget(values: Values): Target {
+  const url = text(values, 'database-url')
+  const dataDir = text(values, 'data-dir')
+  if (url !== undefined && dataDir !== undefined)
+    throw new UsageError('--database-url and --data-dir name two databases; give one of them.')
+  const connection = url ?? (dataDir === undefined ? readConnection(process.env) : { dataDir })
+  if (typeof connection !== 'string')
+    return { connection, label: `the embedded database in ${connection.dataDir}`, source: 'embedded' }
+  return { connection, label: labelOf(connection), source: url === undefined ? 'DATABASE_URL' : '--database-url' }
+}
+
+/** Asks nothing of its tables. An embedded one is brought to this version, as each start of an application does. */
+export async function openTarget({ connection, source }: Target): Promise<Database> {
+  try {
+    return await open(connection, DEADLINE_MS)
+  } catch (error) {
+    // The plugin speaks of its option; here it is a flag or a variable.
+    throw error instanceof Error
+      ? new Error(error.message.replace(/^Option connection/, source), { cause: error })
+      : error
+  }
+}
+
+/** A command that only looks must not make an empty database. */
+export function requireEmbedded({ connection }: Target): void {
+  if (typeof connection !== 'string' && !existsSync(join(connection.dataDir, 'data')))
+    throw new Error(
+      `There is no embedded database in ${connection.dataDir}. Name its directory with --data-dir, set DATABASE_URL, or make one with \`fastify-quota init\`.`
+    )
+}
+
+function labelOf(url: string): string {
+  if (!URL.canParse(url)) return 'a URL that is not valid'
+  const { protocol, username, host, pathname } = new URL(url)
+  return `${protocol}//${username === '' ? '' : `${username}@`}${host}${pathname}`
+}

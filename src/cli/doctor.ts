@@ -1,0 +1,72 @@
+// fastify-quota doctor: what is wrong with the database or the routes, and what to do about it.
+import { checkDatabase } from './check-database.ts'
+import { checkRoutes, type RouteCheck } from './check-routes.ts'
+import { type Command, text } from './command.ts'
+import { CONNECTION_FLAGS, openTarget, readTarget, requireEmbedded, type Target } from './connection.ts'
+import { describeFinding, type Finding, wrong } from './finding.ts'
+import { loadApp, standaloneApp } from './load-app.ts'
+
+export const doctor: Command = {
+  name: 'doctor',
+  description: `Checks the connection, PostgreSQL's version, the tables, the migrations, the quota types, users' time zones, reservations and
+counters, and changes none of them; then prints which route is metered by what. Exit code 1 when something is wrong.
+The file of --app exports, as its default, a Fastify instance, a function that returns one, or a Fastify plugin (as for
+fastify-cli). It must not listen. It is started as always, with its own database.`,
+  flags: {
+    ...CONNECTION_FLAGS,
+    app: {
+      type: 'string',
+      value: 'FILE',
+      help: 'The application whose routes to look at. Default: the standalone server.'
+    }
+  },
+  async run(values, print) {
+    const target = readTarget(values)
+    print(`On ${target.label}:\n`)
+    const findings = await examineDatabase(target)
+    print(findings.map(describeFinding).join('\n'))
+    // After the database is closed again: the application may open the same directory.
+    const file = text(values, 'app')
+    const routes = await examineRoutes(file)
+    print(`\nThe routes of ${file ?? 'the standalone server (of yours: --app FILE)'}:\n`)
+    print(routes.findings.map(describeFinding).join('\n'))
+    if (routes.table !== '') print(`\n${routes.table}`)
+    const wrongs = [...findings, ...routes.findings].filter(finding => finding.state === 'wrong').length
+    print(
+      `\n${wrongs === 0 ? 'Nothing is wrong.' : wrongs === 1 ? '1 thing is wrong.' : `${wrongs} things are wrong.`}`
+    )
+    return wrongs === 0 ? 0 : 1
+  }
+}
+
+async function examineDatabase(target: Target): Promise<Finding[]> {
+  try {
+    requireEmbedded(target)
+    const db = await openTarget(target)
+    try {
+      return await checkDatabase(db)
+    } finally {
+      await db.close()
+    }
+  } catch (error) {
+    const remedy =
+      target.source === 'embedded'
+        ? 'one process at a time: stop the application that has it open, or make it with `npx fastify-quota init`'
+        : `check ${target.source}, and that the server is up and lets this user in`
+    return [wrong('connection', (error as Error).message, remedy)]
+  }
+}
+
+async function examineRoutes(file: string | undefined): Promise<RouteCheck> {
+  try {
+    const app = file === undefined ? await standaloneApp() : await loadApp(file)
+    try {
+      return await checkRoutes(app)
+    } finally {
+      await app.close()
+    }
+  } catch (error) {
+    const remedy = 'mend what the message says; without it the application does not start either'
+    return { findings: [wrong('routes', (error as Error).message, remedy)], table: '' }
+  }
+}

@@ -1,0 +1,136 @@
+// fastify-quota init: the tables, the quota types, and the limits of users who are there already.
+import type { QuotaDeclaration } from '../quota/quota-type.ts'
+import { QUOTAS } from '../server/quotas.ts'
+import { requireReachable } from '../store/connect-server.ts'
+import type { Database } from '../store/database.ts'
+import { declareTypes } from '../store/declare-types.ts'
+import { ensureUser } from '../store/ensure-user.ts'
+import { listTypes } from '../store/list-types.ts'
+import { listUsersWithoutLimits } from '../store/list-users-without-limits.ts'
+import { migrate } from '../store/migrate.ts'
+import { setUsers, type UserEntry } from '../store/set-users.ts'
+import { type Command, text, UsageError, type Values } from './command.ts'
+import { CONNECTION_FLAGS, openTarget, readTarget } from './connection.ts'
+import { readTypes } from './read-types.ts'
+import { readUsers } from './read-users.ts'
+
+export const init: Command = {
+  name: 'init',
+  description: `Applies the migrations that are not applied yet, inserts quota types where there are none, and gives users their limits.
+It may run again: what is done is not done twice, and no usage is touched.
+
+An application that declares its types under the option \`quotas\` needs none from here: --schema-only.
+The CSV of --users-from (RFC 4180, UTF-8) has the user id in its first column, or in the column id or user_id of a header;
+with a header also email, time_zone and period_anchor. What is empty stays as it is.`,
+  flags: {
+    ...CONNECTION_FLAGS,
+    types: {
+      type: 'string',
+      value: 'FILE',
+      help: "JSON as the option `quotas` takes it. Default: the standalone server's, if there are none."
+    },
+    'schema-only': { type: 'boolean', help: 'Only the tables: no types, no users.' },
+    'users-from': { type: 'string', value: 'FILE', help: 'CSV: these users get the limits of every active type.' },
+    'all-users': { type: 'boolean', help: 'Every user of quota_users gets the limits that are missing.' }
+  },
+  async run(values, print) {
+    // Files are read whole first: a wrong line is known before anything is written.
+    const order = readOrder(values)
+    const target = readTarget(values)
+    const db = await openTarget(target)
+    try {
+      await requireReachable(db)
+      print(`On ${target.label}:`)
+      print(describeMigrations(db, await migrate(db)))
+      if (!order.isSchemaOnly) print(await makeTypes(db, order.types))
+      if (order.users !== undefined) print(await giveToUsers(db, order.users))
+      if (order.isForAllUsers) print(`- limits given to ${people(await giveLimits(db))} of quota_users`)
+      return 0
+    } finally {
+      await db.close()
+    }
+  }
+}
+
+interface Order {
+  types: Record<string, QuotaDeclaration> | undefined
+  users: UserEntry[] | undefined
+  isSchemaOnly: boolean
+  isForAllUsers: boolean
+}
+
+function readOrder(values: Values): Order {
+  const types = text(values, 'types')
+  const users = text(values, 'users-from')
+  const isSchemaOnly = values['schema-only'] === true
+  const isForAllUsers = values['all-users'] === true
+  if (isSchemaOnly && (types !== undefined || users !== undefined || isForAllUsers))
+    throw new UsageError('--schema-only makes no types and gives no limits; leave out the other flags.')
+  return {
+    types: types === undefined ? undefined : readTypes(types),
+    users: users === undefined ? undefined : readUsers(users),
+    isSchemaOnly,
+    isForAllUsers
+  }
+}
+
+function describeMigrations({ kind }: Database, applied: number): string {
+  // Opening an embedded database has applied them already.
+  if (applied === 0 || kind === 'embedded') return '- the tables are those of this version'
+  return `- ${applied === 1 ? '1 migration' : `${applied} migrations`} applied: the tables are those of this version now`
+}
+
+async function makeTypes(db: Database, types: Record<string, QuotaDeclaration> | undefined): Promise<string> {
+  const before = await listTypes(db)
+  if (types === undefined && before.length > 0) return `- ${count(before.length)} there already: ${keysOf(before)}`
+  await declareTypes(db, types ?? QUOTAS)
+  const after = await listTypes(db)
+  const added = after.filter(type => !before.some(old => old.key === type.key))
+  return added.length === 0
+    ? `- the types of the file are there already; where it says something else than before, they follow it`
+    : `- ${count(added.length)} inserted: ${keysOf(added)}`
+}
+
+const count = (n: number): string => (n === 1 ? '1 quota type' : `${n} quota types`)
+const keysOf = (types: readonly { key: string }[]): string => types.map(type => type.key).join(', ')
+const people = (n: number): string => (n === 1 ? '1 user' : `${n} users`)
+
+/** Rows of one statement. */
+const BATCH = 500
+/** Users at once: as many as a pool has connections. */
+const WIDTH = 10
+
+async function giveToUsers(db: Database, users: readonly UserEntry[]): Promise<string> {
+  const done = { added: 0, changed: 0, given: 0 }
+  for (let i = 0; i < users.length; i += BATCH) {
+    const batch = users.slice(i, i + BATCH)
+    const { added, changed } = await setUsers(db, batch)
+    done.added += added
+    done.changed += changed
+    done.given += await giveLimits(
+      db,
+      batch.map(user => user.id)
+    )
+  }
+  return `- ${people(users.length)} of the file: ${done.added} new, ${done.changed} changed; limits given to ${people(done.given)}`
+}
+
+/** Of all users, or of these: whoever lacks the limit of an active type gets it. How many did. */
+async function giveLimits(db: Database, ids?: readonly string[]): Promise<number> {
+  let given = 0
+  for (;;) {
+    const without = await listUsersWithoutLimits(db, BATCH, ids)
+    if (without.length === 0) return given
+    for (let i = 0; i < without.length; i += WIDTH)
+      await Promise.all(without.slice(i, i + WIDTH).map(userId => give(db, userId)))
+    given += without.length
+  }
+}
+
+async function give(db: Database, userId: string): Promise<void> {
+  try {
+    await ensureUser(db, userId)
+  } catch (error) {
+    throw new Error(`user '${userId}': ${(error as Error).message}`, { cause: error })
+  }
+}

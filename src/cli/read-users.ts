@@ -1,0 +1,100 @@
+// The users of a CSV file (RFC 4180), checked line by line before any of them is written.
+import { readFileSync } from 'node:fs'
+// Quotes, line breaks within them, byte order marks: a parser that has met them all, and needs no other package.
+import { parse } from 'csv-parse/sync'
+import { isTimeZone } from '../quota/period.ts'
+import { isUserId } from '../quota/user-id.ts'
+import type { UserEntry } from '../store/set-users.ts'
+
+/** What is wrong is told up to here; the rest is counted. */
+const MAX_FAULTS = 20
+
+interface Line {
+  number: number
+  cells: string[]
+}
+
+interface Columns {
+  id: number
+  email: number
+  time_zone: number
+  period_anchor: number
+}
+
+/** Throws an error that names every line that is refused. */
+export function readUsers(file: string): UserEntry[] {
+  const lines = readLines(file)
+  const header = lines[0] === undefined ? undefined : columnsOf(lines[0].cells)
+  const columns = header ?? { id: 0, email: -1, time_zone: -1, period_anchor: -1 }
+  const faults: string[] = []
+  const seen = new Map<string, number>()
+  const users = lines.slice(header === undefined ? 0 : 1).map(({ number, cells }) => {
+    const user = entryOf(cells, columns)
+    const fault = faultOf(user, seen.get(user.id))
+    if (fault !== undefined) faults.push(`line ${number}: ${fault}`)
+    seen.set(user.id, number)
+    return user
+  })
+  if (faults.length > 0) throw new Error(refusal(file, faults))
+  return users
+}
+
+function readLines(file: string): Line[] {
+  try {
+    const text = new TextDecoder('utf-8', { fatal: true }).decode(readFileSync(file))
+    const options = { bom: true, info: true, relax_column_count: true, skip_empty_lines: true } as const
+    const records = parse(text, options) as unknown as { record: string[]; info: { lines: number } }[]
+    return records.map(({ record, info }) => ({ number: info.lines, cells: record }))
+  } catch (error) {
+    const { message, lines } = error as Error & { lines?: number }
+    throw new Error(`${file} cannot be read as CSV${lines === undefined ? '' : `, line ${lines}`}: ${message}`)
+  }
+}
+
+/** A first line that names one of our columns is a header; other columns of it are passed over. */
+function columnsOf(cells: readonly string[]): Columns | undefined {
+  const names = cells.map(cell => cell.trim().toLowerCase())
+  const at = (...wanted: string[]) => names.findIndex(name => wanted.includes(name))
+  const id = at('id', 'user_id')
+  const columns = {
+    id: Math.max(id, 0),
+    email: at('email'),
+    time_zone: at('time_zone'),
+    period_anchor: at('period_anchor')
+  }
+  const { email, time_zone, period_anchor } = columns
+  return [id, email, time_zone, period_anchor].some(i => i >= 0) ? columns : undefined
+}
+
+function entryOf(cells: readonly string[], columns: Columns): UserEntry {
+  const cell = (i: number) => cells[i]?.trim() || null
+  return {
+    id: cells[columns.id]?.trim() ?? '',
+    email: cell(columns.email),
+    timeZone: cell(columns.time_zone),
+    periodAnchor: cell(columns.period_anchor)
+  }
+}
+
+function faultOf({ id, email, timeZone, periodAnchor }: UserEntry, seenOn: number | undefined): string | undefined {
+  if (!isUserId(id)) return 'the id must be 1 to 255 characters without control characters'
+  if (seenOn !== undefined) return `the id '${id}' is on line ${seenOn} already`
+  if (email !== null && (email.length > 320 || !/^[^\s@\p{Cc}]+@[^\s@\p{Cc}]+$/u.test(email)))
+    return `'${email}' is no e-mail address`
+  if (timeZone !== null && !isTimeZone(timeZone)) return `'${timeZone}' is no IANA time zone such as Europe/Berlin`
+  if (periodAnchor !== null && !isDay(periodAnchor)) return `'${periodAnchor}' is no day such as 2026-01-31`
+  return undefined
+}
+
+function isDay(text: string): boolean {
+  if (!/^(?!0000)[0-9]{4}-[0-9]{2}-[0-9]{2}$/.test(text)) return false
+  const day = new Date(`${text}T00:00:00Z`)
+  // 31 February is read as 3 March.
+  return !Number.isNaN(day.getTime()) && day.toISOString().startsWith(text)
+}
+
+function refusal(file: string, faults: readonly string[]): string {
+  const told = faults.slice(0, MAX_FAULTS)
+  const rest = faults.length - told.length
+  return `${file} was refused, and nothing was written:\n${told.map(fault => `  ${fault}`).join('\n')}${rest > 0 ? `\n  and ${rest} more lines` : ''}`
+}

@@ -1,0 +1,73 @@
+// The standalone server, put together: identity, quotas, the API of the replaced system, its description.
+import Fastify, { type FastifyInstance, type FastifyRequest } from 'fastify'
+import { quotaPlugin } from '../plugin.ts'
+import { open } from '../store/connect.ts'
+import type { Database } from '../store/database.ts'
+import { addAnswers } from './answers.ts'
+import { addIdentity, requireCaller } from './caller.ts'
+import { addDocumentation } from './documentation.ts'
+import { healthRoute } from './health-route.ts'
+import { Imaging } from './imaging.ts'
+import { ADMIN_PREFIX, QUOTAS, RULES } from './quotas.ts'
+import type { Settings } from './settings.ts'
+import { taskRoutes } from './task-routes.ts'
+import { uploadRoutes } from './upload-routes.ts'
+
+/** A user id of 255 characters, each of four bytes, each byte as %XX. Fastify's 100 would answer such a user with 404. */
+const MAX_PARAM_LENGTH = 255 * 4 * 3
+/** The embedded engine needs seconds on its first day, and a server's patience with PostgreSQL is 8 s. */
+const PLUGIN_TIMEOUT_MS = 60_000
+
+/** Ready to listen. Rejects where the boot fails, and leaves nothing open then. */
+export async function buildServer(settings: Settings): Promise<FastifyInstance> {
+  const app = Fastify({
+    logger: { level: settings.logLevel, serializers: { req: describeRequest } },
+    routerOptions: { maxParamLength: MAX_PARAM_LENGTH },
+    pluginTimeout: PLUGIN_TIMEOUT_MS
+  })
+  try {
+    await assemble(app, settings)
+    await app.ready()
+    return app
+  } catch (error) {
+    await app.close().catch(() => {})
+    throw error
+  }
+}
+
+async function assemble(app: FastifyInstance, settings: Settings): Promise<void> {
+  const db = settings.isQuotaEnabled ? await openForHealth(app, settings.connection) : undefined
+  const identify = await addIdentity(app, settings.jwtSecret)
+  addAnswers(app, { asksForToken: settings.isAuthEnabled })
+  await addDocumentation(app, settings.isAuthEnabled)
+  if (settings.isQuotaEnabled) {
+    await app.register(quotaPlugin, {
+      connection: settings.connection,
+      quotas: QUOTAS,
+      rules: RULES,
+      ...(settings.isAuthEnabled ? {} : { identify }),
+      ...(settings.adminToken === undefined ? {} : { admin: { token: settings.adminToken, prefix: ADMIN_PREFIX } })
+    })
+  }
+  healthRoute(app, db)
+  await app.register(async api => {
+    requireCaller(api, identify)
+    const imaging = new Imaging()
+    taskRoutes(api, imaging)
+    await uploadRoutes(api, imaging)
+  })
+}
+
+/** A connection of its own: the quotas' may all be busy, and that is not a failure. An embedded database is shared. */
+async function openForHealth(app: FastifyInstance, connection: Settings['connection']): Promise<Database> {
+  const db = await open(typeof connection === 'string' ? { url: connection, max: 1 } : connection)
+  app.addHook('onClose', () => db.close())
+  return db
+}
+
+/** The declared route, never the path that was asked for: in it stand patients' names. */
+const describeRequest = (request: FastifyRequest) => ({
+  method: request.method,
+  route: request.routeOptions?.url,
+  remoteAddress: request.ip
+})

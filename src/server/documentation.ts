@@ -1,0 +1,44 @@
+// GET /docs: the API as an OpenAPI document and a page to try it on, with how each route is authenticated.
+import type { FastifyInstance } from 'fastify'
+import { ADMIN_PREFIX } from './quotas.ts'
+
+type Scheme = 'bearer' | 'user' | 'admin'
+
+const SCHEMES = {
+  bearer: {
+    type: 'http',
+    scheme: 'bearer',
+    bearerFormat: 'JWT',
+    description: 'HS256; `sub` is the user who is charged.'
+  },
+  user: { type: 'apiKey', in: 'header', name: 'X-User-Id', description: 'ENABLE_AUTH=false: the user, believed.' },
+  admin: { type: 'apiKey', in: 'header', name: 'X-Admin-Token' }
+} as const
+
+/** Before the routes: it collects them as they are declared. */
+export async function addDocumentation(app: FastifyInstance, isAuthEnabled: boolean): Promise<void> {
+  // Loaded here, and not with the package: an application that meters its own routes has no use for them.
+  const [{ default: swagger }, { default: swaggerUi }] = await Promise.all([
+    import('@fastify/swagger'),
+    import('@fastify/swagger-ui')
+  ])
+  const caller: Scheme = isAuthEnabled ? 'bearer' : 'user'
+  await app.register(swagger, {
+    openapi: {
+      openapi: '3.1.0',
+      info: {
+        title: 'fastify-quota',
+        version: '1',
+        description: 'A metered imaging API (the imaging itself is a stand-in) with exact quotas for every user.'
+      },
+      components: { securitySchemes: { [caller]: SCHEMES[caller], admin: SCHEMES.admin } }
+    },
+    transform: ({ schema, url }) => ({ schema: { ...schema, security: securityOf(url, caller) }, url })
+  })
+  await app.register(swaggerUi, { routePrefix: '/docs', staticCSP: true })
+}
+
+function securityOf(url: string, caller: Scheme): { [scheme: string]: [] }[] {
+  if (url === '/health') return []
+  return [{ [url.startsWith(`${ADMIN_PREFIX}/`) ? 'admin' : caller]: [] }]
+}

@@ -1,0 +1,55 @@
+// GET /health: whether this server can do its work, for whoever watches it. It asks for no token, and tells nothing else.
+import type { FastifyInstance } from 'fastify'
+import type { Database } from '../store/database.ts'
+import { viewHealth } from '../store/view-health.ts'
+
+const HEALTH = {
+  type: 'object',
+  required: ['status', 'service', 'timestamp', 'database'],
+  properties: {
+    status: { type: 'string', enum: ['healthy', 'unhealthy'] },
+    service: { type: 'string' },
+    timestamp: { type: 'string', format: 'date-time' },
+    database: {
+      type: 'string',
+      enum: ['reachable', 'unreachable', 'unused'],
+      description: 'unused: ENABLE_QUOTA=false, nothing is metered.'
+    }
+  }
+} as const
+
+export function healthRoute(app: FastifyInstance, db: Database | undefined): void {
+  app.route({
+    method: 'GET',
+    url: '/health',
+    schema: {
+      summary: 'Whether the server is healthy',
+      tags: ['operation'],
+      response: { 200: HEALTH, 503: { ...HEALTH, description: 'The database cannot be reached.' } }
+    },
+    handler: async (request, reply) => {
+      const database =
+        db === undefined ? 'unused' : await reach(db, error => request.log.error({ err: error }, 'unhealthy'))
+      const isHealthy = database !== 'unreachable'
+      return reply
+        .code(isHealthy ? 200 : 503)
+        .header('cache-control', 'no-store')
+        .send({
+          status: isHealthy ? 'healthy' : 'unhealthy',
+          service: 'fastify-quota',
+          timestamp: new Date().toISOString(),
+          database
+        })
+    }
+  })
+}
+
+async function reach(db: Database, onError: (error: unknown) => void): Promise<'reachable' | 'unreachable'> {
+  try {
+    await viewHealth(db)
+    return 'reachable'
+  } catch (error) {
+    onError(error)
+    return 'unreachable'
+  }
+}

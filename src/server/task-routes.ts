@@ -1,0 +1,101 @@
+// The routes that take on work and tell of it: process, l3_detect, continue_after_l3, task_status, list_patients.
+import type { FastifyInstance } from 'fastify'
+import { PROBLEM_SCHEMA } from '../quota/quota-document.ts'
+import { METERED_REFUSALS, REFUSALS, refuse } from './answers.ts'
+import { callerOf } from './caller.ts'
+import type { Imaging, Task, TaskKind } from './imaging.ts'
+
+const NAME = { type: 'string', minLength: 1, maxLength: 255 } as const
+
+export const STUDY_PARAMS = {
+  type: 'object',
+  required: ['patient', 'date'],
+  properties: {
+    patient: { ...NAME, description: 'The patient, percent-encoded.' },
+    date: { ...NAME, description: 'The day of the study, such as 2026-01-31.' }
+  }
+} as const
+
+const TASK = {
+  type: 'object',
+  required: ['task_id', 'status', 'kind', 'progress', 'started_at', 'completed_at'],
+  properties: {
+    task_id: { type: 'string' },
+    status: { type: 'string', enum: ['processing', 'completed'] },
+    kind: { type: 'string', enum: ['full_process', 'l3_detect', 'continue_after_l3'] },
+    progress: { type: 'integer', description: 'In percent.' },
+    started_at: { type: 'string', format: 'date-time' },
+    completed_at: { type: ['string', 'null'], format: 'date-time' }
+  }
+} as const
+
+const taskDocument = ({ id, kind, startedAt, completedAt }: Task) => ({
+  task_id: id,
+  status: completedAt === undefined ? 'processing' : 'completed',
+  kind,
+  progress: completedAt === undefined ? 0 : 100,
+  started_at: startedAt.toISOString(),
+  completed_at: completedAt?.toISOString() ?? null
+})
+
+export function taskRoutes(api: FastifyInstance, imaging: Imaging): void {
+  taskRoute(api, imaging, '/process/:patient/:date', 'full_process', 'Process a study from the scan to the result')
+  taskRoute(api, imaging, '/l3_detect/:patient/:date', 'l3_detect', 'Find the third lumbar vertebra')
+  taskRoute(api, imaging, '/continue_after_l3/:patient/:date', 'continue_after_l3', 'Continue from the L3 mask')
+  taskStatusRoute(api, imaging)
+  listPatientsRoute(api, imaging)
+}
+
+function taskRoute(api: FastifyInstance, imaging: Imaging, url: string, kind: TaskKind, summary: string): void {
+  api.route({
+    method: 'POST',
+    url,
+    schema: { summary, tags: ['imaging'], params: STUDY_PARAMS, response: { 202: TASK, ...METERED_REFUSALS } },
+    handler: (request, reply) => reply.code(202).send(taskDocument(imaging.accept(callerOf(request), kind)))
+  })
+}
+
+function taskStatusRoute(api: FastifyInstance, imaging: Imaging): void {
+  api.route<{ Params: { id: string } }>({
+    method: 'GET',
+    url: '/task_status/:id',
+    schema: {
+      summary: 'How far a task of yours is',
+      tags: ['imaging'],
+      params: { type: 'object', required: ['id'], properties: { id: { type: 'string' } } },
+      response: { 200: TASK, ...REFUSALS, 404: PROBLEM_SCHEMA }
+    },
+    handler: (request, reply) => {
+      const task = imaging.task(callerOf(request), request.params.id)
+      // Another user's is not there either: its existence is theirs.
+      if (task === undefined) return refuse(reply, 404, 'You have no such task.')
+      return reply.send(taskDocument(task))
+    }
+  })
+}
+
+function listPatientsRoute(api: FastifyInstance, imaging: Imaging): void {
+  api.route({
+    method: 'GET',
+    url: '/list_patients',
+    schema: {
+      summary: 'The studies you have uploaded',
+      tags: ['imaging'],
+      response: {
+        200: {
+          type: 'object',
+          required: ['count', 'patients'],
+          properties: {
+            count: { type: 'integer' },
+            patients: { type: 'array', items: { type: 'string', description: 'patient-date' } }
+          }
+        },
+        ...REFUSALS
+      }
+    },
+    handler: (request, reply) => {
+      const patients = imaging.studies(callerOf(request))
+      return reply.send({ count: patients.length, patients })
+    }
+  })
+}

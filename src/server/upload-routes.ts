@@ -1,0 +1,115 @@
+// The routes that take files: counted as they stream by, charged in bytes, never held in memory and kept nowhere.
+import { randomUUID } from 'node:crypto'
+import type { Readable } from 'node:stream'
+import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify'
+import { PROBLEM_SCHEMA } from '../quota/quota-document.ts'
+import { METERED_REFUSALS, refuse } from './answers.ts'
+import { callerOf } from './caller.ts'
+import type { Imaging } from './imaging.ts'
+import { STUDY_PARAMS } from './task-routes.ts'
+
+const RECEIVED = {
+  type: 'object',
+  required: ['status', 'upload_id', 'bytes'],
+  properties: {
+    status: { type: 'string', enum: ['ok'] },
+    upload_id: { type: 'string' },
+    bytes: { type: 'integer', description: 'What was received, and charged.' }
+  }
+} as const
+
+const RESPONSES = { 201: RECEIVED, ...METERED_REFUSALS, 411: PROBLEM_SCHEMA } as const
+const BODY_MEANING =
+  'The body is the file, whatever its content type, and is counted as it is sent: of a form, the whole form. Content-Length is required, since that much is held while the upload runs.'
+
+export async function uploadRoutes(api: FastifyInstance, imaging: Imaging): Promise<void> {
+  await api.register(async uploads => {
+    // No parser of Fastify's: each of them would read the whole body into memory.
+    uploads.removeAllContentTypeParsers()
+    uploads.addContentTypeParser('*', (_request, payload, done) => done(null, payload))
+    uploads.addHook('onRequest', requireLength)
+    uploadDicomRoute(uploads, imaging)
+    uploadMaskRoute(uploads, imaging)
+  })
+}
+
+/** After the guard: what announces nothing holds 0 byte, and is given back at once. */
+async function requireLength(request: FastifyRequest, reply: FastifyReply): Promise<unknown> {
+  if (request.headers['content-length'] !== undefined) return
+  return refuse(
+    reply,
+    411,
+    'An upload must say its size in Content-Length, so that the storage it needs can be held; send it without chunked encoding.'
+  )
+}
+
+function uploadDicomRoute(uploads: FastifyInstance, imaging: Imaging): void {
+  uploads.route<{ Querystring: { patient_name: string; study_date?: string } }>({
+    method: 'POST',
+    url: '/upload_dicom_zip',
+    schema: {
+      summary: 'Upload a scan',
+      description: BODY_MEANING,
+      tags: ['imaging'],
+      querystring: {
+        type: 'object',
+        properties: {
+          patient_name: { type: 'string', minLength: 1, maxLength: 255, default: 'unknown' },
+          study_date: { type: 'string', minLength: 1, maxLength: 255, description: 'Default: today, in UTC.' }
+        }
+      },
+      response: RESPONSES
+    },
+    handler: async (request, reply) => {
+      const { patient_name: patient, study_date: date = new Date().toISOString().slice(0, 10) } = request.query
+      return await receive(request, reply, 'storage_dicom', () => imaging.noteUpload(callerOf(request), patient, date))
+    }
+  })
+}
+
+function uploadMaskRoute(uploads: FastifyInstance, imaging: Imaging): void {
+  uploads.route<{ Params: { patient: string; date: string } }>({
+    method: 'POST',
+    url: '/upload_l3_mask/:patient/:date',
+    schema: {
+      summary: 'Upload an L3 mask drawn by hand',
+      description: BODY_MEANING,
+      tags: ['imaging'],
+      params: STUDY_PARAMS,
+      response: RESPONSES
+    },
+    handler: async (request, reply) => {
+      const { patient, date } = request.params
+      return await receive(request, reply, 'storage_results', () =>
+        imaging.noteUpload(callerOf(request), patient, date)
+      )
+    }
+  })
+}
+
+/** Each upload is stored beside the earlier ones; it replaces none. */
+async function receive(
+  request: FastifyRequest,
+  reply: FastifyReply,
+  type: string,
+  note: () => void
+): Promise<FastifyReply> {
+  const bytes = await countBytes(request.body as Readable | undefined)
+  if (bytes === undefined) return refuse(reply, 400, 'The upload broke off before all of its Content-Length had come.')
+  if (bytes === 0) return refuse(reply, 400, 'The upload is empty.')
+  // Not there with ENABLE_QUOTA=false, and without the charge where an operator has switched the type off.
+  if (request.quota?.charges.some(charge => charge.type === type)) request.quota.setAmount(type, bytes)
+  note()
+  return reply.code(201).send({ status: 'ok', upload_id: randomUUID(), bytes })
+}
+
+/** Undefined: the client left. */
+async function countBytes(body: Readable | undefined): Promise<number | undefined> {
+  let bytes = 0
+  try {
+    for await (const chunk of body ?? []) bytes += (chunk as Buffer).length
+    return bytes
+  } catch {
+    return undefined
+  }
+}

@@ -1,0 +1,154 @@
+import { writeFile } from 'node:fs/promises'
+import { join } from 'node:path'
+import t from 'tap'
+import { open } from '../../src/store/connect.ts'
+import { declareTypes } from '../../src/store/declare-types.ts'
+import { ensureUser } from '../../src/store/ensure-user.ts'
+import { built } from '../fixtures/built.ts'
+import { server } from '../fixtures/database.ts'
+
+/** Over a database of its own: only its routes are looked at. */
+const PLUGIN = `
+  await app.register(quota, {
+    connection: process.env.APP_DATABASE_URL,
+    identify: () => 'alice',
+    quotas: { calls: { limit: 10 }, tokens: { limit: 100 } },
+    rules: [{ method: 'POST', url: '/ruled', quota: 'calls', amount: 2 }]
+  })
+  app.post('/ruled', async () => 'x')
+  app.post('/configured', { config: { quota: [{ type: 'calls' }, { type: 'tokens', amount: () => 5 }] } }, async () => 'x')
+  app.post('/exempt', { config: { quota: false } }, async () => 'x')
+  app.post('/forgotten', async () => 'x')
+  app.get('/read', async () => 'x')`
+
+const IMPORTS = "import Fastify from 'fastify'\nimport quota from '../dist/index.js'\n"
+
+t.test('fastify-quota doctor', async t => {
+  const [build, pg] = await Promise.all([built(t), server(t)])
+  const APP_DATABASE_URL = await pg.migrated()
+  const doctor = (url: string, ...args: string[]) =>
+    build.run('cli/main.js', ['doctor', ...args], { DATABASE_URL: url, APP_DATABASE_URL })
+  const app = async (name: string, code: string) => {
+    await writeFile(join(build.dir, name), IMPORTS + code)
+    return name
+  }
+  const plugin = await app('plugin.js', `export default async function (app, options) {${PLUGIN}\n}`)
+  const healthy = async () => {
+    const url = await pg.migrated()
+    const db = await open(url)
+    t.teardown(() => db.close())
+    await declareTypes(db, { calls: { limit: 10 } })
+    await ensureUser(db, 'alice')
+    return { url, db }
+  }
+
+  t.test('finds nothing wrong where nothing is, and prints what each route costs', async t => {
+    const { url } = await healthy()
+    const { code, stdout, stderr } = await doctor(url, '--app', plugin)
+    t.equal(code, 0)
+    t.equal(stderr, '')
+    for (const about of [
+      'connection',
+      'version',
+      'schema',
+      'migrations',
+      'types',
+      'time zones',
+      'reservations',
+      'counters',
+      'routes'
+    ])
+      t.match(stdout, new RegExp(`^ok +${about} `, 'm'), about)
+    t.match(stdout, /^POST +\/ruled +calls × 2 +rules\[0\]$/m)
+    t.match(stdout, /^POST +\/configured +calls × 1, tokens × amount\(\) +config\.quota$/m)
+    t.match(stdout, /^POST +\/exempt +exempt$/m)
+    t.match(stdout, /^GET +\/read +–$/m)
+    t.match(stdout, /Nothing is wrong\.\n$/)
+    t.notMatch(stdout, /postgres:postgres/, 'the password is not printed')
+  })
+
+  t.test('hints at a route that changes something and costs nothing, but not at one that is exempt', async t => {
+    const { url } = await healthy()
+    const { stdout } = await doctor(url, '--app', plugin)
+    const hints = stdout.split('\n').filter(line => line.startsWith('hint'))
+    t.match(hints, [/POST \/forgotten is not metered/])
+    t.equal(hints.length, 1)
+  })
+
+  t.test('takes an instance, a function that returns one, and a plugin', async t => {
+    const { url } = await healthy()
+    const files = [
+      await app('instance.js', `const app = Fastify()\n${PLUGIN}\nexport default app`),
+      await app('builder.js', `export default async () => {\nconst app = Fastify()\n${PLUGIN}\nreturn app\n}`)
+    ]
+    for (const file of files) t.match(await doctor(url, '--app', file), { code: 0, stdout: /2 of 6 are metered/ }, file)
+  })
+
+  t.test('without --app looks at the routes of the standalone server', async t => {
+    const { url, db } = await healthy()
+    const { code, stdout } = await doctor(url)
+    t.equal(code, 0)
+    t.match(stdout, /^POST +\/l3_detect\/:patient\/:date +api_calls_l3_detect × 1 +rules\[1\]$/m)
+    t.notMatch(stdout, /^hint/m)
+    t.match(await db.query('SELECT type_key FROM quota_types'), [{ type_key: 'calls' }], 'and writes nothing')
+  })
+
+  t.test('says of an application that does not start why, and of one without the plugin that it has none', async t => {
+    const { url } = await healthy()
+    const broken = await app(
+      'broken.js',
+      "export default async function (app, options) { throw new Error('no such luck') }"
+    )
+    t.match(await doctor(url, '--app', broken), { code: 1, stdout: /^wrong +routes +no such luck\n +→ /m })
+    const bare = await app('bare.js', 'export default Fastify()')
+    t.match(await doctor(url, '--app', bare), {
+      code: 1,
+      stdout: /^wrong +routes +the application has no app\.quota.*\n +→ register it/m
+    })
+    t.match(await doctor(url, '--app', 'nowhere.js'), {
+      code: 1,
+      stdout: /^wrong +routes +nowhere\.js cannot be loaded/m
+    })
+    const number = await app('number.js', 'export default 7')
+    t.match(await doctor(url, '--app', number), { code: 1, stdout: /must export a Fastify instance/ })
+  })
+
+  t.test('tells each thing that is wrong in the database, with its remedy', async t => {
+    const { url, db } = await healthy()
+    await db.query("INSERT INTO quota_users (id, time_zone) VALUES ('bob', 'Mars/Olympus')")
+    await db.query("UPDATE quota_limits SET used_amount = 3 WHERE user_id = 'alice'")
+    await db.query(
+      "INSERT INTO quota_types (type_key, name, default_limit, is_active) VALUES ('retired', 'Retired', 1, false)"
+    )
+    await db.query('DELETE FROM quota_migrations')
+    await db.query(
+      `INSERT INTO quota_reservations (user_id, id, quota_type_id, amount, period_start, created_at, expires_at)
+       SELECT user_id, gen_random_uuid(), quota_type_id, 3, period_start, now() - interval '2 hours', now() - interval '1 hour' FROM quota_limits`
+    )
+    const { code, stdout } = await doctor(url, '--app', plugin)
+    t.equal(code, 1)
+    t.match(stdout, /^wrong +time zones +'Mars\/Olympus' is none: user 'bob'\n +→ write an IANA name/m)
+    t.match(stdout, /^wrong +counters +1 is not the sum.*\n +→ .*fastify-quota reconcile/m)
+    t.match(stdout, /^hint +types +switched off, and not charged: retired/m)
+    t.match(stdout, /^hint +migrations +none is recorded/m)
+    t.match(stdout, /^hint +reservations +of 1 user some have expired/m)
+    t.match(stdout, /2 things are wrong\.\n$/)
+  })
+
+  t.test('tells a database without tables, without types, and one that is not there', async t => {
+    t.match(await doctor(await pg.empty(), '--app', plugin), {
+      code: 1,
+      stdout: /^wrong +schema +missing: table .*\n +→ run `npx fastify-quota init`/m
+    })
+    t.match(await doctor(await pg.migrated(), '--app', plugin), {
+      code: 1,
+      stdout: /^wrong +types +there is no quota type\n +→ declare them/m
+    })
+    const secret = 'postgres://postgres:hunter2secret@127.0.0.1:1/none'
+    const unreachable = await doctor(secret, '--app', plugin)
+    t.match(unreachable, { code: 1, stdout: /^wrong +connection .*\n +→ check DATABASE_URL/m })
+    t.notMatch(unreachable.stdout + unreachable.stderr, /hunter2secret/)
+    const none = await build.run('cli/main.js', ['doctor', '--data-dir', 'none', '--app', plugin], { APP_DATABASE_URL })
+    t.match(none, { code: 1, stdout: /^wrong +connection +There is no embedded database in none/m })
+  })
+})

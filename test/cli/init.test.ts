@@ -1,0 +1,120 @@
+import { writeFile } from 'node:fs/promises'
+import { join } from 'node:path'
+import t from 'tap'
+import { charge } from '../../src/store/charge.ts'
+import { open } from '../../src/store/connect.ts'
+import { listTypes } from '../../src/store/list-types.ts'
+import { viewQuotas } from '../../src/store/view-quotas.ts'
+import { built } from '../fixtures/built.ts'
+import { server } from '../fixtures/database.ts'
+
+t.test('fastify-quota init', async t => {
+  const [build, pg] = await Promise.all([built(t), server(t)])
+  const init = (url: string, ...args: string[]) => build.run('cli/main.js', ['init', ...args], { DATABASE_URL: url })
+  const file = async (name: string, content: string) => {
+    await writeFile(join(build.dir, name), content)
+    return name
+  }
+  const look = async (url: string) => {
+    const db = await open(url)
+    t.teardown(() => db.close())
+    return db
+  }
+
+  t.test('makes tables and types in an empty database, and does nothing the second time', async t => {
+    const url = await pg.empty()
+    const first = await init(url)
+    t.match(first, { code: 0, stdout: /1 migration applied.*\n- 5 quota types inserted: api_calls_continue, / })
+    t.match(first.stdout, /^On postgres:\/\/postgres@127\.0\.0\.1:\d+\/test_\d+:/)
+    t.notMatch(first.stdout, /postgres:postgres/, 'the password is not printed')
+    const types = await listTypes(await look(url))
+    t.match(await init(url), { code: 0, stdout: /tables are those of this version\n- 5 quota types there already/ })
+    t.strictSame(await listTypes(await look(url)), types)
+  })
+
+  t.test('takes the types of a file, and follows the file when it changes', async t => {
+    const url = await pg.empty()
+    const types = (limit: number) =>
+      file('types.json', JSON.stringify({ tokens: { limit, unit: 'token', period: 'day' } }))
+    t.match(await init(url, '--types', await types(5)), { code: 0, stdout: /1 quota type inserted: tokens/ })
+    t.match(await init(url, '--types', await types(9)), { code: 0, stdout: /there already/ })
+    t.match(await listTypes(await look(url)), [{ key: 'tokens', defaultLimit: 9, period: 'day' }])
+  })
+
+  t.test('leaves types and users alone with --schema-only', async t => {
+    const url = await pg.empty()
+    t.equal((await init(url, '--schema-only')).code, 0)
+    t.strictSame(await listTypes(await look(url)), [])
+  })
+
+  t.test('gives the users of a file their limits and calendars, and repeats nothing', async t => {
+    const url = await pg.empty()
+    const csv = await file(
+      'users.csv',
+      'user_id,email,time_zone,period_anchor\nalice,a@example.com,Asia/Tokyo,2026-01-31\nbob,,,\n'
+    )
+    t.match(await init(url, '--users-from', csv), {
+      code: 0,
+      stdout: /2 users of the file: 2 new, 0 changed; limits given to 2 users/
+    })
+    const db = await look(url)
+    const { quotas } = await viewQuotas(db, 'alice', 'api_calls_l3_detect')
+    // A day of Tokyo, and the last of a month, as the anchor has it.
+    t.match(quotas, [{ limit: 200, used: 0, resetsAt: { toISOString: Function } }])
+    t.match(quotas[0]!.resetsAt!.toISOString(), /T15:00:00\.000Z$/)
+    const [type] = (await listTypes(db)).filter(({ key }) => key === 'api_calls_l3_detect')
+    const id = '01970000-0000-7000-8000-000000000000'
+    const charges = [{ id, typeId: type!.id, type: type!.key, amount: 7 }]
+    await charge(db, { userId: 'alice', charges, endpoint: null, metadata: {}, idempotencyKey: null })
+    t.match(await init(url, '--users-from', csv), { stdout: /0 new, 0 changed; limits given to 0 users/ })
+    const moved = await file('moved.csv', 'id,time_zone\nbob,Europe/Berlin\n')
+    t.match(await init(url, '--users-from', moved), {
+      stdout: /1 user of the file: 0 new, 1 changed; limits given to 0 users/
+    })
+    t.match((await viewQuotas(db, 'alice', 'api_calls_l3_detect')).quotas, [{ used: 7 }])
+  })
+
+  t.test('gives every user of the table the limits of types that are newer, with --all-users', async t => {
+    const url = await pg.empty()
+    const csv = await file('many.csv', Array.from({ length: 600 }, (_, i) => `user-${i}`).join('\n'))
+    t.match(await init(url, '--users-from', csv), {
+      code: 0,
+      stdout: /600 new, 0 changed; limits given to 600 users/
+    })
+    const types = await file('newer.json', '{ "tokens": { "limit": 3 } }')
+    t.match(await init(url, '--types', types, '--all-users'), {
+      code: 0,
+      stdout: /limits given to 600 users of quota_users/
+    })
+    t.match(await init(url, '--all-users'), { code: 0, stdout: /limits given to 0 users of quota_users/ })
+    const db = await look(url)
+    const [counters] = await db.query<{ n: number }>('SELECT count(*)::int AS n FROM quota_limits')
+    t.equal(counters!.n, 600 * 6)
+  })
+
+  t.test('refuses wrong files before anything is written', async t => {
+    const url = await pg.empty()
+    const csv = await file('wrong.csv', 'id,time_zone\nalice,\nbob,Mars/Olympus\n')
+    t.match(await init(url, '--users-from', csv), {
+      code: 1,
+      stderr: /wrong\.csv was refused.*\n {2}line 3: 'Mars\/Olympus' is no IANA/
+    })
+    const types = await file('wrong.json', '{ "tokens": { "limit": -5 } }')
+    t.match(await init(url, '--types', types), { code: 1, stderr: /wrong\.json: tokens\.limit must be a whole number/ })
+    const db = await look(url)
+    t.match(await db.query("SELECT to_regclass('quota_types') AS made"), [{ made: null }])
+  })
+
+  t.test('records what drizzle-kit push has made', async t => {
+    const url = await pg.migrated()
+    const db = await look(url)
+    await db.query('DROP TABLE quota_migrations')
+    t.equal((await init(url)).code, 0)
+    t.match(await db.query('SELECT count(*)::int AS n FROM quota_migrations'), [{ n: 1 }])
+  })
+
+  t.test('makes an embedded database where no URL is given', async t => {
+    const made = await build.run('cli/main.js', ['init'], { QUOTA_DATA_DIR: 'embedded' })
+    t.match(made, { code: 0, stdout: /^On the embedded database in embedded:\n.*\n- 5 quota types inserted/ })
+  })
+})

@@ -1,0 +1,67 @@
+import { mkdtempSync, rmSync, writeFileSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import t, { type Test } from 'tap'
+import { readUsers } from '../../src/cli/read-users.ts'
+
+function file(t: Test, content: string | Buffer): string {
+  const dir = mkdtempSync(join(tmpdir(), 'quota-csv-'))
+  t.teardown(() => rmSync(dir, { recursive: true }))
+  const path = join(dir, 'users.csv')
+  writeFileSync(path, content)
+  return path
+}
+
+const read = (t: Test, content: string | Buffer) => readUsers(file(t, content))
+const plain = (id: string) => ({ id, email: null, timeZone: null, periodAnchor: null })
+
+t.test('takes the first column where no header names another', async t => {
+  t.strictSame(read(t, 'alice\nbob,whatever\n'), [plain('alice'), plain('bob')])
+  t.strictSame(read(t, 'alice'), [plain('alice')])
+  t.strictSame(read(t, 'login,email\nalice,a@example.com'), [{ ...plain('alice'), email: 'a@example.com' }])
+})
+
+t.test('takes the columns that a header names, in any order, and passes over others', async t => {
+  const csv =
+    'name,Time_Zone,user_id,period_anchor,email\nAlice,Europe/Berlin,a-1,2024-02-29,a@example.com\nBob,,b-2,,\n'
+  t.strictSame(read(t, csv), [
+    { id: 'a-1', email: 'a@example.com', timeZone: 'Europe/Berlin', periodAnchor: '2024-02-29' },
+    plain('b-2')
+  ])
+  t.strictSame(read(t, 'email,id\nx@example.com,7\n'), [{ ...plain('7'), email: 'x@example.com' }])
+})
+
+t.test('reads what RFC 4180 allows: quotes, commas, line breaks within them, CRLF, a byte order mark', async t => {
+  t.strictSame(read(t, '\ufeffid\r\n"a, ""b"""\r\n\r\nc\r\n'), [plain('a, "b"'), plain('c')])
+})
+
+t.test('gives nothing for a file without a line', async t => {
+  t.strictSame(read(t, ''), [])
+  t.strictSame(read(t, 'user_id,email\n'), [])
+})
+
+t.test('refuses every wrong line by its number', async t => {
+  const lines = [
+    'id,email,time_zone,period_anchor',
+    ',,,',
+    'ok,,,',
+    'x,not-an-address,,',
+    'y,,Mars/Olympus,',
+    'z,,+02:00,',
+    'u,,,2026-02-30',
+    'v,,,31.01.2026',
+    'ok,,,',
+    `${'l'.repeat(256)},,,`
+  ]
+  const refused = t.throws(() => read(t, lines.join('\n'))) as unknown as Error
+  t.match(refused, { message: /was refused, and nothing was written/ })
+  const numbers = String(refused.message).match(/line \d+(?=:)/g)
+  t.strictSame(numbers, ['line 2', 'line 4', 'line 5', 'line 6', 'line 7', 'line 8', 'line 9', 'line 10'])
+  t.match(refused.message, /the id 'ok' is on line 3 already/)
+})
+
+t.test('refuses a file that is no CSV or no UTF-8, and one that is not there', async t => {
+  t.throws(() => read(t, 'id\n"open'), { message: /cannot be read as CSV, line 2: Quote Not Closed/ })
+  t.throws(() => read(t, Buffer.from([0x61, 0xff, 0x0a])), { message: /cannot be read as CSV/ })
+  t.throws(() => readUsers('/nowhere/users.csv'), { message: /cannot be read as CSV: ENOENT/ })
+})

@@ -1,0 +1,117 @@
+import { mkdtempSync, rmSync, statSync, writeFileSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import t, { type Test } from 'tap'
+import { type Environment, readSettings } from '../../src/server/settings.ts'
+
+const TOKEN = 'an-admin-token-of-24-ch.'
+const SECRET = 'a-jwt-secret-of-at-least-32-characters'
+const SECRETS = { ADMIN_TOKEN: TOKEN, JWT_SECRET: SECRET }
+
+const directory = (t: Test) => {
+  const dir = mkdtempSync(join(tmpdir(), 'quota-settings-'))
+  t.teardown(() => rmSync(dir, { recursive: true }))
+  return dir
+}
+
+t.test(
+  'without a variable listens on 127.0.0.1:7500, over the embedded database, with authentication and quotas',
+  async t => {
+    t.match(readSettings(SECRETS), {
+      host: '127.0.0.1',
+      port: 7500,
+      logLevel: 'info',
+      isAuthEnabled: true,
+      isQuotaEnabled: true,
+      connection: { dataDir: './.fastify-quota' },
+      adminToken: TOKEN,
+      isAdminTokenKept: false,
+      jwtSecret: SECRET
+    })
+  }
+)
+
+t.test('takes an empty variable as one that is not set', async t => {
+  const empty = {
+    PORT: '',
+    HOST: '',
+    LOG_LEVEL: '',
+    ENABLE_AUTH: '',
+    ENABLE_QUOTA: '',
+    DATABASE_URL: '',
+    QUOTA_DATA_DIR: ''
+  }
+  t.strictSame(readSettings({ ...empty, ...SECRETS }), readSettings(SECRETS))
+})
+
+t.test('refuses a wrong variable by its name, and says what it takes', async t => {
+  const wrong: [Environment, RegExp][] = [
+    [{ PORT: 'http' }, /^PORT must be a whole number from 0 .* to 65535, and is 'http'/],
+    [{ PORT: '65536' }, /^PORT must/],
+    [{ PORT: '-1' }, /^PORT must/],
+    [{ PORT: '80.5' }, /^PORT must/],
+    [{ PORT: ' 80' }, /^PORT must/],
+    [{ HOST: 'http://127.0.0.1' }, /^HOST must be an address/],
+    [{ HOST: '127.0.0.1:80' }, /^HOST must/],
+    [{ LOG_LEVEL: 'loud' }, /^LOG_LEVEL must be one of fatal, error, warn, info, debug, trace, silent, and is 'loud'/],
+    [{ ENABLE_AUTH: 'no' }, /^ENABLE_AUTH must be true or false, and is 'no'/],
+    [{ ENABLE_QUOTA: '0' }, /^ENABLE_QUOTA must be true or false/],
+    [{ ADMIN_TOKEN: '15-characters..' }, /^ADMIN_TOKEN has 15 characters and needs at least 16/],
+    [{ ADMIN_TOKEN: 'a token that no header carries\n' }, /^ADMIN_TOKEN may have visible ASCII/],
+    [{ JWT_SECRET: 'x'.repeat(31) }, /^JWT_SECRET has 31 characters and needs at least 32/],
+    [{ QUOTA_DATA_DIR: 'postgres://localhost' }, /^QUOTA_DATA_DIR must be a directory.*DATABASE_URL/]
+  ]
+  for (const [environment, message] of wrong) t.throws(() => readSettings({ ...SECRETS, ...environment }), { message })
+})
+
+t.test('lets ENABLE_AUTH=false stand on a loopback HOST only', async t => {
+  for (const HOST of ['127.0.0.1', '127.9.9.9', '::1', 'localhost'])
+    t.equal(readSettings({ ...SECRETS, ENABLE_AUTH: 'false', HOST }).isAuthEnabled, false, HOST)
+  for (const HOST of ['0.0.0.0', '::', '192.168.0.1', 'example.com', '127.0.0.1.example.com'])
+    t.throws(
+      () => readSettings({ ...SECRETS, ENABLE_AUTH: 'false', HOST }),
+      { message: /^ENABLE_AUTH=false .*loopback/ },
+      HOST
+    )
+})
+
+t.test('makes up no secret for a database that others share', async t => {
+  const DATABASE_URL = 'postgres://localhost/app'
+  t.throws(() => readSettings({ DATABASE_URL, JWT_SECRET: SECRET }), { message: /^ADMIN_TOKEN is missing/ })
+  t.throws(() => readSettings({ DATABASE_URL, ADMIN_TOKEN: TOKEN }), { message: /^JWT_SECRET is missing/ })
+  t.equal(readSettings({ DATABASE_URL, ...SECRETS }).connection, DATABASE_URL)
+})
+
+t.test('asks for no secret that nothing will use', async t => {
+  const DATABASE_URL = 'postgres://localhost/app'
+  t.equal(readSettings({ DATABASE_URL, JWT_SECRET: SECRET, ENABLE_QUOTA: 'false' }).adminToken, undefined)
+  t.equal(readSettings({ DATABASE_URL, ADMIN_TOKEN: TOKEN, ENABLE_AUTH: 'false' }).jwtSecret, undefined)
+})
+
+t.test('keeps the secrets it makes in a file that only its owner reads, and finds them again', async t => {
+  const QUOTA_DATA_DIR = join(directory(t), 'made')
+  const first = readSettings({ QUOTA_DATA_DIR })
+  t.match(first, { adminToken: /^[\w-]{32}$/, isAdminTokenKept: true, jwtSecret: /^[\w-]{43}$/ })
+  t.equal(statSync(join(QUOTA_DATA_DIR, 'secrets.json')).mode & 0o777, 0o600)
+  t.strictSame(readSettings({ QUOTA_DATA_DIR }), first)
+  t.match(readSettings({ QUOTA_DATA_DIR, ADMIN_TOKEN: TOKEN }), {
+    adminToken: TOKEN,
+    isAdminTokenKept: false,
+    jwtSecret: first.jwtSecret
+  })
+  t.not(readSettings({ QUOTA_DATA_DIR: directory(t) }).adminToken, first.adminToken)
+})
+
+t.test('does not write over secrets that it cannot read', async t => {
+  const QUOTA_DATA_DIR = directory(t)
+  writeFileSync(join(QUOTA_DATA_DIR, 'secrets.json'), '{ "admin_token": ')
+  t.throws(() => readSettings({ QUOTA_DATA_DIR }), { message: /secrets\.json does not hold the secrets/ })
+})
+
+t.test('names the directory in which nothing can be kept', async t => {
+  const file = join(directory(t), 'a-file')
+  writeFileSync(file, '')
+  t.throws(() => readSettings({ QUOTA_DATA_DIR: join(file, 'below') }), {
+    message: /^QUOTA_DATA_DIR: secrets cannot be kept in/
+  })
+})
