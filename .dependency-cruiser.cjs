@@ -28,16 +28,31 @@ module.exports = {
       from: { path: `^src/(${rooms})/` },
       to: { path: `^src/(${rooms}|server|cli)/`, pathNot: '^src/$1/' }
     },
-    { name: 'plugin-is-the-root', severity: 'error', from: { path: `^src/(quota|store|${rooms})/` }, to: { path: '^src/[^/]+\\.ts$' } },
+    {
+      name: 'plugin-is-the-root',
+      severity: 'error',
+      from: { path: `^src/(quota|store|${rooms})/` },
+      to: { path: '^src/[^/]+\\.ts$' }
+    },
     { name: 'no-circular', severity: 'error', from: {}, to: { circular: true } },
-    { name: 'no-orphans', severity: 'error', from: { orphan: true, path: '^src/', pathNot: '^src/(index|cli/main|server/main)\\.ts$' }, to: {} },
+    {
+      name: 'no-orphans',
+      severity: 'error',
+      from: { orphan: true, path: '^src/', pathNot: '^src/(index|cli/main|server/main)\\.ts$' },
+      to: {}
+    },
     {
       name: 'no-drawers',
       severity: 'error',
       from: {},
       to: { path: '/(utils?|helpers?|common|shared|misc|lib|tools|types)(/|[.]ts$)', pathNot: 'node_modules' }
     },
-    { name: 'src-ships-without-tests', severity: 'error', from: { path: '^src/' }, to: { path: '^(test|bench|examples)/' } }
+    {
+      name: 'src-ships-without-tests',
+      severity: 'error',
+      from: { path: '^src/' },
+      to: { path: '^(test|bench|examples)/' }
+    }
   ],
   options: {
     tsConfig: { fileName: 'tsconfig.json' },
