@@ -62,7 +62,8 @@ function serverUrl(text: string): string {
     throw new FST_QUOTA_CONNECTION(
       'must begin with postgres:// or postgresql://; for the embedded database write { dataDir }'
     )
-  if (!URL.canParse(text) || !isDecodable(text))
+  // Several hosts, as of a failover, are more than a URL may have; postgres.js takes them.
+  if (!URL.canParse(text.replace(/,[^/?@]*/g, '')) || !isDecodable(text))
     throw new FST_QUOTA_CONNECTION('is no valid URL; a password with special characters must be percent-encoded')
   return text
 }

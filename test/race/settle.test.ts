@@ -1,0 +1,122 @@
+import t from 'tap'
+import { charge } from '../../src/store/charge.ts'
+import { commit } from '../../src/store/commit.ts'
+import { connect } from '../../src/store/connect.ts'
+import { type Database, stateOf } from '../../src/store/database.ts'
+import { declareTypes } from '../../src/store/declare-types.ts'
+import { expireReservations, listExpired } from '../../src/store/expire-reservations.ts'
+import { release } from '../../src/store/release.ts'
+import { renewReservations } from '../../src/store/renew-reservations.ts'
+import { voidCharges } from '../../src/store/void.ts'
+import { costing, hold, logOf, standing, wanted } from '../fixtures/charges.ts'
+import { server } from '../fixtures/database.ts'
+import { violations } from '../fixtures/invariants.ts'
+import { deadlocks } from '../fixtures/lock-waits.ts'
+
+const pg = await server(t)
+
+const database = async (url: string, max = 20) => {
+  const db = await connect({ url, max })
+  t.teardown(() => db.close())
+  return db
+}
+
+t.test('three sweepers while commits race: each reservation is given back or charged, once', async t => {
+  const url = await pg.migrated()
+  const db = await database(url)
+  const sweepers = [await database(url, 2), await database(url, 2), await database(url, 2)]
+  await declareTypes(db, { a: { limit: 1000, period: 'never' }, b: { limit: 1000, period: 'never' } })
+  const users = ['alice', 'bob', 'carol']
+  const long = new Date(Date.now() - 60_000)
+  const held = await Promise.all(
+    Array.from({ length: 150 }, (_, i) =>
+      hold(db, users[i % 3]!, i % 2 ? { a: 1, b: 2 } : { b: 1 }, { at: long, leaseMs: 1000 })
+    )
+  )
+  let done = false
+  const sweep = async (sweeper: Database) => {
+    let expired = 0
+    do for (const user of await listExpired(sweeper, 10)) expired += await expireReservations(sweeper, user)
+    while (!done)
+    return expired
+  }
+  const sweeping = Promise.all(sweepers.map(sweep))
+  await Promise.all(
+    held.map((charges, i) =>
+      i % 3 === 2 ? undefined : commit(db, users[i % 3]!, costing([...charges].reverse()), null)
+    )
+  )
+  done = true
+  await sweeping
+  const logged = await Promise.all(users.map(async user => (await logOf(db, user)).length))
+  t.strictSame(logged, [75, 75, 0], 'every commit has its log rows, and nobody else')
+  t.strictSame(await standing(db, 'carol', 'a'), [0, 0, 1000])
+  t.strictSame(await listExpired(db, 10), [])
+  t.strictSame(await violations(db), [])
+  t.equal(await deadlocks(db), 0)
+})
+
+t.test('commits, releases and renewals of one reservation at once take effect once', async t => {
+  const db = await database(await pg.migrated())
+  await declareTypes(db, { a: { limit: 10_000 }, b: { limit: 10_000 } })
+  for (let round = 0; round < 40; round++) {
+    const held = await hold(db, 'alice', { a: 3, b: 4 })
+    const ids = held.map(({ id }) => ({ userId: 'alice', id }))
+    await Promise.all([
+      commit(db, 'alice', costing(held), null),
+      renewReservations(db, ids, 60_000),
+      release(db, 'alice', held),
+      commit(db, 'alice', costing(held), null),
+      release(db, 'alice', held)
+    ])
+  }
+  // A commit after a release is a late one, and charges in full.
+  t.equal((await logOf(db, 'alice')).length, 80)
+  t.strictSame(await standing(db, 'alice', 'a'), [120, 0, 9880])
+  t.strictSame(await standing(db, 'alice', 'b'), [160, 0, 9840])
+  t.strictSame(await violations(db), [])
+  t.equal(await deadlocks(db), 0)
+})
+
+t.test('voids of one charge at once give it back once', async t => {
+  const db = await database(await pg.migrated())
+  await declareTypes(db, { a: { limit: 100 }, b: { limit: 100 } })
+  const kept = await hold(db, 'alice', { a: 5, b: 5 })
+  await commit(db, 'alice', costing(kept), null)
+  for (let round = 0; round < 20; round++) {
+    const held = await hold(db, 'alice', { b: 4, a: 3 })
+    await commit(db, 'alice', costing(held), null)
+    await Promise.all(Array.from({ length: 4 }, () => voidCharges(db, 'alice', held)))
+  }
+  t.strictSame(await standing(db, 'alice', 'a'), [5, 0, 95])
+  t.strictSame(await violations(db), [])
+  t.equal(await deadlocks(db), 0)
+})
+
+t.test('one idempotency key brought fifty times at once charges once, and the others say 23505', async t => {
+  const db = await database(await pg.migrated())
+  await declareTypes(db, { a: { limit: 1000 }, b: { limit: 1000 } })
+  await hold(db, 'alice', { a: 0, b: 0 })
+  const outcomes = await Promise.all(
+    Array.from({ length: 50 }, async (_, i) =>
+      charge(db, {
+        userId: 'alice',
+        charges: await wanted(db, i % 2 ? { a: 2 } : { b: 2 }),
+        endpoint: null,
+        metadata: {},
+        idempotencyKey: 'k'
+      }).then(
+        outcome => outcome.admitted,
+        (error: unknown) => stateOf(error)
+      )
+    )
+  )
+  t.equal(outcomes.filter(outcome => outcome === true).length, 1)
+  t.equal(outcomes.filter(outcome => outcome === '23505').length, 49)
+  t.strictSame(
+    (await logOf(db, 'alice')).map(([amount]) => amount),
+    [2]
+  )
+  t.strictSame(await violations(db), [])
+  t.equal(await deadlocks(db), 0)
+})

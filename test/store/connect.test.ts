@@ -1,0 +1,103 @@
+import { createServer } from 'node:net'
+import { drizzle } from 'drizzle-orm/postgres-js'
+import postgres from 'postgres'
+import t from 'tap'
+import { type Connection, connect, open } from '../../src/store/connect.ts'
+import { freePort, server } from '../fixtures/database.ts'
+
+const pg = await server(t)
+
+t.test('refuses what is no connection, says what to write, and never the password', async t => {
+  const refused: [unknown, RegExp][] = [
+    ['postgresql+asyncpg://me:hunter2@db:5432/app', /postgresql\+asyncpg.*write postgresql:\/\/ instead/],
+    ['postgres+psycopg://me:hunter2@db/app', /write postgresql:\/\/ instead/],
+    ['mysql://me:hunter2@db/app', /must begin with postgres:\/\//],
+    ['./data', /write \{ dataDir \}/],
+    ['postgres://me:hunter2 #@db:5432/app', /percent-encoded/],
+    ['postgres://me:hunter2@db:port/app', /valid URL/],
+    ['postgres://me:hunter2%zz@db:5432/app', /percent-encoded/],
+    [{ url: 'mysql://me:hunter2@db/app' }, /must begin with postgres:\/\//],
+    [{ url: 5 }, /must be/],
+    [{ dataDir: '' }, /dataDir must be a directory/],
+    [{ dataDir: 5 }, /dataDir must be a directory/],
+    [{}, /must be/],
+    [null, /must be/],
+    [5432, /must be/]
+  ]
+  for (const [connection, message] of refused) {
+    const error = await connect(connection as Connection).then(
+      () => undefined,
+      (error: Error) => error
+    )
+    t.match(error, { code: 'FST_QUOTA_CONNECTION', message }, JSON.stringify(connection))
+    t.notMatch(`${error?.stack} ${JSON.stringify(error)}`, /hunter2/)
+  }
+})
+
+t.test('a port where nobody listens is FST_QUOTA_UNREACHABLE, within 10 seconds', { timeout: 10_000 }, async t => {
+  const port = await freePort()
+  const error = await connect(`postgres://me:hunter2@127.0.0.1:${port}/app`).catch((error: Error) => error)
+  t.match(error, { code: 'FST_QUOTA_UNREACHABLE', message: /ECONNREFUSED/ })
+  t.notMatch((error as Error).message, /hunter2/)
+})
+
+t.test('so is a server that takes the connection and never answers', { timeout: 10_000 }, async t => {
+  const silent = createServer(socket => socket.on('error', () => {}))
+  await new Promise<void>(resolve => silent.listen(0, '127.0.0.1', resolve))
+  t.teardown(() => silent.close())
+  const { port } = silent.address() as { port: number }
+  await t.rejects(connect(`postgres://me:hunter2@127.0.0.1:${port}/app`), { code: 'FST_QUOTA_UNREACHABLE' })
+})
+
+t.test('a wrong password and an unknown database are said without waiting', { timeout: 4_500 }, async t => {
+  const wrong = pg.url().replace('postgres:postgres@', 'postgres:hunter2@')
+  const error = await connect(wrong).catch((error: Error) => error)
+  t.match(error, { code: 'FST_QUOTA_UNREACHABLE', message: /password authentication failed/ })
+  t.notMatch((error as Error).message, /hunter2/)
+  await t.rejects(connect(pg.url('nowhere')), { code: 'FST_QUOTA_UNREACHABLE', message: /"nowhere" does not exist/ })
+})
+
+t.test('a database without our tables is refused, with the command that makes them', async t => {
+  await t.rejects(connect(await pg.empty()), {
+    code: 'FST_QUOTA_SCHEMA',
+    message: /table quota_\w+.* and \d+ more missing.*npx fastify-quota init/
+  })
+})
+
+t.test('a column that is missing is named', async t => {
+  const url = await pg.migrated()
+  const sql = postgres(url, { max: 1 })
+  t.teardown(() => sql.end())
+  await sql`ALTER TABLE usage_logs DROP COLUMN endpoint`
+  await t.rejects(connect(url), { code: 'FST_QUOTA_SCHEMA', message: /column usage_logs\.endpoint missing/ })
+  await sql`ALTER TABLE usage_logs ADD COLUMN endpoint text, ADD COLUMN of_the_application text`
+  await (await connect(url)).close()
+})
+
+t.test("the application's own Drizzle database stays open", async t => {
+  const sql = postgres(await pg.migrated(), { max: 1 })
+  t.teardown(() => sql.end())
+  const db = await connect(drizzle(sql))
+  await db.close()
+  t.equal((await db.query<{ one: number }>('SELECT 1 AS one'))[0]?.one, 1)
+})
+
+t.test('an error of a statement carries its SQLSTATE, and neither its values nor its text in the message', async t => {
+  const url = await pg.migrated()
+  const client = postgres(url, { max: 1 })
+  t.teardown(() => client.end())
+  for (const db of [await connect(url), await connect(drizzle(client))]) {
+    const error = await db
+      .query('SELECT $1::text::int AS secret_column', ['confidential'])
+      .catch((error: Error) => error)
+    t.match(error, { code: 'FST_QUOTA_STORE', cause: { code: '22P02' } })
+    t.notMatch((error as Error).message, /secret_column/)
+    await db.close()
+  }
+})
+
+t.test('a statement that takes longer than its deadline is given up', async t => {
+  const db = await open(pg.url(), 300)
+  await t.rejects(db.query('SELECT pg_sleep(2)'), { code: 'FST_QUOTA_STORE', message: /no answer within 300 ms/ })
+  await db.close()
+})

@@ -1,0 +1,70 @@
+import t from 'tap'
+import { v7 } from 'uuid'
+import { charge } from '../../src/store/charge.ts'
+import type { Database } from '../../src/store/database.ts'
+import { declareTypes } from '../../src/store/declare-types.ts'
+import { listUsage, type UsageEntry, type UsageFilter, type UsagePosition } from '../../src/store/list-usage.ts'
+import { both } from '../fixtures/both.ts'
+import { wanted } from '../fixtures/charges.ts'
+
+const onBoth = await both(t)
+const minute = (n: number) => new Date(Date.UTC(2026, 2, 10, 12, n))
+
+async function log(db: Database, userId: string, type: string, amount: number, at: Date, endpoint = '/a') {
+  const [want] = await wanted(db, { [type]: amount })
+  await charge(db, { userId, charges: [{ ...want!, id: v7() }], at, endpoint, metadata: {}, idempotencyKey: null })
+}
+
+const amounts = async (db: Database, filter: UsageFilter, page: Parameters<typeof listUsage>[2] = { limit: 100 }) =>
+  (await listUsage(db, filter, page)).map(entry => entry.amount)
+
+onBoth('lists the newest first, and rows of one instant in one order', async (t, db) => {
+  await declareTypes(db, { calls: { limit: -1 } })
+  for (const n of [1, 3, 2]) await log(db, 'alice', 'calls', n, minute(n))
+  t.strictSame(await amounts(db, {}), [3, 2, 1])
+  for (const n of [10, 11, 12]) await log(db, 'bob', 'calls', n, minute(9))
+  const once = await listUsage(db, {}, { limit: 100 })
+  const instant = once.slice(0, 3).map(entry => entry.id)
+  t.strictSame(instant, [...instant].sort().reverse())
+})
+
+onBoth('filters by user, type, endpoint and time: from is included, until is not', async (t, db) => {
+  await declareTypes(db, { a: { limit: -1 }, b: { limit: -1 } })
+  await log(db, 'alice', 'a', 1, minute(1))
+  await log(db, 'alice', 'b', 2, minute(2), '/b')
+  await log(db, 'bob', 'a', 3, minute(3))
+  await log(db, "o'%_", 'a', 4, minute(4))
+  t.strictSame(await amounts(db, { userId: 'alice' }), [2, 1])
+  t.strictSame(await amounts(db, { userId: "o'%_" }), [4])
+  t.strictSame(await amounts(db, { userId: '%' }), [])
+  t.strictSame(await amounts(db, { quotaType: 'a' }), [4, 3, 1])
+  t.strictSame(await amounts(db, { endpoint: '/b' }), [2])
+  t.strictSame(await amounts(db, { from: minute(2), until: minute(4) }), [3, 2])
+  t.strictSame(await amounts(db, { userId: 'alice', quotaType: 'a', endpoint: '/a', from: minute(1) }), [1])
+})
+
+onBoth('pages by position show every row once, while newer rows are added', async (t, db) => {
+  await declareTypes(db, { calls: { limit: -1 } })
+  for (let n = 0; n < 10; n++) await log(db, 'alice', 'calls', n, minute(n >> 2))
+  const seen: UsageEntry[] = []
+  let after: UsagePosition | undefined
+  for (;;) {
+    const page = await listUsage(db, { userId: 'alice' }, { limit: 3, after })
+    if (page.length === 0) break
+    seen.push(...page)
+    after = page.at(-1)
+    await log(db, 'alice', 'calls', 99, minute(30))
+  }
+  t.strictSame(
+    seen.map(entry => entry.amount).sort((a, b) => a - b),
+    [0, 1, 2, 3, 4, 5, 6, 7, 8, 9]
+  )
+})
+
+onBoth('an offset leaves out so many rows', async (t, db) => {
+  await declareTypes(db, { calls: { limit: -1 } })
+  for (let n = 0; n < 5; n++) await log(db, 'alice', 'calls', n, minute(n))
+  t.strictSame(await amounts(db, {}, { limit: 2, offset: 1 }), [3, 2])
+  t.strictSame(await amounts(db, {}, { limit: 2, offset: 4 }), [0])
+  t.strictSame(await amounts(db, {}, { limit: 2, offset: 5 }), [])
+})

@@ -1,0 +1,87 @@
+import { existsSync } from 'node:fs'
+import { mkdir, readFile, writeFile } from 'node:fs/promises'
+import { join } from 'node:path'
+import t from 'tap'
+import { commit } from '../../src/store/commit.ts'
+import { connect } from '../../src/store/connect.ts'
+import { declareTypes } from '../../src/store/declare-types.ts'
+import { listTypes } from '../../src/store/list-types.ts'
+import { lockDirectory } from '../../src/store/lock-directory.ts'
+import { costing, hold, logOf, standing } from '../fixtures/charges.ts'
+import { violations } from '../fixtures/invariants.ts'
+import { child, children } from '../fixtures/processes.ts'
+
+t.test('a second process is refused, by the directory and the pid; after kill -9 the next one takes over', async t => {
+  const dataDir = t.testdir()
+  const owner = await child(t)
+  t.strictSame(await owner.ask({ do: 'connect', dataDir }), { value: true })
+  await owner.ask({ do: 'declare', key: 'kept' })
+  await t.rejects(connect({ dataDir }), {
+    code: 'FST_QUOTA_DIRECTORY_IN_USE',
+    message: new RegExp(`${dataDir}.* ${owner.process.pid},`)
+  })
+  await owner.kill()
+  t.ok(existsSync(join(dataDir, 'fastify-quota.pid')), 'its file is still there')
+  const db = await connect({ dataDir })
+  t.match(await listTypes(db), [{ key: 'kept', defaultLimit: 7 }])
+  await db.close()
+})
+
+t.test('two connections of one process share the directory; it stays open until both are closed', async t => {
+  const dataDir = t.testdir()
+  const [first, second] = await Promise.all([
+    connect({ dataDir }),
+    connect({ dataDir: `${dataDir}/../${dataDir.split('/').at(-1)}` })
+  ])
+  await declareTypes(first, { calls: { limit: 10 } })
+  await first.close()
+  await first.close()
+  t.match(await listTypes(second), [{ key: 'calls' }])
+  t.ok(existsSync(join(dataDir, 'fastify-quota.pid')))
+  await second.close()
+  t.notOk(existsSync(join(dataDir, 'fastify-quota.pid')))
+})
+
+t.test('closing and opening again keeps everything', async t => {
+  const dataDir = join(t.testdir(), 'not', 'there', 'yet')
+  const db = await connect({ dataDir })
+  await declareTypes(db, { calls: { limit: 10 } })
+  await commit(db, 'alice', costing(await hold(db, 'alice', { calls: 3 })), null)
+  await hold(db, 'alice', { calls: 2 })
+  await db.close()
+  const again = await connect({ dataDir })
+  t.strictSame(await standing(again, 'alice', 'calls'), [3, 2, 5])
+  t.equal((await logOf(again, 'alice')).length, 1)
+  t.strictSame(await violations(again), [])
+  await again.close()
+})
+
+t.test('a file whose process is gone, or whose pid another process has now, does not keep anybody out', async t => {
+  const dir = t.testdir()
+  const file = join(dir, 'fastify-quota.pid')
+  for (const owner of ['999999999 1\n', `${process.pid} 1\n`, 'nonsense\n', '']) {
+    await writeFile(file, owner)
+    const unlock = lockDirectory(dir)
+    t.match(await readFile(file, 'utf8'), new RegExp(`^${process.pid} `), JSON.stringify(owner))
+    unlock()
+  }
+})
+
+t.test('of several processes at once exactly one gets the directory, also over the file of a dead one', async t => {
+  const contenders = await children(t, 4)
+  const base = t.testdir()
+  const winners: number[] = []
+  for (let round = 0; round < 40; round++) {
+    const dir = join(base, String(round))
+    await mkdir(dir)
+    if (round % 2 === 1) await writeFile(join(dir, 'fastify-quota.pid'), '999999999 1\n')
+    const at = Date.now() + 10
+    const answers = await Promise.all(contenders.map(contender => contender.ask({ do: 'lock', dir, at })))
+    winners.push(answers.filter(answer => answer.value === true).length)
+    for (const { value, code } of answers) if (value !== true) t.equal(code, 'FST_QUOTA_DIRECTORY_IN_USE')
+  }
+  t.strictSame(
+    winners,
+    winners.map(() => 1)
+  )
+})
