@@ -5,6 +5,7 @@ import { open } from '../store/connect.ts'
 import type { Database } from '../store/database.ts'
 import { addAnswers } from './answers.ts'
 import { addIdentity, requireCaller } from './caller.ts'
+import { closeIdleConnections } from './close-idle.ts'
 import { addDocumentation } from './documentation.ts'
 import { healthRoute } from './health-route.ts'
 import { Imaging } from './imaging.ts'
@@ -36,6 +37,7 @@ export async function buildServer(settings: Settings): Promise<FastifyInstance> 
 }
 
 async function assemble(app: FastifyInstance, settings: Settings): Promise<void> {
+  closeIdleConnections(app)
   const db = settings.isQuotaEnabled ? await openForHealth(app, settings.connection) : undefined
   const identify = await addIdentity(app, settings.jwtSecret)
   addAnswers(app, { asksForToken: settings.isAuthEnabled })
