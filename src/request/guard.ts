@@ -2,7 +2,7 @@
 import { finished } from 'node:stream'
 import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify'
 import type { DenialOptions, StoreFailure } from '../quota/denial.ts'
-import { FST_QUOTA_STORE, FST_QUOTA_UNAUTHORIZED, type Violation } from '../quota/errors.ts'
+import { FST_QUOTA_STORE, FST_QUOTA_UNAUTHORIZED } from '../quota/errors.ts'
 import type { Admission, WantedCharge } from '../store/admit.ts'
 import { releaseById } from '../store/release.ts'
 import type { TypeCatalogue } from '../store/type-catalogue.ts'
@@ -79,7 +79,7 @@ async function onRequest(context: GuardContext, request: FastifyRequest, reply: 
     const admission = await takeCharges(context.db, userId, wanted, context.leaseMs).catch(error =>
       giveBack(context, userId, wanted, request, error)
     )
-    if (!admission.admitted) return deny(context, metering, userId, admission.violations, request, reply)
+    if (!admission.admitted) return deny(context, metering, userId, admission, request, reply)
     hold(context, metering, userId, admission, request, reply)
   } catch (error) {
     if (!(error instanceof FST_QUOTA_STORE)) throw error
@@ -142,12 +142,13 @@ function deny(
   context: GuardContext,
   metering: RequestMetering,
   userId: string,
-  violations: readonly Violation[],
+  admission: Admission & { admitted: false },
   request: FastifyRequest,
   reply: FastifyReply
 ): FastifyReply {
+  const { violations } = admission
   const ofType = context.denialOfType.get(violations[0]?.type ?? '')
-  const statusCode = refuseExceeded(reply, violations, [metering.denial, ofType, context.denial])
+  const statusCode = refuseExceeded(reply, admission, [metering.denial, ofType, context.denial])
   const charges = violations.map(({ type, required, remaining, limit }) => ({
     type,
     amount: required,

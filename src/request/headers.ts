@@ -12,9 +12,9 @@ const MAX_INTEGER = 999_999_999_999_999
 
 export type QuotaHeaders = Record<string, string | number>
 
-/** `now` by the database's clock, as the balances were read. */
-export function quotaHeaders(costs: readonly Cost[], now: Date): QuotaHeaders {
-  const first = tightest(costs)
+/** `now` by the database's clock, as the balances were read. `among`: whose tightest the `X-Quota-*` headers speak of. */
+export function quotaHeaders(costs: readonly Cost[], now: Date, among = costs): QuotaHeaders {
+  const first = tightest(among)
   if (first === undefined) return {}
   const limited = costs.filter(cost => cost.limit !== UNLIMITED)
   return {

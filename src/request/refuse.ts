@@ -2,8 +2,9 @@
 // text: a response schema of the route, meant for its own answers, would strip what it does not know.
 import type { FastifyReply } from 'fastify'
 import { type DenialOptions, mergeDenial } from '../quota/denial.ts'
-import type { FST_QUOTA_UNAUTHORIZED, Violation } from '../quota/errors.ts'
+import type { FST_QUOTA_UNAUTHORIZED } from '../quota/errors.ts'
 import { PROBLEM_JSON, problem, quotaExceeded, retryAfter } from '../quota/problem.ts'
+import type { Admission } from '../store/admit.ts'
 import { quotaHeaders } from './headers.ts'
 
 /** Seconds a client should leave a failing store alone. */
@@ -21,23 +22,16 @@ export function refuseUnauthorized(
     .send(JSON.stringify(problem(401, error.message, { code: error.code })))
 }
 
-/** Returns the status that was answered. */
+/** Returns the status that was answered. `X-Quota-*` speak of what said no, the IETF fields of all that was asked for. */
 export function refuseExceeded(
   reply: FastifyReply,
-  violations: readonly Violation[],
+  { violations, balances, at }: Admission & { admitted: false },
   denials: readonly (DenialOptions | undefined)[]
 ): number {
   const { statusCode, upgradeUrl } = mergeDenial(...denials)
-  const [first] = violations as [Violation]
-  const now = new Date(
-    first.resetsAt === null || first.retryAfter === null ? 0 : first.resetsAt.getTime() - first.retryAfter * 1000
-  )
-  reply.headers(
-    quotaHeaders(
-      violations.map(v => ({ ...v, cost: 0 })),
-      now
-    )
-  )
+  const costs = balances.map(balance => ({ ...balance, cost: 0 }))
+  const violated = costs.filter(cost => violations.some(violation => violation.type === cost.type))
+  reply.headers(quotaHeaders(costs, at, violated))
   const seconds = retryAfter(violations)
   if (seconds !== undefined) reply.header('retry-after', seconds)
   reply

@@ -98,7 +98,7 @@ export interface AdmittedCharge extends WantedCharge {
 
 export type Admission =
   | { admitted: true; charges: AdmittedCharge[]; at: Date }
-  | { admitted: false; violations: Violation[] }
+  | { admitted: false; violations: Violation[]; balances: Balance[]; at: Date }
 
 export interface AdmissionOrder {
   userId: string
@@ -130,7 +130,7 @@ export async function admit(
       }
     }
     const freshened = attempt < ATTEMPTS && (await freshen(db, order, pairs))
-    if (!freshened) return { admitted: false, violations: violationsOf(pairs) }
+    if (!freshened) return refusal(pairs)
   }
 }
 
@@ -164,6 +164,13 @@ async function freshen(db: Database, order: AdmissionOrder, pairs: readonly Pair
 }
 
 const WAIT = 'SELECT 1 FROM quota_limits WHERE user_id = $1 ORDER BY quota_type_id FOR UPDATE'
+
+/** What says no, and how all that was asked for stands. */
+function refusal(pairs: readonly Pair[]): Admission & { admitted: false } {
+  const violations = violationsOf(pairs)
+  const balances = pairs.map(([charge, row]) => balanceOf(charge.type, row))
+  return { admitted: false, violations, balances, at: dateOf(pairs[0]![1].at) }
+}
 
 function violationsOf(pairs: readonly Pair[]): Violation[] {
   const missing = pairs.find(([, row]) => !row.found)

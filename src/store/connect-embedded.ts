@@ -19,7 +19,7 @@ const open = new Map<string, Shared>()
 export async function connectEmbedded(dataDir: string): Promise<Database> {
   if (dataDir === 'memory://') return await start(dataDir, () => {})
   const dir = resolve(dataDir)
-  const shared = open.get(dir) ?? { database: start(dir, lockedBy(dir)), users: 0 }
+  const shared = open.get(dir) ?? { database: start(dir, lockDirectory(dir)), users: 0 }
   open.set(dir, shared)
   shared.users += 1
   try {
@@ -39,13 +39,11 @@ export async function connectEmbedded(dataDir: string): Promise<Database> {
   }
 }
 
-const lockedBy = (dir: string) => lockDirectory(dir)
-
 async function start(dataDir: string, unlock: () => void): Promise<Database> {
   try {
     // Loaded when it is used: it is heavy, and production does without it.
     const [{ PGlite }, { drizzle }] = await Promise.all([import('@electric-sql/pglite'), import('drizzle-orm/pglite')])
-    const client = await PGlite.create(dataDir === 'memory://' ? dataDir : `${dataDir}/data`)
+    const client = await PGlite.create(dataDir)
     const close = async () => {
       await client.close()
       unlock()

@@ -52,6 +52,30 @@ t.test('speaks of the tightest charge, and lists all limited ones in the IETF fi
   t.match(headers.ratelimit, /^"tokens";r=10;t=\d+, "calls";r=9;t=\d+$/)
 })
 
+t.test('speaks of what said no on a denial, and lists all that was asked for', async t => {
+  const app = await metered(
+    t,
+    db,
+    app =>
+      void app.get(
+        '/both',
+        {
+          config: {
+            quota: [
+              { type: 'tokens', amount: 1001 },
+              { type: 'calls', amount: 0 }
+            ]
+          }
+        },
+        async () => 'x'
+      )
+  )
+  const { statusCode, headers } = await ask(app, newUser(), '/both')
+  t.equal(statusCode, 402)
+  t.match(headers, { 'x-quota-type': 'tokens', 'x-quota-remaining': '1000', 'x-quota-cost': '0' })
+  t.match(headers.ratelimit, /^"tokens";r=1000;t=\d+, "calls";r=10;t=\d+$/)
+})
+
 t.test('leaves the reset and the window out where nothing ever resets', async t => {
   const app = await metered(
     t,
