@@ -11,7 +11,7 @@ const pg = await server(t)
 const script = fileURLToPath(new URL('../fixtures/server.ts', import.meta.url))
 
 async function start(url: string) {
-  const child = fork(script, [url], { execArgv: process.execArgv })
+  const child = fork(script, [url, '900'], { execArgv: process.execArgv })
   const [port] = (await once(child, 'message')) as [number]
   return { child, base: `http://127.0.0.1:${port}` }
 }
