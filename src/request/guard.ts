@@ -131,7 +131,7 @@ function followStatus(settlement: Settlement, reply: FastifyReply): void {
   raw.writeHead = (...parts: unknown[]) => {
     const [statusCode, headers] = parts
     const cost = (headers as QuotaHeaders | undefined)?.['x-quota-cost']
-    const isCharged = settlement.metering.isCharged(statusCode as number)
+    const isCharged = settlement.isCharged(statusCode as number)
     if (cost !== undefined && isCharged !== settlement.isSaidCharged)
       Object.assign(headers as QuotaHeaders, settlement.headers(isCharged ? 'charged' : 'released'))
     return writeHead(...parts)
@@ -184,7 +184,7 @@ async function onSend(
   const settlement = metered[SETTLEMENT]
   if (settlement === null || settlement === undefined) return payload
   const status = payload instanceof Response ? payload.status : reply.statusCode
-  const isCharged = settlement.metering.isCharged(status)
+  const isCharged = settlement.isCharged(status)
   // A stream's cost is known when it ends, and a Response's status is applied after this hook: both settle when the reply is over.
   const isOpenEnded = isStream(payload) || (isCharged && context.settle === 'after-reply')
   if (!isOpenEnded || settlement.isAbandoned) await settlement.settle(status)

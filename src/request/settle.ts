@@ -3,6 +3,7 @@ import type { FastifyBaseLogger } from 'fastify'
 import { type Balance, remainingOf } from '../quota/balance.ts'
 import type { Emit } from '../quota/events.ts'
 import { boundMetadata } from '../quota/metadata.ts'
+import { isSuccess } from '../quota/outcome.ts'
 import type { AdmittedCharge } from '../store/admit.ts'
 import { commit } from '../store/commit.ts'
 import type { Database } from '../store/database.ts'
@@ -29,7 +30,7 @@ export interface SettleContext {
  */
 export class Settlement {
   readonly quota: MeteredQuota
-  readonly metering: RequestMetering
+  readonly #metering: RequestMetering
   readonly endpoint: string
   /** The client left before anything was sent: no later event will tell the status, so onSend must. */
   isAbandoned = false
@@ -59,7 +60,7 @@ export class Settlement {
       admission.charges,
       request.metering.charges.map(charge => charge.type)
     )
-    this.metering = request.metering
+    this.#metering = request.metering
     this.endpoint = request.endpoint
     this.#reservedAt = admission.at
     context.live.add(request.userId, this.#ids())
@@ -67,10 +68,19 @@ export class Settlement {
 
   /** Charges or gives back, by this status. Resolves when it is written, or known to be owed; never rejects. */
   async settle(statusCode: number): Promise<void> {
-    const isCharged = this.metering.isCharged(statusCode)
-    const move = this.#moveTo(isCharged ? 'charged' : 'released', statusCode)
+    const move = this.#moveTo(this.isCharged(statusCode) ? 'charged' : 'released', statusCode)
     // What is owed keeps its order; a reply does not wait for it.
     if (!this.#isOwed) await move
+  }
+
+  /** Whether a reply with this status is charged, by the rule's own word; where that throws, by the default. */
+  isCharged(statusCode: number): boolean {
+    try {
+      return this.#metering.isCharged(statusCode)
+    } catch (error) {
+      this.#log.error({ err: error, rule: this.#metering.source }, 'quota rule threw in charge; 2xx is charged instead')
+      return isSuccess(statusCode)
+    }
   }
 
   /** Nobody waits for a reply any more, and no status was sent: let it expire, unless the handler ends all the same. */

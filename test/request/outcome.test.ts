@@ -185,6 +185,20 @@ t.test('charges the statuses that a rule says', async t => {
   t.equal((await logsOf(db, user)).length, 1)
 })
 
+t.test('charges 2xx where the rule that should say so throws', async t => {
+  const charge = () => {
+    throw new Error('planted')
+  }
+  const app = await metered(t, db, app => {
+    app.get('/ok', { config: { quota: { type: 'calls', charge } } }, async () => 'x')
+    app.get('/not', { config: { quota: { type: 'calls', charge } } }, async (_, reply) => reply.code(404).send('x'))
+  })
+  const user = newUser()
+  t.equal((await ask(app, user, '/ok')).statusCode, 200)
+  t.equal((await ask(app, user, '/not')).statusCode, 404)
+  t.match(await logsOf(db, user), [{ endpoint: '/ok' }])
+})
+
 t.test('neither identifies nor charges what no route answers', async t => {
   const app = await metered(t, db, app => void app.get('/*', { config: { quota: false } }, async () => 'x'))
   const user = newUser()
