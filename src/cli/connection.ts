@@ -55,7 +55,7 @@ export async function openTarget({ connection, source }: Target): Promise<Databa
 
 /** A command that only looks must not make an empty database. */
 export function requireEmbedded({ connection }: Target): void {
-  if (typeof connection !== 'string' && !existsSync(join(connection.dataDir, 'data')))
+  if (typeof connection !== 'string' && !existsSync(join(connection.dataDir, 'PG_VERSION')))
     throw new Error(
       `There is no embedded database in ${connection.dataDir}. Name its directory with --data-dir, set DATABASE_URL, or make one with \`fastify-quota init\`.`
     )

@@ -140,7 +140,7 @@ class HeldReservation implements Reservation {
     const amount = (Object.hasOwn(amounts, charge.type) ? amounts[charge.type] : undefined) ?? charge.amount
     requireAmount(amount, `amounts.${charge.type}`)
     const over = amount > charge.amount ? { over_reservation: amount - charge.amount } : {}
-    return { ...charge, amount, metadata: boundMetadata({ ...metadata, ...over }) }
+    return { ...charge, amount, metadata: { ...boundMetadata(metadata), ...over } }
   }
 }
 

@@ -115,6 +115,8 @@ export class Settlement {
         resolve()
         await attempt.done
         this.#isOwed = false
+        // Renewed until then: what is owed must not be given to somebody else meanwhile.
+        this.#context.live.drop(this.#ids())
       })
     })
   }
@@ -122,7 +124,6 @@ export class Settlement {
   #begin(target: 'charged' | 'released'): Attempt {
     const write = this.#write(this.#state, target)
     this.#state = target
-    this.#context.live.drop(this.#ids())
     if (target === 'charged') this.quota.close()
     return this.#context.owed.attempt(write, this.#listener())
   }
@@ -145,9 +146,8 @@ export class Settlement {
   /** A charge above what was reserved may have gone past the limit: the row says so. */
   #logged(i: number) {
     const { amount, reserved } = this.quota.charges[i] as { amount: number; reserved: number }
-    const metadata =
-      amount > reserved ? { ...this.quota.metadata, over_reservation: amount - reserved } : this.quota.metadata
-    return { amount, metadata: boundMetadata(metadata) }
+    const metadata = boundMetadata(this.quota.metadata)
+    return { amount, metadata: amount > reserved ? { ...metadata, over_reservation: amount - reserved } : metadata }
   }
 
   #report(outcome: Written, target: 'charged' | 'released', statusCode: number): void {

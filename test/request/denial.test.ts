@@ -195,6 +195,24 @@ t.test('charges a late amount above the reservation in full, also past the limit
   t.match(await logsOf(db, user), [{ amount: 25, metadata: { job: 7, over_reservation: 23 } }])
 })
 
+t.test('charges all the same where the metadata cannot be read', async t => {
+  const app = await metered(t, db, app => {
+    app.get('/work', { config: { quota: 'calls' } }, async request => {
+      request.quota.metadata = Object.defineProperty({}, 'job', {
+        enumerable: true,
+        get: () => {
+          throw new Error('planted')
+        }
+      })
+      request.quota.setAmount('calls', 3)
+      return 'x'
+    })
+  })
+  const user = newUser()
+  t.equal((await ask(app, user, '/work')).statusCode, 200)
+  t.match(await logsOf(db, user), [{ amount: 3, metadata: { truncated: true, over_reservation: 2 } }])
+})
+
 t.test('refuses a late amount that is none, or of a type that the route does not charge', async t => {
   const app = await metered(t, db, app => {
     app.get('/work', { config: { quota: 'calls' } }, async request => {

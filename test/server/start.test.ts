@@ -20,13 +20,17 @@ t.test('the standalone server', async t => {
       const lines = greetingOf(first.server.stdout())
         .split('\n')
         .filter(line => /^(curl|for) /.test(line))
-      t.equal(lines.length, 7)
+      t.equal(lines.length, 8)
       // Each in a shell of its own, so that none leans on another.
-      const [call, mine, lower, loop, raise, reset, log] = await inTurn(lines)
+      const [call, mine, lower, loop, refusal, raise, reset, log] = await inTurn(lines)
       t.match(call, /^HTTP\/1.1 202 [\s\S]*x-quota-remaining: 199\r\n/)
       t.match(JSON.parse(mine!), { user_id: 'alice', total_quotas: 5 })
       t.match(JSON.parse(lower!), { new_limit: 5, current_usage: 1, remaining: 4 })
       t.strictSame(loop!.trim().split('\n'), ['202', '202', '202', '202', '402'])
+      t.match(
+        refusal,
+        /^HTTP\/1.1 402 [\s\S]*retry-after: [0-9]+\r\n[\s\S]*"violated-policies":\["api_calls_l3_detect"\]/
+      )
       t.match(JSON.parse(raise!), { new_limit: 200, remaining: 195 })
       t.match(JSON.parse(reset!), { quotas_reset: 1 })
       t.match(JSON.parse(log!), {
