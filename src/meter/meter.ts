@@ -74,9 +74,9 @@ export function createMeter(context: MeterContext): Meter {
   const { db, types } = context
   const view = async (userId: string, type: string): Promise<Balance> => {
     requireUser(userId)
-    const { key } = await types.get(type, 'asked for through app.quota')
+    const { key, defaultLimit } = await types.get(type, 'asked for through app.quota')
     const { quotas } = await viewQuotas(db, userId, key)
-    return quotas[0] ?? missing(type, (await types.get(type, '')).defaultLimit)
+    return quotas[0] ?? missing(key, defaultLimit)
   }
   return {
     async check(userId, type, amount = 1) {

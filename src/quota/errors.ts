@@ -108,7 +108,7 @@ export const FST_QUOTA_UNREACHABLE = createError<[what: string, cause?: { cause:
 )
 export const FST_QUOTA_SCHEMA = createError<[what: string]>(
   'FST_QUOTA_SCHEMA',
-  'The quota tables are not as this version needs them: %s. Run `npx fastify-quota init` (or `npx drizzle-kit push`) with DATABASE_URL set to this database.',
+  'The quota tables are not as this version needs them: %s. Run `npx fastify-quota init --schema-only` (or `npx drizzle-kit push`) with DATABASE_URL set to this database.',
   500
 )
 export const FST_QUOTA_DIRECTORY_IN_USE = createError<[dir: string, pid: string]>(
