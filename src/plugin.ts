@@ -4,11 +4,11 @@ import type { FastifyBaseLogger, FastifyInstance } from 'fastify'
 import fp from 'fastify-plugin'
 import { addAdminRoutes } from './admin/admin.ts'
 import { createMeter, type Meter } from './meter/meter.ts'
-import { EventCounter, type EventCounts } from './observe/event-counts.ts'
+import { EventCounter } from './observe/event-counts.ts'
 import { logEvent } from './observe/log-events.ts'
 import { type QuotaOptions, readOptions } from './options.ts'
 import { FST_QUOTA_ALREADY_REGISTERED, FST_QUOTA_NO_IDENTITY } from './quota/errors.ts'
-import type { Emit } from './quota/events.ts'
+import type { Emit, EventCounts, QuotaEvent } from './quota/events.ts'
 import type { RouteQuota } from './quota/rule.ts'
 import { addGuard } from './request/guard.ts'
 import { type Identify, identifyByJwt } from './request/identify.ts'
@@ -20,6 +20,7 @@ import { connect } from './store/connect.ts'
 import type { Database } from './store/database.ts'
 import { declareTypes } from './store/declare-types.ts'
 import { TypeCatalogue } from './store/type-catalogue.ts'
+import { DenialTally } from './upkeep/denial-tally.ts'
 import { LiveReservationSet } from './upkeep/live-reservations.ts'
 import { leaseOf, startUpkeep } from './upkeep/upkeep.ts'
 
@@ -79,20 +80,27 @@ async function wire(
   const owed = new Owed()
   const denialOfType = new Map(Object.entries(options.quotas).map(([key, { denial }]) => [key, denial]))
   const counter = new EventCounter()
-  const emit: Emit<FastifyBaseLogger> = (event, log) => {
+  const tally = new DenialTally(db)
+  const count = (event: QuotaEvent) => {
     counter.count(event)
+    tally.hear(event)
+  }
+  const emit: Emit<FastifyBaseLogger> = (event, log) => {
+    count(event)
     logEvent(event, log)
   }
   const guardName = addGuard(app, { ...options, ...foundation, leaseMs, live, owed, denialOfType, emit })
   const routes: MeteredRoute[] = []
+  const counts = () => ({ ...counter.read(), pending: owed.size })
   app.decorate('quota', {
-    ...createMeter({ db, types, live, leaseMs }),
+    ...createMeter({ db, types, live, leaseMs, count }),
     routes: () => routes,
-    counts: () => ({ ...counter.read(), pending: owed.size })
+    counts
   })
   if (options.selfUrl !== undefined) addSelfRoute(app, { ...foundation, url: options.selfUrl })
-  if (options.admin !== undefined) await addAdminRoutes(app, { db, types, ...options.admin })
-  const upkeep = startUpkeep(db, live, options.reservationTtlMs, error =>
+  if (options.admin !== undefined)
+    await addAdminRoutes(app, { db, types, counts, flushDenials: () => tally.flush(), ...options.admin })
+  const upkeep = startUpkeep(db, { live, tally }, options.reservationTtlMs, error =>
     app.log.error({ err: error }, 'quota upkeep failed; it is tried again')
   )
   app.addHook('onReady', async () => {
@@ -100,8 +108,8 @@ async function wire(
     await requireTypes(routes, types)
   })
   app.addHook('onClose', async () => {
-    await upkeep.stop()
     await owed.close()
+    await upkeep.stop()
     await db.close()
   })
 }

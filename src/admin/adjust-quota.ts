@@ -1,16 +1,34 @@
 // PUT /users/:userId/adjust: gives a user another limit.
 import type { FastifyInstance } from 'fastify'
-import { UNLIMITED } from '../quota/amount.ts'
+import { MAX_AMOUNT, UNLIMITED } from '../quota/amount.ts'
 import { FST_QUOTA_UNKNOWN_TYPE, FST_QUOTA_UNKNOWN_USER } from '../quota/errors.ts'
-import { PROBLEM_SCHEMA } from '../quota/quota-document.ts'
 import { adjustQuota } from '../store/adjust-quota.ts'
 import { userExists } from '../store/find-user.ts'
 import { type AdminContext, actorOf } from './context.ts'
 import { readLimit, readText, readUserId, refuse } from './input.ts'
-import { optionalBody, QUOTA_TYPE_FIELD, REASON_FIELD, USER_PARAMS } from './schemas.ts'
+import {
+  CHANGE_REFUSALS,
+  optionalBody,
+  QUOTA_TYPE_FIELD,
+  query,
+  REASON_FIELD,
+  refusals,
+  USER_PARAMS
+} from './schemas.ts'
 
-const LIMIT_MEANING =
-  'The new limit in base units, 0 to 2^53−1; -1: unlimited. Also below what is used: the next request is then denied.'
+/** Both are required, each in the query or in the body. */
+const INPUT = {
+  quota_type: QUOTA_TYPE_FIELD,
+  new_limit: {
+    type: 'integer',
+    minimum: UNLIMITED,
+    maximum: MAX_AMOUNT,
+    description:
+      'The new limit in base units, 0 to 2^53−1; -1: unlimited. Also below what is used: the next request is then denied.',
+    examples: [500]
+  },
+  reason: REASON_FIELD
+} as const
 
 const ANSWER = {
   type: 'object',
@@ -29,33 +47,14 @@ export function adjustQuotaRoute(admin: FastifyInstance, { db, types }: AdminCon
   admin.route({
     method: 'PUT',
     url: '/users/:userId/adjust',
-    config: { quota: false },
     schema: {
+      operationId: 'adjustUserQuota',
       summary: "Change a user's limit",
-      tags: ['quota-admin'],
+      description: 'quota_type and new_limit are required, in the query or in the body.',
       params: USER_PARAMS,
-      querystring: {
-        type: 'object',
-        additionalProperties: false,
-        properties: {
-          quota_type: QUOTA_TYPE_FIELD,
-          new_limit: { type: 'string', description: LIMIT_MEANING },
-          reason: REASON_FIELD
-        }
-      },
-      body: optionalBody({
-        quota_type: QUOTA_TYPE_FIELD,
-        new_limit: { type: 'number', description: LIMIT_MEANING },
-        reason: REASON_FIELD
-      }),
-      response: {
-        200: ANSWER,
-        400: PROBLEM_SCHEMA,
-        403: PROBLEM_SCHEMA,
-        404: PROBLEM_SCHEMA,
-        422: PROBLEM_SCHEMA,
-        503: PROBLEM_SCHEMA
-      }
+      querystring: query(INPUT),
+      body: optionalBody(INPUT),
+      response: { ...refusals(...CHANGE_REFUSALS, 422), 200: ANSWER }
     },
     handler: async request => {
       const userId = readUserId(request)

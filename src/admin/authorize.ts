@@ -19,8 +19,14 @@ export interface AdminOptions {
 const DEFAULT_ADMIN_PREFIX = '/admin/quotas'
 const MIN_TOKEN_LENGTH = 16
 
+export interface Authorization {
+  authorize: Authorize
+  /** Whether a request tries to prove who it is from; without a token of ours the application alone can tell. */
+  hasCredential(request: FastifyRequest): boolean | undefined
+}
+
 /** Reads the options, and refuses what would leave the routes open. */
-export function readAdminOptions(options: AdminOptions): { prefix: string; authorize: Authorize } {
+export function readAdminOptions(options: AdminOptions): Authorization & { prefix: string } {
   requireObject('admin', options, "{ token: '…' }, or false for no admin routes")
   refuseUnknown('admin', options, ['token', 'prefix', 'authorize'])
   const { token, prefix = DEFAULT_ADMIN_PREFIX, authorize } = options
@@ -30,7 +36,12 @@ export function readAdminOptions(options: AdminOptions): { prefix: string; autho
     throw new FST_QUOTA_INVALID_OPTION('admin.authorize', 'must be a function (request) => actor')
   if (authorize !== undefined && token !== undefined)
     throw new FST_QUOTA_INVALID_OPTION('admin', 'takes token or authorize, not both')
-  return { prefix, authorize: authorize ?? byToken(readTokens(token)) }
+  if (authorize !== undefined) return { prefix, authorize, hasCredential: () => undefined }
+  return {
+    prefix,
+    authorize: byToken(readTokens(token)),
+    hasCredential: request => request.headers['x-admin-token'] !== undefined
+  }
 }
 
 function readTokens(token: AdminOptions['token']): { name: string; hash: Buffer }[] {

@@ -1,21 +1,28 @@
 // What every admin route works with.
 import type { FastifyRequest } from 'fastify'
+import type { EventCounts } from '../quota/events.ts'
 import type { Database } from '../store/database.ts'
 import type { Actor } from '../store/record-audit.ts'
 import type { TypeCatalogue } from '../store/type-catalogue.ts'
-import { readText } from './input.ts'
+import { readReason } from './input.ts'
 
 export interface AdminContext {
   db: Database
   types: TypeCatalogue
+  /** What happened in this process, and how many settlements wait to be written. */
+  counts(): EventCounts & { pending: number }
+  /** Writes down the denials that this process has counted and not written yet. */
+  flushDenials(): Promise<void>
 }
 
-/** Where the actor that `authorize` named is kept on a request. */
+/** Where the actor that `authorize` named is kept on a request; empty before, and for who may see no more than the bare health. */
 export const ACTOR = Symbol('fastify-quota.actor')
+
+export const actorName = (request: FastifyRequest): string => (request as unknown as { [ACTOR]: string })[ACTOR]
 
 /** Who asks for a change, and why. */
 export const actorOf = (request: FastifyRequest): Actor => ({
-  actor: (request as unknown as { [ACTOR]: string })[ACTOR],
-  reason: readText(request, 'reason') ?? null,
+  actor: actorName(request),
+  reason: readReason(request) ?? null,
   requestId: request.id
 })

@@ -2,19 +2,25 @@
 import type { FastifyRequest } from 'fastify'
 import { isLimit } from '../quota/amount.ts'
 import { FST_QUOTA_INVALID_LIMIT, FST_QUOTA_INVALID_REQUEST, FST_QUOTA_INVALID_USER } from '../quota/errors.ts'
+import { isTimeZone } from '../quota/period.ts'
 import { isUserId } from '../quota/user-id.ts'
 
-const invalid = (field: string, remedy: string): Error =>
+export type Query = Record<string, string | undefined>
+
+export const queryOf = (request: FastifyRequest): Query => request.query as Query
+
+/** 400, with the field that is wrong. */
+export const refuse = (field: string, remedy: string): Error =>
   Object.assign(new FST_QUOTA_INVALID_REQUEST(field, remedy), { field })
 
 export function readUserId(request: FastifyRequest): string {
   const { userId } = request.params as { userId: string }
-  if (!isUserId(userId)) throw new FST_QUOTA_INVALID_USER()
+  if (!isUserId(userId)) throw Object.assign(new FST_QUOTA_INVALID_USER(), { field: 'userId' })
   return userId
 }
 
 /** The user whom a query names. */
-export function readUserFilter(query: Record<string, unknown>, field: string): string | undefined {
+export function readUserFilter(query: Query, field: string): string | undefined {
   const value = query[field]
   if (value === undefined || isUserId(value)) return value
   throw Object.assign(new FST_QUOTA_INVALID_USER(), { field })
@@ -23,61 +29,86 @@ export function readUserFilter(query: Record<string, unknown>, field: string): s
 /** A parameter that may stand in the query or in the body; in both only where they agree. */
 function readEither(request: FastifyRequest, field: string): unknown {
   const query = (request.query as Record<string, unknown>)[field]
-  const body = (request.body as Record<string, unknown> | undefined)?.[field]
+  const body = (request.body as Record<string, unknown> | null | undefined)?.[field]
   if (query !== undefined && body !== undefined && String(query) !== String(body))
-    throw invalid(field, 'is in the query and in the body, and they differ')
+    throw refuse(field, 'is in the query and in the body, and they differ')
   return body ?? query
 }
 
-export function readText(request: FastifyRequest, field: string): string | undefined {
-  const value = readEither(request, field)
+export const readText = (request: FastifyRequest, field: string): string | undefined =>
+  checkText(field, readEither(request, field))
+
+export function checkText(field: string, value: unknown): string | undefined {
   if (value === undefined || value === null) return undefined
-  if (typeof value !== 'string' || value === '' || value.length > 1000 || value.includes('\0'))
-    throw invalid(field, 'must be a text of 1 to 1000 characters')
+  if (typeof value !== 'string' || value === '' || value.length > 1000 || value.includes('\0') || !value.isWellFormed())
+    throw refuse(field, 'must be a text of 1 to 1000 characters')
   return value
 }
+
+/** Why a change is made. */
+export const readReason = (request: FastifyRequest): string | undefined => readText(request, 'reason')
 
 /** A limit: malformed is 400, a number that is no limit 422. */
 export function readLimit(request: FastifyRequest, field: string): number {
   const value = readEither(request, field)
-  if (value === undefined || value === null)
-    throw invalid(field, 'is missing; give a whole number, or -1 for unlimited')
+  if (value === undefined || value === null) throw refuse(field, 'is missing; give a whole number, or -1 for unlimited')
+  return checkLimit(field, value)
+}
+
+export function checkLimit(field: string, value: unknown): number {
   const isNumeral = typeof value === 'number' || (typeof value === 'string' && /^-?[0-9]{1,20}(\.[0-9]+)?$/.test(value))
-  if (!isNumeral) throw invalid(field, 'must be a whole number, or -1 for unlimited')
+  if (!isNumeral) throw refuse(field, 'must be a whole number, or -1 for unlimited')
   const limit = Number(value)
   if (!isLimit(limit)) throw Object.assign(new FST_QUOTA_INVALID_LIMIT(String(value)), { field })
   return limit
 }
 
-/** A count in the query, digits only. */
+/** A count in the query, digits only, within the bounds that its schema shows. */
 export function readCount(
-  query: Record<string, unknown>,
+  query: Query,
   field: string,
-  min: number,
-  max: number,
-  fallback: number
+  { minimum, maximum, default: fallback }: { minimum: number; maximum: number; default: number }
 ): number {
   const value = query[field]
   if (value === undefined) return fallback
-  const count = typeof value === 'string' && /^[0-9]{1,15}$/.test(value) ? Number(value) : Number.NaN
-  if (!(count >= min && count <= max)) throw invalid(field, `must be a whole number from ${min} to ${max}`)
+  const count = /^[0-9]{1,15}$/.test(value) ? Number(value) : Number.NaN
+  if (!(count >= minimum && count <= maximum))
+    throw refuse(field, `must be a whole number from ${minimum} to ${maximum}`)
   return count
+}
+
+export function readChoice<C extends string>(
+  query: Query,
+  field: string,
+  { enum: choices, default: fallback }: { enum: readonly C[]; default: C }
+): C {
+  const value = query[field]
+  if (value === undefined) return fallback
+  const choice = choices.find(known => known === value)
+  if (choice === undefined) throw refuse(field, `must be one of ${choices.join(', ')}`)
+  return choice
+}
+
+export function readTimeZone(query: Query, field: string): string {
+  const { [field]: value = 'UTC' } = query
+  if (!isTimeZone(value)) throw refuse(field, 'must be an IANA time zone such as Europe/Berlin')
+  return value
 }
 
 const ISO_DATE = /^\d{4}-\d{2}-\d{2}(T\d{2}:\d{2}(:\d{2}(\.\d{1,9})?)?(Z|[+-]\d{2}:\d{2}))?$/
 
 /** ISO 8601: a day (its first instant, in UTC), or an instant with its offset. */
-export function readInstant(query: Record<string, unknown>, field: string): Date | undefined {
+function readInstant(query: Query, field: string): Date | undefined {
   const value = query[field]
   if (value === undefined) return undefined
-  const date = typeof value === 'string' && ISO_DATE.test(value) ? new Date(value) : new Date(Number.NaN)
+  const date = ISO_DATE.test(value) ? new Date(value) : new Date(Number.NaN)
   const year = date.getUTCFullYear()
   if (!(year >= 1970 && year <= 9999))
-    throw invalid(
+    throw refuse(
       field,
       'must be an ISO 8601 date such as 2026-11-24, or an instant such as 2026-11-24T10:00:00Z, from 1970 to 9999'
     )
-  if (!isRealDay(value as string)) throw invalid(field, 'names a day that does not exist')
+  if (!isRealDay(value)) throw refuse(field, 'names a day that does not exist')
   return date
 }
 
@@ -87,4 +118,15 @@ function isRealDay(value: string): boolean {
   return day <= new Date(Date.UTC(year, month, 0)).getUTCDate()
 }
 
-export const refuse = invalid
+const DAY_MS = 86_400_000
+/** The last millisecond that PostgreSQL and an ISO 8601 text of four-digit years both have. */
+export const LAST_INSTANT_MS = Date.UTC(9999, 11, 31, 23, 59, 59, 999)
+
+/** From start_date on, and until end_date; a day that is named as the end is meant whole. */
+export function readSpan(query: Query): { from: Date | undefined; until: Date | undefined } {
+  const from = readInstant(query, 'start_date')
+  const end = readInstant(query, 'end_date')
+  const until = end && query.end_date?.length === 10 ? new Date(Math.min(end.getTime() + DAY_MS, LAST_INSTANT_MS)) : end
+  if (from && until && until <= from) throw refuse('end_date', 'must be later than start_date')
+  return { from, until }
+}

@@ -1,12 +1,19 @@
 // POST /users/:userId/reset: closes a running period early and opens a new one.
 import type { FastifyInstance } from 'fastify'
 import { FST_QUOTA_KIND_MISMATCH, FST_QUOTA_UNKNOWN_USER } from '../quota/errors.ts'
-import { PROBLEM_SCHEMA } from '../quota/quota-document.ts'
 import { userExists } from '../store/find-user.ts'
 import { resetQuota } from '../store/reset-quota.ts'
 import { type AdminContext, actorOf } from './context.ts'
 import { readText, readUserId } from './input.ts'
-import { optionalBody, QUOTA_TYPE_FIELD, REASON_FIELD, USER_PARAMS } from './schemas.ts'
+import {
+  CHANGE_REFUSALS,
+  optionalBody,
+  QUOTA_TYPE_FIELD,
+  query,
+  REASON_FIELD,
+  refusals,
+  USER_PARAMS
+} from './schemas.ts'
 
 const INPUT = {
   quota_type: { ...QUOTA_TYPE_FIELD, description: 'Which flow; none: all of them. A level never resets (409).' },
@@ -28,23 +35,15 @@ export function resetQuotaRoute(admin: FastifyInstance, { db, types }: AdminCont
   admin.route({
     method: 'POST',
     url: '/users/:userId/reset',
-    config: { quota: false },
     schema: {
+      operationId: 'resetUserQuotas',
       summary: "Reset a user's quotas",
       description:
         'Closes the running period and opens a new one, which ends when the old one would have. No usage log is deleted.',
-      tags: ['quota-admin'],
       params: USER_PARAMS,
-      querystring: { type: 'object', additionalProperties: false, properties: INPUT },
+      querystring: query(INPUT),
       body: optionalBody(INPUT),
-      response: {
-        200: ANSWER,
-        400: PROBLEM_SCHEMA,
-        403: PROBLEM_SCHEMA,
-        404: PROBLEM_SCHEMA,
-        409: PROBLEM_SCHEMA,
-        503: PROBLEM_SCHEMA
-      }
+      response: { ...refusals(...CHANGE_REFUSALS, 409), 200: ANSWER }
     },
     handler: async request => {
       const userId = readUserId(request)

@@ -8,6 +8,7 @@ import { ensureUser } from '../store/ensure-user.ts'
 import { listTypes } from '../store/list-types.ts'
 import { listUsersWithoutLimits } from '../store/list-users-without-limits.ts'
 import { migrate } from '../store/migrate.ts'
+import type { Actor } from '../store/record-audit.ts'
 import { setUsers, type UserEntry } from '../store/set-users.ts'
 import { type Command, text, UsageError, type Values } from './command.ts'
 import { CONNECTION_FLAGS, openTarget, readTarget } from './connection.ts'
@@ -83,7 +84,7 @@ function describeMigrations({ kind }: Database, applied: number): string {
 async function makeTypes(db: Database, types: Record<string, QuotaDeclaration> | undefined): Promise<string> {
   const before = await listTypes(db)
   if (types === undefined && before.length > 0) return `- ${count(before.length)} there already: ${keysOf(before)}`
-  await declareTypes(db, types ?? QUOTAS)
+  await declareTypes(db, types ?? QUOTAS, BY)
   const after = await listTypes(db)
   const added = after.filter(type => !before.some(old => old.key === type.key))
   return added.length === 0
@@ -95,6 +96,8 @@ const count = (n: number): string => (n === 1 ? '1 quota type' : `${n} quota typ
 const keysOf = (types: readonly { key: string }[]): string => types.map(type => type.key).join(', ')
 const people = (n: number): string => (n === 1 ? '1 user' : `${n} users`)
 
+const BY: Actor = { actor: 'fastify-quota init', reason: null, requestId: null }
+
 /** Rows of one statement. */
 const BATCH = 500
 /** Users at once: as many as a pool has connections. */
@@ -104,7 +107,7 @@ async function giveToUsers(db: Database, users: readonly UserEntry[]): Promise<s
   const done = { added: 0, changed: 0, given: 0 }
   for (let i = 0; i < users.length; i += BATCH) {
     const batch = users.slice(i, i + BATCH)
-    const { added, changed } = await setUsers(db, batch)
+    const { added, changed } = await setUsers(db, batch, BY)
     done.added += added
     done.changed += changed
     done.given += await giveLimits(

@@ -4,6 +4,7 @@ import { readFileSync } from 'node:fs'
 import { parse } from 'csv-parse/sync'
 import { isTimeZone } from '../quota/period.ts'
 import { isUserId } from '../quota/user-id.ts'
+import { isDay, isEmail } from '../quota/user-profile.ts'
 import type { UserEntry } from '../store/set-users.ts'
 
 /** What is wrong is told up to here; the rest is counted. */
@@ -79,18 +80,10 @@ function entryOf(cells: readonly string[], columns: Columns): UserEntry {
 function faultOf({ id, email, timeZone, periodAnchor }: UserEntry, seenOn: number | undefined): string | undefined {
   if (!isUserId(id)) return 'the id must be 1 to 255 characters without control characters'
   if (seenOn !== undefined) return `the id '${id}' is on line ${seenOn} already`
-  if (email !== null && (email.length > 320 || !/^[^\s@\p{Cc}]+@[^\s@\p{Cc}]+$/u.test(email)))
-    return `'${email}' is no e-mail address`
+  if (email !== null && !isEmail(email)) return `'${email}' is no e-mail address`
   if (timeZone !== null && !isTimeZone(timeZone)) return `'${timeZone}' is no IANA time zone such as Europe/Berlin`
   if (periodAnchor !== null && !isDay(periodAnchor)) return `'${periodAnchor}' is no day such as 2026-01-31`
   return undefined
-}
-
-function isDay(text: string): boolean {
-  if (!/^(?!0000)[0-9]{4}-[0-9]{2}-[0-9]{2}$/.test(text)) return false
-  const day = new Date(`${text}T00:00:00Z`)
-  // 31 February is read as 3 March.
-  return !Number.isNaN(day.getTime()) && day.toISOString().startsWith(text)
 }
 
 function refusal(file: string, faults: readonly string[]): string {

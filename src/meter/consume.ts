@@ -2,11 +2,14 @@
 import { v7 as uuid } from 'uuid'
 import { type Balance, remainingOf } from '../quota/balance.ts'
 import { FST_QUOTA_EXCEEDED, FST_QUOTA_IDEMPOTENCY_MISMATCH } from '../quota/errors.ts'
+import { deniedEvent } from '../quota/events.ts'
 import { boundMetadata, type Metadata } from '../quota/metadata.ts'
+import type { Admission } from '../store/admit.ts'
 import { charge, recallCharge } from '../store/charge.ts'
 import { type Database, stateOf } from '../store/database.ts'
 import { requireAmount, requireIdempotencyKey, requireText, requireUser } from './arguments.ts'
 import type { MeterContext } from './context.ts'
+import { viewBalance } from './view.ts'
 
 export interface ChargeCallOptions {
   /** Where it came from, in the usage log: a route as declared, a job's name. */
@@ -18,7 +21,7 @@ export interface ChargeCallOptions {
 }
 
 export async function consume(
-  { db, types }: MeterContext,
+  { db, types, count }: MeterContext,
   userId: string,
   key: string,
   amount: number,
@@ -29,23 +32,25 @@ export async function consume(
   requireText('endpoint', options.endpoint)
   requireIdempotencyKey(options.idempotencyKey)
   const type = await types.get(key, 'charged through app.quota.consume')
-  return await once(
-    db,
-    { userId, typeId: type.id, type: key, amount, idempotencyKey: options.idempotencyKey },
-    async idempotencyKey => {
+  if (!type.isActive) return await viewBalance(db, userId, type)
+  const endpoint = options.endpoint ?? null
+  const keyed = { userId, typeId: type.id, type: key, amount, idempotencyKey: options.idempotencyKey }
+  let denied: (Admission & { admitted: false }) | undefined
+  try {
+    return await once(db, keyed, async idempotencyKey => {
       const charges = [{ id: uuid(), typeId: type.id, type: key, amount }]
-      const order = {
-        userId,
-        charges,
-        endpoint: options.endpoint ?? null,
-        metadata: boundMetadata(options.metadata),
-        idempotencyKey
-      }
-      const admission = await charge(db, order)
-      if (!admission.admitted) throw new FST_QUOTA_EXCEEDED(admission.violations)
-      return admission.charges[0]!.balance
-    }
-  )
+      const metadata = boundMetadata(options.metadata)
+      const admission = await charge(db, { userId, charges, endpoint, metadata, idempotencyKey })
+      if (admission.admitted) return admission.charges[0]!.balance
+      denied = admission
+      throw new FST_QUOTA_EXCEEDED(admission.violations)
+    })
+  } catch (error) {
+    // Not where the key's first answer was given instead.
+    if (denied !== undefined && error instanceof FST_QUOTA_EXCEEDED)
+      count(deniedEvent(userId, endpoint, denied, error.statusCode as number))
+    throw error
+  }
 }
 
 interface KeyedCharge {

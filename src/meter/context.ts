@@ -1,4 +1,5 @@
 // What every call of `app.quota` works with.
+import type { QuotaEvent } from '../quota/events.ts'
 import type { Database } from '../store/database.ts'
 import type { LiveReservations } from '../store/renew-reservations.ts'
 import type { TypeCatalogue } from '../store/type-catalogue.ts'
@@ -9,4 +10,6 @@ export interface MeterContext {
   live: LiveReservations
   /** How long a reservation is held between renewals. */
   leaseMs: number
+  /** Counts what happened. It is not logged: who called is told by what was thrown. */
+  count: (event: QuotaEvent) => void
 }

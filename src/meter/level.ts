@@ -8,6 +8,7 @@ import { type LevelMove, setLevel } from '../store/set-level.ts'
 import { requireAmount, requireIdempotencyKey, requireText, requireUser } from './arguments.ts'
 import { type ChargeCallOptions, once } from './consume.ts'
 import type { MeterContext } from './context.ts'
+import { viewBalance } from './view.ts'
 
 export const credit = (
   context: MeterContext,
@@ -45,6 +46,8 @@ async function moveLevel(
       type.kind,
       'only a level is lowered or set by hand; a flow starts again with its period, or through reset'
     )
+  // A measurement is written all the same: it is what makes the level right again once the type is switched on.
+  if (!type.isActive && move === 'credit') return await viewBalance(db, userId, type)
   const keyed = { userId, typeId: type.id, type: key, amount: -amount, idempotencyKey: options.idempotencyKey }
   return await once(db, keyed, async idempotencyKey => {
     const order = {

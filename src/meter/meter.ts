@@ -1,11 +1,10 @@
 // `app.quota`: the same quotas, for code that is not a metered route.
-import { MAX_AMOUNT } from '../quota/amount.ts'
 import { type Balance, fits } from '../quota/balance.ts'
 import { FST_QUOTA_KIND_MISMATCH, FST_QUOTA_UNKNOWN_USER } from '../quota/errors.ts'
 import type { QuotaTypeKey } from '../quota/rule.ts'
 import { adjustQuota } from '../store/adjust-quota.ts'
 import { userExists } from '../store/find-user.ts'
-import type { Actor } from '../store/record-audit.ts'
+import { type Actor, APPLICATION } from '../store/record-audit.ts'
 import { resetQuota } from '../store/reset-quota.ts'
 import { viewQuotas } from '../store/view-quotas.ts'
 import { requireAmount, requireLimit, requireText, requireUser } from './arguments.ts'
@@ -13,6 +12,7 @@ import { type ChargeCallOptions, consume } from './consume.ts'
 import type { MeterContext } from './context.ts'
 import { credit, setUsage } from './level.ts'
 import { type Reservation, type ReserveCharges, type ReserveOptions, reserveFor } from './reserve.ts'
+import { plain, unopened, viewBalance } from './view.ts'
 
 /** Whether something would be admitted, and the balance it would be measured against. */
 export interface Check extends Omit<Balance, 'periodStart'> {
@@ -24,18 +24,22 @@ export interface ResetResult {
   quotasReset: string[]
 }
 
-/** Who asks for a reset or an adjustment, for the audit log. Default actor: `application`. */
+/** Who asks for a reset or an adjustment, for the audit log. */
 export interface ChangeOptions {
+  /** Default: `application`. */
   actor?: string
   reason?: string
+  /** The request that led to it: `request.id`. */
+  requestId?: string
 }
 
 /**
  * Every call rejects with FST_QUOTA_INVALID_USER, FST_QUOTA_UNKNOWN_TYPE or FST_QUOTA_INVALID_AMOUNT for what is not one, and with
- * FST_QUOTA_STORE when the database does not answer; nothing is changed then, unless it says so.
+ * FST_QUOTA_STORE when the database does not answer; nothing is changed then, unless it says so. A type that an operator has switched
+ * off (`is_active`) is charged nothing, here as on a route: the calls give the balance as it stands.
  */
 export interface Meter {
-  /** Whether `amount` (default 1) would fit now. Writes nothing, so another request may be faster: charge with `consume`. */
+  /** Whether `amount` (default 1) would be admitted now. Writes nothing, so another request may be faster: charge with `consume`. */
   check(userId: string, type: QuotaTypeKey, amount?: number): Promise<Check>
   /**
    * Charges at once (default 1), with one log row, and returns the balance afterwards. Rejects with FST_QUOTA_EXCEEDED, and changes
@@ -74,15 +78,14 @@ export function createMeter(context: MeterContext): Meter {
   const { db, types } = context
   const view = async (userId: string, type: string): Promise<Balance> => {
     requireUser(userId)
-    const { key, defaultLimit } = await types.get(type, 'asked for through app.quota')
-    const { quotas } = await viewQuotas(db, userId, key)
-    return quotas[0] ?? missing(key, defaultLimit)
+    return await viewBalance(db, userId, await types.get(type, 'asked for through app.quota'))
   }
   return {
     async check(userId, type, amount = 1) {
       requireAmount(amount)
-      const { periodStart: _, ...balance } = plain(await view(userId, type))
-      return { allowed: fits(balance, amount), ...balance }
+      const { isActive } = await types.get(type, 'asked for through app.quota')
+      const { periodStart: _, ...balance } = await view(userId, type)
+      return { allowed: !isActive || fits(balance, amount), ...balance }
     },
     consume: (userId, type, amount = 1, options = {}) => consume(context, userId, type, amount, options),
     async remaining(userId, type) {
@@ -126,32 +129,12 @@ async function adjust(
   requireLimit(newLimit)
   const type = await types.get(key, 'to be adjusted')
   if (!(await userExists(db, userId))) throw new FST_QUOTA_UNKNOWN_USER()
-  return (await adjustQuota(db, userId, key, newLimit, by(options))) ?? missing(type.key, newLimit)
+  return (await adjustQuota(db, userId, key, newLimit, by(options))) ?? unopened(type.key, newLimit)
 }
 
-function by({ actor = 'application', reason }: ChangeOptions): Actor {
+function by({ actor = APPLICATION, reason, requestId }: ChangeOptions): Actor {
   requireText('actor', actor)
   requireText('reason', reason)
-  return { actor, reason: reason ?? null, requestId: null }
+  requireText('requestId', requestId)
+  return { actor, reason: reason ?? null, requestId: requestId ?? null }
 }
-
-const plain = ({ type, limit, used, reserved, remaining, periodStart, resetsAt }: Balance): Balance => ({
-  type,
-  limit,
-  used,
-  reserved,
-  remaining,
-  periodStart,
-  resetsAt
-})
-
-/** A type that is switched off, and that this user has no counter of. */
-const missing = (type: string, limit: number): Balance => ({
-  type,
-  limit,
-  used: 0,
-  reserved: 0,
-  remaining: Math.min(limit, MAX_AMOUNT),
-  periodStart: new Date(0),
-  resetsAt: null
-})

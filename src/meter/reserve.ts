@@ -8,9 +8,10 @@ import {
   FST_QUOTA_NOT_RESERVED,
   FST_QUOTA_SETTLED
 } from '../quota/errors.ts'
+import { deniedEvent } from '../quota/events.ts'
 import { boundMetadata, type Metadata } from '../quota/metadata.ts'
 import type { QuotaTypeKey } from '../quota/rule.ts'
-import type { AdmittedCharge, WantedCharge } from '../store/admit.ts'
+import type { Admission, AdmittedCharge, WantedCharge } from '../store/admit.ts'
 import { commit } from '../store/commit.ts'
 import { release } from '../store/release.ts'
 import { reserve } from '../store/reserve.ts'
@@ -59,13 +60,36 @@ export async function reserveFor(
   requireUser(userId)
   requireText('endpoint', options.endpoint)
   requireTtl(options.ttlMs)
-  const charges = await readCharges(context, written)
-  const admission = await reserve(context.db, { userId, charges, leaseMs: options.ttlMs ?? context.leaseMs })
-  if (!admission.admitted) throw new FST_QUOTA_EXCEEDED(admission.violations)
+  const { charges, switchedOff } = await readCharges(context, written)
+  const leaseMs = options.ttlMs ?? context.leaseMs
+  const admission = await hold(context, userId, charges, leaseMs)
+  if (!admission.admitted) {
+    const error = new FST_QUOTA_EXCEEDED(admission.violations)
+    context.count(deniedEvent(userId, options.endpoint ?? null, admission, error.statusCode as number))
+    throw error
+  }
   const ids = charges.map(charge => charge.id)
   if (options.ttlMs === undefined) context.live.add(userId, ids)
-  const expiresAt = new Date(admission.at.getTime() + (options.ttlMs ?? context.leaseMs))
-  return new HeldReservation(context, userId, admission.charges, options, expiresAt)
+  const expiresAt = new Date(admission.at.getTime() + leaseMs)
+  return new HeldReservation(context, { userId, charges: admission.charges, switchedOff }, options, expiresAt)
+}
+
+/** Where every type is switched off there is nothing to hold. */
+const hold = async (
+  { db }: MeterContext,
+  userId: string,
+  charges: readonly WantedCharge[],
+  leaseMs: number
+): Promise<Admission> =>
+  charges.length === 0
+    ? { admitted: true, charges: [], at: new Date() }
+    : await reserve(db, { userId, charges, leaseMs })
+
+interface Held {
+  userId: string
+  charges: readonly AdmittedCharge[]
+  /** Asked for, and not held: an operator has switched them off. */
+  switchedOff: readonly string[]
 }
 
 class HeldReservation implements Reservation {
@@ -74,18 +98,14 @@ class HeldReservation implements Reservation {
   readonly #context: MeterContext
   readonly #userId: string
   readonly #charges: readonly AdmittedCharge[]
+  readonly #switchedOff: readonly string[]
   readonly #options: ReserveOptions
   #committed: Promise<Record<string, Balance>> | undefined
   #released: Promise<void> | undefined
 
-  constructor(
-    context: MeterContext,
-    userId: string,
-    charges: readonly AdmittedCharge[],
-    options: ReserveOptions,
-    expiresAt: Date
-  ) {
-    this.id = charges[0]!.id
+  constructor(context: MeterContext, { userId, charges, switchedOff }: Held, options: ReserveOptions, expiresAt: Date) {
+    this.id = charges[0]?.id ?? uuid()
+    this.#switchedOff = switchedOff
     this.expiresAt = expiresAt
     this.#context = context
     this.#userId = userId
@@ -107,8 +127,10 @@ class HeldReservation implements Reservation {
       this.#final(charge, amounts, { ...this.#options.metadata, ...metadata })
     )
     for (const type of Object.keys(amounts))
-      if (!charges.some(charge => charge.type === type)) throw new FST_QUOTA_NOT_RESERVED(type)
+      if (!charges.some(charge => charge.type === type) && !this.#switchedOff.includes(type))
+        throw new FST_QUOTA_NOT_RESERVED(type)
     this.#committed ??= this.#write(async () => {
+      if (charges.length === 0) return {}
       const balances = await commit(this.#context.db, this.#userId, charges, this.#options.endpoint ?? null)
       return Object.fromEntries(charges.map(({ type, balance }) => [type, balances.get(type) ?? balance]))
     })
@@ -144,21 +166,26 @@ class HeldReservation implements Reservation {
   }
 }
 
-async function readCharges({ types }: MeterContext, written: ReserveCharges): Promise<WantedCharge[]> {
+async function readCharges(
+  { types }: MeterContext,
+  written: ReserveCharges
+): Promise<{ charges: WantedCharge[]; switchedOff: string[] }> {
   const list = (Array.isArray(written) ? written : [written]) as (string | { type?: string; amount?: number } | null)[]
   if (list.length === 0) throw new FST_QUOTA_INVALID_CALL('charges', 'names no quota type')
   const charges: WantedCharge[] = []
+  const switchedOff: string[] = []
   for (const item of list) {
     const { type: key, amount = 1 } = typeof item === 'string' ? { type: item } : (item ?? {})
     if (typeof key !== 'string')
       throw new FST_QUOTA_INVALID_CALL('charges', "must be a quota type's key, { type, amount }, or several of them")
     if (!isAmount(amount)) requireAmount(amount, `The amount of '${key}'`)
-    if (charges.some(charge => charge.type === key))
+    if (charges.some(charge => charge.type === key) || switchedOff.includes(key))
       throw new FST_QUOTA_INVALID_CALL('charges', `names '${key}' twice; add the amounts up`)
     const type = await types.get(key, 'reserved through app.quota.reserve')
-    charges.push({ id: uuid(), typeId: type.id, type: key, amount })
+    if (type.isActive) charges.push({ id: uuid(), typeId: type.id, type: key, amount })
+    else switchedOff.push(key)
   }
-  return charges
+  return { charges, switchedOff }
 }
 
 function requireTtl(ttlMs: unknown): void {

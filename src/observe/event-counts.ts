@@ -1,8 +1,5 @@
 // How often what happened, since this process started.
-import type { QuotaEvent } from '../quota/events.ts'
-
-/** Requests, by what became of their charges. `unenforced`: let through because the store failed and `storeFailure` is `open`. */
-export type EventCounts = Record<QuotaEvent['name'], number>
+import type { EventCounts, QuotaEvent } from '../quota/events.ts'
 
 export class EventCounter {
   readonly #counts: EventCounts = {

@@ -1,4 +1,5 @@
 // What happens to quotas, for those who watch: one event a request, or a call.
+import type { Violation } from './errors.ts'
 
 interface ChargeFacts {
   type: string
@@ -12,13 +13,15 @@ export type QuotaEvent =
   | { name: 'charged'; userId: string; endpoint: string | null; charges: readonly ChargeFacts[] }
   /** Given back: the reply was not one that is charged. */
   | { name: 'released'; userId: string; endpoint: string | null; charges: readonly ChargeFacts[]; statusCode: number }
-  /** Refused; the handler did not run. */
+  /** Refused: the handler did not run, or `app.quota` threw. */
   | {
       name: 'denied'
       userId: string
       endpoint: string | null
       charges: readonly (ChargeFacts & { limit: number })[]
       statusCode: number
+      /** By the database's clock. */
+      at: Date
     }
   /** Let through unmetered, because the store failed and `storeFailure` is `open`. */
   | { name: 'unenforced'; userId: string; endpoint: string | null; error: unknown }
@@ -28,5 +31,23 @@ export type QuotaEvent =
   | { name: 'owed'; userId: string; endpoint: string | null; error: unknown; pending: number }
   /** A charge that can never be written: its user is gone. */
   | { name: 'dropped'; userId: string; endpoint: string | null; error: unknown }
+
+/** What is told of a denial: each quota that said no. */
+export const deniedEvent = (
+  userId: string,
+  endpoint: string | null,
+  { violations, at }: { violations: readonly Violation[]; at: Date },
+  statusCode: number
+): QuotaEvent => ({
+  name: 'denied',
+  userId,
+  endpoint,
+  charges: violations.map(({ type, required, remaining, limit }) => ({ type, amount: required, remaining, limit })),
+  statusCode,
+  at
+})
+
+/** Requests and calls, by what became of their charges. `unenforced`: let through because the store failed and `storeFailure` is `open`. */
+export type EventCounts = Record<QuotaEvent['name'], number>
 
 export type Emit<Log> = (event: QuotaEvent, log: Log) => void

@@ -46,3 +46,44 @@ export function retryAfter(violations: readonly Violation[]): number | undefined
   if (violations.some(v => v.retryAfter === null || v.required > v.limit)) return undefined
   return Math.max(...violations.map(v => v.retryAfter ?? 0), 1)
 }
+
+const PROBLEM_SCHEMA = {
+  type: 'object',
+  description: 'Problem details (RFC 9457).',
+  required: ['type', 'title', 'status', 'detail'],
+  properties: {
+    type: { type: 'string' },
+    title: { type: 'string' },
+    status: { type: 'integer' },
+    detail: { type: 'string', description: 'What is wrong, and what is accepted instead.' },
+    code: { type: 'string', description: 'The error of this package, FST_QUOTA_….' },
+    field: { type: 'string', description: 'The part of the request that is wrong.' }
+  }
+} as const
+
+/** A denial says more than any other problem: which quotas said no, and how the first of them stands. */
+const DENIAL_SCHEMA = {
+  ...PROBLEM_SCHEMA,
+  properties: {
+    ...PROBLEM_SCHEMA.properties,
+    'violated-policies': { type: 'array', items: { type: 'string' }, description: 'Every quota type that said no.' },
+    quota_type: { type: 'string', description: 'The first of them; what follows speaks of it.' },
+    limit: { type: 'integer' },
+    used: { type: 'integer' },
+    reserved: { type: 'integer' },
+    remaining: { type: 'integer' },
+    required: { type: 'integer', description: 'What the request needed.' },
+    resets_at: { type: ['string', 'null'], format: 'date-time', description: 'When its period ends; null: never.' },
+    upgrade_url: { type: 'string' }
+  }
+} as const
+
+const answer = (description: string, schema: object) => ({
+  description,
+  content: { 'application/problem+json': { schema } }
+})
+
+/** How a route's schema names a problem that it may answer: as the media type that it is sent with. */
+export const problemAnswer = (description: string) => answer(description, PROBLEM_SCHEMA)
+
+export const denialAnswer = (description: string) => answer(description, DENIAL_SCHEMA)

@@ -1,43 +1,88 @@
 // A user's quotas as JSON: the body that the operator and the user themselves read.
 import { type NamedBalance, usagePercent } from './balance.ts'
 
+export interface QuotaEntry {
+  type_key: string
+  name: string
+  unit: string
+  kind: 'flow' | 'level'
+  limit: number
+  used: number
+  reserved: number
+  remaining: number
+  usage_percent: number | null
+  period_start: string
+  resets_at: string | null
+}
+
 export interface QuotaDocument {
   user_id: string
   total_quotas: number
-  quotas: {
-    type_key: string
-    name: string
-    unit: string
-    kind: 'flow' | 'level'
-    limit: number
-    used: number
-    reserved: number
-    remaining: number
-    usage_percent: number | null
-    period_start: string
-    resets_at: string | null
-  }[]
+  quotas: QuotaEntry[]
 }
 
 export const quotaDocument = (userId: string, quotas: readonly NamedBalance[]): QuotaDocument => ({
   user_id: userId,
   total_quotas: quotas.length,
-  quotas: quotas.map(quota => ({
-    type_key: quota.type,
-    name: quota.name,
-    unit: quota.unit,
-    kind: quota.kind,
-    limit: quota.limit,
-    used: quota.used,
-    reserved: quota.reserved,
-    remaining: quota.remaining,
-    usage_percent: usagePercent(quota),
-    period_start: quota.periodStart.toISOString(),
-    resets_at: quota.resetsAt?.toISOString() ?? null
-  }))
+  quotas: quotas.map(quotaEntry)
+})
+
+export const quotaEntry = (quota: NamedBalance): QuotaEntry => ({
+  type_key: quota.type,
+  name: quota.name,
+  unit: quota.unit,
+  kind: quota.kind,
+  limit: quota.limit,
+  used: quota.used,
+  reserved: quota.reserved,
+  remaining: quota.remaining,
+  usage_percent: usagePercent(quota),
+  period_start: quota.periodStart.toISOString(),
+  resets_at: quota.resetsAt?.toISOString() ?? null
 })
 
 const integer = (description: string) => ({ type: 'integer', description })
+
+export const QUOTA_SCHEMA = {
+  type: 'object',
+  required: [
+    'type_key',
+    'name',
+    'unit',
+    'kind',
+    'limit',
+    'used',
+    'reserved',
+    'remaining',
+    'usage_percent',
+    'period_start',
+    'resets_at'
+  ],
+  properties: {
+    type_key: { type: 'string' },
+    name: { type: 'string' },
+    unit: { type: 'string', description: 'What an amount counts: call, byte, token …' },
+    kind: {
+      type: 'string',
+      enum: ['flow', 'level'],
+      description: 'A flow starts again each period; a level goes up and down and never resets.'
+    },
+    limit: integer('The most that may be used; -1: unlimited.'),
+    used: integer('Charged, and in the usage log.'),
+    reserved: integer('Held by work that is still running.'),
+    remaining: integer('limit − used − reserved, never below 0; -1: unlimited.'),
+    usage_percent: {
+      type: ['number', 'null'],
+      description: 'used + reserved of the limit, in percent; null: unlimited.'
+    },
+    period_start: { type: 'string', format: 'date-time' },
+    resets_at: {
+      type: ['string', 'null'],
+      format: 'date-time',
+      description: 'When the period ends; null: never.'
+    }
+  }
+} as const
 
 export const QUOTA_DOCUMENT_SCHEMA = {
   type: 'object',
@@ -48,60 +93,7 @@ export const QUOTA_DOCUMENT_SCHEMA = {
     total_quotas: integer('How many quotas there are.'),
     quotas: {
       type: 'array',
-      items: {
-        type: 'object',
-        required: [
-          'type_key',
-          'name',
-          'unit',
-          'kind',
-          'limit',
-          'used',
-          'reserved',
-          'remaining',
-          'usage_percent',
-          'period_start',
-          'resets_at'
-        ],
-        properties: {
-          type_key: { type: 'string' },
-          name: { type: 'string' },
-          unit: { type: 'string', description: 'What an amount counts: call, byte, token …' },
-          kind: {
-            type: 'string',
-            enum: ['flow', 'level'],
-            description: 'A flow starts again each period; a level goes up and down and never resets.'
-          },
-          limit: integer('The most that may be used; -1: unlimited.'),
-          used: integer('Charged, and in the usage log.'),
-          reserved: integer('Held by work that is still running.'),
-          remaining: integer('limit − used − reserved, never below 0; -1: unlimited.'),
-          usage_percent: {
-            type: ['number', 'null'],
-            description: 'used + reserved of the limit, in percent; null: unlimited.'
-          },
-          period_start: { type: 'string', format: 'date-time' },
-          resets_at: {
-            type: ['string', 'null'],
-            format: 'date-time',
-            description: 'When the period ends; null: never.'
-          }
-        }
-      }
+      items: QUOTA_SCHEMA
     }
-  }
-} as const
-
-export const PROBLEM_SCHEMA = {
-  type: 'object',
-  description: 'Problem details (RFC 9457).',
-  required: ['type', 'title', 'status', 'detail'],
-  properties: {
-    type: { type: 'string' },
-    title: { type: 'string' },
-    status: { type: 'integer' },
-    detail: { type: 'string', description: 'What is wrong, and what is accepted instead.' },
-    code: { type: 'string', description: 'The error of this package, FST_QUOTA_….' },
-    field: { type: 'string', description: 'The part of the request that is wrong.' }
   }
 } as const

@@ -31,11 +31,14 @@ export interface QuotaType {
   id: number
   key: string
   name: string
+  description: string | null
   unit: string
   kind: QuotaKind
   period: PeriodUnit
   defaultLimit: number
   isActive: boolean
+  createdAt: Date
+  updatedAt: Date
 }
 
 const KEY = /^[a-z][a-z0-9_]{0,99}$/

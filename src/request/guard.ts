@@ -3,6 +3,7 @@ import { finished } from 'node:stream'
 import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify'
 import type { DenialOptions, StoreFailure } from '../quota/denial.ts'
 import { FST_QUOTA_STORE, FST_QUOTA_UNAUTHORIZED } from '../quota/errors.ts'
+import { deniedEvent } from '../quota/events.ts'
 import type { Admission, WantedCharge } from '../store/admit.ts'
 import { releaseById } from '../store/release.ts'
 import type { TypeCatalogue } from '../store/type-catalogue.ts'
@@ -146,16 +147,9 @@ function deny(
   request: FastifyRequest,
   reply: FastifyReply
 ): FastifyReply {
-  const { violations } = admission
-  const ofType = context.denialOfType.get(violations[0]?.type ?? '')
+  const ofType = context.denialOfType.get(admission.violations[0]?.type ?? '')
   const statusCode = refuseExceeded(reply, admission, [metering.denial, ofType, context.denial])
-  const charges = violations.map(({ type, required, remaining, limit }) => ({
-    type,
-    amount: required,
-    remaining,
-    limit
-  }))
-  context.emit({ name: 'denied', userId, endpoint: request.routeOptions.url ?? null, charges, statusCode }, request.log)
+  context.emit(deniedEvent(userId, request.routeOptions.url ?? null, admission, statusCode), request.log)
   return reply
 }
 

@@ -1,7 +1,8 @@
 // `GET /quotas/me`: a user's own balances, under their own identity. It costs nothing.
 import type { FastifyInstance } from 'fastify'
 import { FST_QUOTA_STORE, FST_QUOTA_UNAUTHORIZED } from '../quota/errors.ts'
-import { PROBLEM_SCHEMA, QUOTA_DOCUMENT_SCHEMA, quotaDocument } from '../quota/quota-document.ts'
+import { problemAnswer } from '../quota/problem.ts'
+import { QUOTA_DOCUMENT_SCHEMA, quotaDocument } from '../quota/quota-document.ts'
 import type { Database } from '../store/database.ts'
 import { viewQuotas } from '../store/view-quotas.ts'
 import { type Identify, identifyUser } from './identify.ts'
@@ -25,7 +26,11 @@ export function addSelfRoute(
     schema: {
       summary: 'The quotas of whoever asks',
       tags: ['quota'],
-      response: { 200: QUOTA_DOCUMENT_SCHEMA, 401: PROBLEM_SCHEMA, 503: PROBLEM_SCHEMA }
+      response: {
+        200: QUOTA_DOCUMENT_SCHEMA,
+        401: problemAnswer('It is not known who asks.'),
+        503: problemAnswer('The quota database does not answer; Retry-After says when to try again.')
+      }
     },
     handler: async (request, reply) => {
       try {

@@ -1,20 +1,19 @@
 // What the server answers where no handler does: errors and unknown paths, as problem details.
 import type { FastifyError, FastifyInstance, FastifyReply, FastifyRequest } from 'fastify'
 import { FST_QUOTA_UNAUTHORIZED } from '../quota/errors.ts'
-import { PROBLEM_JSON, problem } from '../quota/problem.ts'
-import { PROBLEM_SCHEMA } from '../quota/quota-document.ts'
-
-/** A denial says more than any other problem: which quota, and what is left of it. */
-const DENIAL_SCHEMA = {
-  ...PROBLEM_SCHEMA,
-  description: 'The quota does not allow it; nothing was charged (RFC 9457).',
-  additionalProperties: true
-} as const
+import { denialAnswer, PROBLEM_JSON, problem, problemAnswer } from '../quota/problem.ts'
 
 /** The answers that every route of the API may give besides its own. */
-export const REFUSALS = { 400: PROBLEM_SCHEMA, 401: PROBLEM_SCHEMA } as const
+export const REFUSALS = {
+  400: problemAnswer('The request is malformed; nothing was charged.'),
+  401: problemAnswer('It is not known who asks.')
+} as const
 /** And those of a metered one. */
-export const METERED_REFUSALS = { ...REFUSALS, 402: DENIAL_SCHEMA, 503: PROBLEM_SCHEMA } as const
+export const METERED_REFUSALS = {
+  ...REFUSALS,
+  402: denialAnswer('The quota does not allow it; nothing was charged.'),
+  503: problemAnswer('Quotas cannot be checked at the moment; nothing was charged. Retry-After says when to try again.')
+} as const
 
 export function refuse(reply: FastifyReply, status: number, detail: string, code?: string): FastifyReply {
   return reply

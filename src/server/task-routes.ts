@@ -1,6 +1,6 @@
 // The routes that take on work and tell of it: process, l3_detect, continue_after_l3, task_status, list_patients.
 import type { FastifyInstance } from 'fastify'
-import { PROBLEM_SCHEMA } from '../quota/quota-document.ts'
+import { problemAnswer } from '../quota/problem.ts'
 import { METERED_REFUSALS, REFUSALS, refuse } from './answers.ts'
 import { callerOf } from './caller.ts'
 import type { Imaging, Task, TaskKind } from './imaging.ts'
@@ -63,7 +63,7 @@ function taskStatusRoute(api: FastifyInstance, imaging: Imaging): void {
       summary: 'How far a task of yours is',
       tags: ['imaging'],
       params: { type: 'object', required: ['id'], properties: { id: { type: 'string' } } },
-      response: { 200: TASK, ...REFUSALS, 404: PROBLEM_SCHEMA }
+      response: { 200: TASK, ...REFUSALS, 404: problemAnswer('There is no such task of this user.') }
     },
     handler: (request, reply) => {
       const task = imaging.task(callerOf(request), request.params.id)

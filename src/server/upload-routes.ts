@@ -2,7 +2,7 @@
 import { randomUUID } from 'node:crypto'
 import type { Readable } from 'node:stream'
 import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify'
-import { PROBLEM_SCHEMA } from '../quota/quota-document.ts'
+import { problemAnswer } from '../quota/problem.ts'
 import { METERED_REFUSALS, refuse } from './answers.ts'
 import { callerOf } from './caller.ts'
 import type { Imaging } from './imaging.ts'
@@ -18,7 +18,11 @@ const RECEIVED = {
   }
 } as const
 
-const RESPONSES = { 201: RECEIVED, ...METERED_REFUSALS, 411: PROBLEM_SCHEMA } as const
+const RESPONSES = {
+  201: RECEIVED,
+  ...METERED_REFUSALS,
+  411: problemAnswer('A Content-Length is needed: it is held while the upload runs.')
+} as const
 const BODY_MEANING =
   'The body is the file, whatever its content type, and is counted as it is sent: of a form, the whole form. Content-Length is required, since that much is held while the upload runs.'
 

@@ -4,7 +4,7 @@ import { drizzle } from 'drizzle-orm/postgres-js'
 import postgres from 'postgres'
 import { FST_QUOTA_SCHEMA, FST_QUOTA_UNREACHABLE } from '../quota/errors.ts'
 import { missingFromSchema } from './check-schema.ts'
-import { type Database, openDatabase, stateOf, withDeadline } from './database.ts'
+import { type Database, openDatabase, stateOf, type Values, withDeadline } from './database.ts'
 
 /** A URL with what postgres.js takes besides: `max`, `ssl`, `prepare` … */
 export interface ServerConnection extends postgres.Options<Record<string, never>> {
@@ -17,27 +17,57 @@ const DEADLINE_MS = 5_000
 const BOOT_PATIENCE_MS = 5_000
 /** postgres.js waits for ever to end a connection whose server crashed. */
 const CLOSE_PATIENCE_MS = 2_000
+/** How long a step of an export may take: the first may have to sort. */
+const EXPORT_DEADLINE_MS = 60_000
 
 /** Connects lazily: nothing is sent before the first statement. */
 export function connectServer({ url, ...options }: ServerConnection, deadlineMs = DEADLINE_MS): Database {
   const query = new URLSearchParams(url.split('?')[1])
-  const client = postgres(url, {
+  const settings = {
     max: Number(query.get('max') ?? 10),
     connect_timeout: Number(query.get('connect_timeout') ?? 2),
     fetch_types: false,
     onnotice: () => {},
     ...options,
     connection: { application_name: 'fastify-quota', ...options.connection }
-  })
+  }
+  const client = postgres(url, settings)
   const orm = drizzle(client)
   const prepares = preparing(client, options.prepare ?? toldBy(query.get('prepare')))
-  return openDatabase(
+  const db = openDatabase(
     'postgres',
     orm,
     async (text, values) => client.unsafe(text, [...values], { prepare: await prepares() }),
     () => close(client),
     deadlineMs
   )
+  return {
+    ...db,
+    stream: <Row>(text: string, values: Values, batch: number) =>
+      streamRows<Row>(postgres(url, { ...settings, max: 1, prepare: false }), text, values, batch)
+  }
+}
+
+/** A cursor's own connection: however slowly it is read, it takes none from those who meter, and none is left behind stuck. */
+async function* streamRows<Row>(
+  client: postgres.Sql,
+  text: string,
+  values: Values,
+  batch: number
+): AsyncGenerator<Row[]> {
+  const run = (statement: string, given: Values = []) =>
+    withDeadline<unknown>(client.unsafe(statement, [...given]), EXPORT_DEADLINE_MS)
+  try {
+    await run('BEGIN READ ONLY')
+    await run(`DECLARE quota_export NO SCROLL CURSOR FOR ${text}`, values)
+    for (;;) {
+      const rows = (await run(`FETCH ${batch} FROM quota_export`)) as Row[]
+      if (rows.length > 0) yield [...rows]
+      if (rows.length < batch) return
+    }
+  } finally {
+    await close(client)
+  }
 }
 
 /**

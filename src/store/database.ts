@@ -15,15 +15,26 @@ export interface Database {
   readonly orm: Orm
   /**
    * Runs one statement with `$1`-style values, each a text, a number, a boolean or null: what every driver sends alike.
-   * Rejects with FST_QUOTA_STORE, the driver's error as its cause, also when the answer takes longer than the deadline.
+   * Rejects with FST_QUOTA_STORE, the driver's error as its cause, also when the answer takes longer than the deadline: the
+   * database's own, or `deadlineMs`.
    */
-  query<Row>(text: string, values?: readonly (string | number | boolean | null)[]): Promise<Row[]>
+  query<Row>(text: string, values?: Values, deadlineMs?: number): Promise<Row[]>
+  /**
+   * The rows of a SELECT as they are at one moment, `batch` at a time, from a cursor on a connection of its own: the next are
+   * asked for when they are wanted, and ending the loop ends the query. Only where such a connection can be had.
+   */
+  stream?<Row>(text: string, values: Values, batch: number): AsyncGenerator<Row[]>
   /** The same deadline and errors, for the query builder. */
   guard<T>(work: PromiseLike<T>): Promise<T>
   close(): Promise<void>
 }
 
-type Run = (text: string, values: readonly (string | number | boolean | null)[]) => PromiseLike<unknown>
+export type Values = readonly (string | number | boolean | null)[]
+
+type Run = (text: string, values: Values) => PromiseLike<unknown>
+
+/** One statement of a transaction. */
+type Query = <Row>(text: string, values?: Values) => Promise<Row[]>
 
 /** Puts the deadline and the one kind of error around a driver. */
 export function openDatabase(
@@ -37,7 +48,8 @@ export function openDatabase(
   return {
     kind,
     orm,
-    query: async <Row>(text: string, values: Parameters<Run>[1] = []) => rowsOf<Row>(await guard(run(text, values))),
+    query: async <Row>(text: string, values: Values = [], within = deadlineMs) =>
+      rowsOf<Row>(await withDeadline(run(text, values), within)),
     guard,
     close
   }
@@ -49,10 +61,25 @@ export const runThrough =
   (text, values) =>
     orm.execute(bind(text, values))
 
-function bind(text: string, values: Parameters<Run>[1]): SQL {
+function bind(text: string, values: Values): SQL {
   const parts = text.split(/\$(\d+)/)
   return sql.join(parts.map((part, i) => (i % 2 === 0 ? sql.raw(part) : sql`${values[Number(part) - 1]}`)))
 }
+
+/**
+ * Runs several statements as one, all within one deadline. Each sees what was committed before it began, also by those for whom
+ * the one before it waited; so it is said, whatever the server's default is.
+ */
+export const transaction = <T>(db: Database, work: (query: Query) => Promise<T>): Promise<T> =>
+  db.guard(
+    db.orm.transaction(
+      (tx: Orm) => {
+        const run = runThrough(tx)
+        return work(async <Row>(text: string, values: Values = []) => rowsOf<Row>(await run(text, values)))
+      },
+      { isolationLevel: 'read committed' }
+    )
+  )
 
 /** `db.execute()` gives an array on postgres.js, and `{ rows }` on PGlite and node-postgres. */
 const rowsOf = <Row>(result: unknown): Row[] => (Array.isArray(result) ? result : (result as { rows: Row[] }).rows)

@@ -2,6 +2,9 @@
 import { FST_QUOTA_KIND_CHANGED } from '../quota/errors.ts'
 import { type QuotaDeclaration, readDeclaration } from '../quota/quota-type.ts'
 import type { Database } from './database.ts'
+import { type Actor, APPLICATION, AUDIT_COLUMNS, auditValues, typeDocument } from './record-audit.ts'
+
+const DECLARED: Actor = { actor: APPLICATION, reason: 'declared under the option quotas', requestId: null }
 
 /**
  * A field is written when the declaration of it differs from the last one: a deploy changes what it says, a restart changes
@@ -20,11 +23,16 @@ WITH old AS (
     default_limit = CASE WHEN excluded.declared->'limit' IS DISTINCT FROM quota_types.declared->'limit' THEN excluded.default_limit ELSE quota_types.default_limit END,
     declared = excluded.declared, updated_at = now()
     WHERE quota_types.declared IS DISTINCT FROM excluded.declared AND quota_types.kind = excluded.kind
-  RETURNING id, kind, period
+  RETURNING *
 ), ended AS (
   UPDATE quota_limits l SET period_end = greatest(now(), l.period_start + interval '1 millisecond')
     FROM kept JOIN old ON old.id = kept.id
    WHERE l.quota_type_id = kept.id AND kept.kind = 'flow' AND old.period = 'never' AND kept.period <> 'never' AND l.period_end IS NULL
+), audited AS (
+  INSERT INTO quota_audit_logs (${AUDIT_COLUMNS})
+  SELECT '', $3::text, $4::text, $5::text, CASE WHEN old.id IS NULL THEN 'create_type' ELSE 'update_type' END, kept.type_key,
+         CASE WHEN old.id IS NOT NULL THEN ${typeDocument('old')} END, ${typeDocument('kept')}
+    FROM kept LEFT JOIN old ON old.id = kept.id
 )
 SELECT kind FROM old`
 
@@ -33,11 +41,15 @@ function merged(field: string): string {
 }
 
 /** Throws FST_QUOTA_KIND_CHANGED where a flow would become a level, or the reverse: its log rows mean something else. */
-export async function declareTypes(db: Database, quotas: Readonly<Record<string, QuotaDeclaration>>): Promise<void> {
+export async function declareTypes(
+  db: Database,
+  quotas: Readonly<Record<string, QuotaDeclaration>>,
+  by: Actor = DECLARED
+): Promise<void> {
   // In one order, so that processes that boot together do not wait for each other in a circle.
   for (const key of Object.keys(quotas).sort()) {
     const declared = readDeclaration(key, quotas[key] as QuotaDeclaration)
-    const [old] = await db.query<{ kind: string }>(DECLARE, [key, JSON.stringify(declared)])
+    const [old] = await db.query<{ kind: string }>(DECLARE, [key, JSON.stringify(declared), ...auditValues(by)])
     if (old !== undefined && old.kind !== declared.kind) throw new FST_QUOTA_KIND_CHANGED(key, old.kind, declared.kind)
   }
 }

@@ -11,11 +11,14 @@ export const listTypes = (db: Database): Promise<QuotaType[]> =>
         id: quotaTypes.id,
         key: quotaTypes.typeKey,
         name: quotaTypes.name,
+        description: quotaTypes.description,
         unit: quotaTypes.unit,
         kind: quotaTypes.kind,
         period: quotaTypes.period,
         defaultLimit: quotaTypes.defaultLimit,
-        isActive: quotaTypes.isActive
+        isActive: quotaTypes.isActive,
+        createdAt: quotaTypes.createdAt,
+        updatedAt: quotaTypes.updatedAt
       })
       .from(quotaTypes)
       .orderBy(asc(quotaTypes.typeKey))

@@ -1,8 +1,11 @@
 // Who changed what, when and why: written by the statement that makes the change.
 
+/** The actor of what the application's own code does, where it names no other. */
+export const APPLICATION = 'application'
+
 /** Who stands behind a change. */
 export interface Actor {
-  /** The name of the admin token, what `authorize` returned, or `application`. */
+  /** The name of the admin token, what `authorize` returned, the command's name, or `application`. */
   actor: string
   reason: string | null
   requestId: string | null
@@ -16,3 +19,14 @@ export const auditValues = ({ actor, reason, requestId }: Actor): [string, strin
   reason,
   requestId
 ]
+
+/** How a quota type stands in an audit row; `t` is its row. */
+export const typeDocument = (t: string): string =>
+  `jsonb_build_object('name', ${t}.name, 'description', ${t}.description, 'unit', ${t}.unit, 'kind', ${t}.kind, 'period', ${t}.period, 'default_limit', ${t}.default_limit, 'is_active', ${t}.is_active)`
+
+/**
+ * How a user's profile stands in an audit row. The audit log outlives the user, so it tells that there is an address, and that it
+ * changed from `oldEmail`, and not the address.
+ */
+export const userDocument = (email: string, timeZone: string, periodAnchor: string, oldEmail = email): string =>
+  `jsonb_build_object('email', CASE WHEN ${email} IS NULL THEN NULL WHEN ${email} IS DISTINCT FROM ${oldEmail} THEN 'withheld, changed' ELSE 'withheld' END, 'time_zone', ${timeZone}, 'period_anchor', ${periodAnchor})`

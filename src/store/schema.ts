@@ -206,6 +206,24 @@ export const quotaIdempotencyKeys = pgTable(
   ]
 )
 
+/** How often a user was refused: one row a user, type and hour, however often. */
+export const quotaDenials = pgTable(
+  'quota_denials',
+  {
+    userId: text('user_id').notNull(),
+    quotaTypeId: integer('quota_type_id').notNull(),
+    /** The hour's first instant, in UTC. */
+    hour: instant('hour').notNull(),
+    denials: bigint('denials', { mode: 'number' }).notNull()
+  },
+  t => [
+    primaryKey({ name: 'quota_denials_pkey', columns: [t.userId, t.quotaTypeId, t.hour] }),
+    ofCounter('quota_denials_counter_fk', t),
+    index('quota_denials_quota_type_id_hour_idx').on(t.quotaTypeId, t.hour),
+    check('quota_denials_denials_check', sql`${t.denials} > 0`)
+  ]
+)
+
 /** Who changed what, when and why; written with the change. No foreign key: it outlives the user. */
 export const quotaAuditLogs = pgTable(
   'quota_audit_logs',
@@ -224,6 +242,7 @@ export const quotaAuditLogs = pgTable(
   },
   t => [
     primaryKey({ name: 'quota_audit_logs_pkey', columns: [t.userId, t.id] }),
-    index('quota_audit_logs_created_at_idx').on(t.createdAt, t.id)
+    index('quota_audit_logs_created_at_idx').on(t.createdAt, t.id),
+    index('quota_audit_logs_user_id_created_at_idx').on(t.userId, t.createdAt, t.id)
   ]
 )

@@ -1,4 +1,4 @@
-// The quota types by key, read once and again when a key is asked for that is not there.
+// The quota types by key: read at boot, when a key is asked for that is not there, and again while they are used.
 import { FST_QUOTA_UNKNOWN_TYPE } from '../quota/errors.ts'
 import type { QuotaType } from '../quota/quota-type.ts'
 import type { Database } from './database.ts'
@@ -6,31 +6,43 @@ import { listTypes } from './list-types.ts'
 
 /** How long a key that is nowhere stays unknown: a client that guesses keys must not cost a query each. */
 const UNKNOWN_FOR_MS = 1_000
+/** After this the next use reads them anew, so that what an operator changes reaches every process. */
+const FRESH_FOR_MS = 5_000
 
 export class TypeCatalogue {
   readonly #db: Database
   #types = new Map<string, QuotaType>()
   #readAt = 0
+  #reading: Promise<void> | undefined
 
   constructor(db: Database) {
     this.#db = db
   }
 
   async refresh(): Promise<void> {
-    this.#types = new Map((await listTypes(this.#db)).map(type => [type.key, type]))
-    this.#readAt = Date.now()
-  }
-
-  /** What is known now. */
-  peek(key: string): QuotaType | undefined {
-    return this.#types.get(key)
+    // By the start of the reading: what is changed while it runs may not be in it.
+    const startedAt = Date.now()
+    const types = await listTypes(this.#db)
+    this.#types = new Map(types.map(type => [type.key, type]))
+    this.#readAt = startedAt
   }
 
   /** Throws FST_QUOTA_UNKNOWN_TYPE. */
   async get(key: string, where: string): Promise<QuotaType> {
-    if (!this.#types.has(key) && Date.now() - this.#readAt > UNKNOWN_FOR_MS) await this.refresh()
+    const age = Date.now() - this.#readAt
+    if (!this.#types.has(key) && age > UNKNOWN_FOR_MS) await this.refresh()
+    else if (age > FRESH_FOR_MS) this.#refreshAside()
     const type = this.#types.get(key)
     if (type === undefined) throw new FST_QUOTA_UNKNOWN_TYPE(key, where)
     return type
+  }
+
+  /** Nobody waits for it, and a store that fails is told of by those who charge: what was read last is good until then. */
+  #refreshAside(): void {
+    this.#reading ??= this.refresh()
+      .catch(() => {})
+      .finally(() => {
+        this.#reading = undefined
+      })
   }
 }

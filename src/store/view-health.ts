@@ -11,10 +11,12 @@ export interface DatabaseHealth {
 }
 
 /** Rejects with FST_QUOTA_STORE when there is no answer. */
-export async function viewHealth(db: Database): Promise<DatabaseHealth> {
+export async function viewHealth(db: Database, deadlineMs?: number): Promise<DatabaseHealth> {
   const start = performance.now()
   const [row] = await db.query<{ version: string; number: string }>(
-    "SELECT current_setting('server_version') AS version, current_setting('server_version_num') AS number"
+    "SELECT current_setting('server_version') AS version, current_setting('server_version_num') AS number",
+    [],
+    deadlineMs
   )
   return {
     kind: db.kind,

@@ -20,7 +20,7 @@ SELECT t.type_key, t.name, t.unit, t.kind, t.period, u.time_zone, u.period_ancho
  WHERE (t.is_active OR l.user_id IS NOT NULL) AND ($3::text IS NULL OR t.type_key = $3)
  ORDER BY t.type_key`
 
-interface ViewRow extends CalendarRow {
+export interface ViewRow extends CalendarRow {
   type_key: string
   name: string
   unit: string
@@ -49,7 +49,8 @@ export async function viewQuotas(db: Database, userId: string, key?: string, at?
   return { known: rows.some(row => row.known), quotas: rows.map(viewOf) }
 }
 
-function viewOf(row: ViewRow): NamedBalance {
+/** What a row says at its `at`. */
+export function viewOf(row: ViewRow): NamedBalance {
   const limit = Number(row.limit_amount)
   const { type_key: type, name, unit, kind } = row
   const runs = row.counted && (row.period_end === null || Number(row.period_end) > Number(row.at))

@@ -1,13 +1,16 @@
-// What is done without a request: renewing, expiring, forgetting.
+// What is done without a request: renewing, expiring, counting, forgetting.
 import type { Database } from '../store/database.ts'
 import { expireReservations, listExpired } from '../store/expire-reservations.ts'
 import { pruneIdempotencyKeys } from '../store/prune-idempotency-keys.ts'
+import type { DenialTally } from './denial-tally.ts'
 import type { LiveReservationSet } from './live-reservations.ts'
 import { every, type Schedule } from './schedule.ts'
 
 /** Users that one sweep gives back to; the next one goes on. */
 const SWEEP_USERS = 500
 const PRUNE_EVERY_MS = 3_600_000
+/** How much later than the denial its count may be seen. Where there was none, nothing is asked of the database. */
+const TALLY_EVERY_MS = 1_000
 
 /**
  * A reservation is held for two thirds of `reservationTtlMs` and swept every third, so that it is given back within the whole of
@@ -17,18 +20,20 @@ export const leaseOf = (reservationTtlMs: number): number => Math.ceil((reservat
 
 export function startUpkeep(
   db: Database,
-  live: LiveReservationSet,
+  { live, tally }: { live: LiveReservationSet; tally: DenialTally },
   reservationTtlMs: number,
   onError: (error: unknown) => void
 ): Schedule {
   const schedules = [
     every(reservationTtlMs / 6, () => live.renew(db), onError),
     every(reservationTtlMs / 3, () => sweep(db), onError),
+    every(TALLY_EVERY_MS, () => tally.flush(), onError),
     every(PRUNE_EVERY_MS, () => prune(db), onError)
   ]
   return {
     async stop() {
       await Promise.all(schedules.map(schedule => schedule.stop()))
+      await tally.flush().catch(onError)
     }
   }
 }

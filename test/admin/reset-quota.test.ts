@@ -74,16 +74,16 @@ t.test('200: for ids that mean something elsewhere', async t => {
 t.test('400: what is malformed, by its field', async t => {
   const user = await used()
   const code = 'FST_QUOTA_INVALID_REQUEST'
-  isProblem(t, await reset('a\nb'), 400, { code: 'FST_QUOTA_INVALID_USER' })
+  isProblem(t, await reset('a\nb'), 400, { code: 'FST_QUOTA_INVALID_USER', field: 'userId' })
   isProblem(t, await reset(user, '?quota_type='), 400, { code, field: 'quota_type' })
   isProblem(t, await reset(user, '?type=calls'), 400, { field: 'type' }, 'a misspelt parameter does not reset all')
   isProblem(t, await reset(user, '?quota_type=calls&quota_type=tokens'), 400, { field: 'quota_type' })
   isProblem(t, await reset(user, '', { body: { quotaType: 'calls' } }), 400, { field: 'quotaType' })
   isProblem(t, await reset(user, '', { body: { quota_type: 5 } }), 400, { field: 'quota_type' })
   isProblem(t, await reset(user, '', { body: { quota_type: null } }), 400, { field: 'quota_type' })
-  isProblem(t, await reset(user, '', { body: [] }), 400)
-  isProblem(t, await reset(user, '', { body: { reason: '' } }), 400, { field: 'reason' })
-  isProblem(t, await reset(user, '', { body: { reason: 'x'.repeat(1001) } }), 400, { field: 'reason' })
+  isProblem(t, await reset(user, '', { body: [] }), 400, { field: 'body' })
+  isProblem(t, await reset(user, '', { body: { reason: '' } }), 400, { code, field: 'reason' })
+  isProblem(t, await reset(user, '', { body: { reason: 'x'.repeat(1001) } }), 400, { code, field: 'reason' })
   isProblem(t, await reset(user, '', { body: { reason: 'a\u0000b' } }), 400, { code, field: 'reason' })
   const both = await reset(user, '?quota_type=calls', { body: { quota_type: 'tokens' } })
   isProblem(t, both, 400, { code, field: 'quota_type' })
@@ -100,10 +100,11 @@ t.test('400 and 415: a body that is not the JSON it says it is', async t => {
       headers: { 'x-admin-token': 'a token that only tests know', 'content-type': type },
       payload
     })
-  isProblem(t, await send('application/json', '{"quota_type":'), 400)
-  isProblem(t, await send('application/json', '{"__proto__": {"quota_type": "calls"}}'), 400)
-  isProblem(t, await send('text/plain', 'calls'), 400)
-  isProblem(t, await send('application/xml', '<calls/>'), 415)
+  isProblem(t, await send('application/json', '{"quota_type":'), 400, { field: 'body' })
+  isProblem(t, await send('application/json', '{"__proto__": {"quota_type": "calls"}}'), 400, { field: 'body' })
+  isProblem(t, await send('text/plain', 'calls'), 400, { field: 'body' })
+  isProblem(t, await send('application/xml', '<calls/>'), 415, { field: 'body' })
+  isProblem(t, await send('application/json', JSON.stringify({ reason: 'x'.repeat(2 ** 21) })), 413, { field: 'body' })
   t.strictSame(await tally(quota, user), [5, 0, 5])
 })
 

@@ -48,7 +48,7 @@ t.test('200: also for HEAD, and for ids that mean something elsewhere', async t 
 t.test('400: what is no user id, and what the route does not know', async t => {
   const code = 'FST_QUOTA_INVALID_USER'
   for (const user of ['%00', 'al%0Aice', '%7F', '%C2%85'])
-    isProblem(t, await call(`/users/${user}`), 400, { code }, user)
+    isProblem(t, await call(`/users/${user}`), 400, { code, field: 'userId' }, user)
   isProblem(t, await call('/users/alice?verbose=1'), 400, { field: 'verbose' })
 })
 

@@ -37,10 +37,11 @@ onBoth('filters by user, type, endpoint and time: from is included, until is not
   t.strictSame(await amounts(db, { userId: 'alice' }), [2, 1])
   t.strictSame(await amounts(db, { userId: "o'%_" }), [4])
   t.strictSame(await amounts(db, { userId: '%' }), [])
-  t.strictSame(await amounts(db, { quotaType: 'a' }), [4, 3, 1])
+  const a = (await wanted(db, { a: 1 }))[0]!.typeId
+  t.strictSame(await amounts(db, { typeId: a }), [4, 3, 1])
   t.strictSame(await amounts(db, { endpoint: '/b' }), [2])
   t.strictSame(await amounts(db, { from: minute(2), until: minute(4) }), [3, 2])
-  t.strictSame(await amounts(db, { userId: 'alice', quotaType: 'a', endpoint: '/a', from: minute(1) }), [1])
+  t.strictSame(await amounts(db, { userId: 'alice', typeId: a, endpoint: '/a', from: minute(1) }), [1])
 })
 
 onBoth('pages by position show every row once, while newer rows are added', async (t, db) => {

@@ -1,0 +1,74 @@
+// How an error of an admin route is answered: as problem details that name the field and what it takes, and nothing of the inside.
+import type { FastifyReply, FastifyRequest } from 'fastify'
+import { FST_QUOTA_STORE, FST_QUOTA_UNKNOWN_TYPE } from '../quota/errors.ts'
+import { PROBLEM_JSON, problem } from '../quota/problem.ts'
+
+interface Invalid {
+  instancePath: string
+  params: Record<string, unknown>
+  message?: string
+  parentSchema?: { description?: string; properties?: object }
+}
+
+export interface RequestError extends Error {
+  statusCode?: number
+  code?: string
+  field?: string
+  validation?: readonly Invalid[]
+  validationContext?: string
+}
+
+export function answerError(error: RequestError, request: FastifyRequest, reply: FastifyReply): FastifyReply {
+  const [status, detail] = describe(error)
+  if (status >= 500) request.log.error({ err: error }, 'quota admin request failed')
+  if (status === 503) reply.header('retry-after', 2)
+  const code = error.code?.startsWith('FST_QUOTA_') ? { code: error.code } : {}
+  return answerProblem(reply, status, detail, { ...code, ...fieldOf(error) })
+}
+
+export const answerProblem = (
+  reply: FastifyReply,
+  status: number,
+  detail: string,
+  members: Record<string, unknown> = {}
+): FastifyReply =>
+  reply
+    .code(status)
+    .type(PROBLEM_JSON)
+    .send(problem(status, detail, members))
+
+/** What Fastify says of a body that it could not read, with what it takes. */
+const BODY_ERRORS: Readonly<Record<string, string>> = {
+  FST_ERR_CTP_BODY_TOO_LARGE: 'The body is too large; what is sent here fits into a few hundred bytes.',
+  FST_ERR_CTP_INVALID_JSON_BODY: 'The body is no valid JSON, or has the key __proto__ or constructor.',
+  FST_ERR_CTP_INVALID_MEDIA_TYPE: 'The body must be JSON, with the header Content-Type: application/json.',
+  FST_ERR_CTP_EMPTY_JSON_BODY: 'The body is empty: leave out the header Content-Type, or send a JSON object.'
+}
+
+/** What went wrong in here is not told to the outside. */
+function describe(error: RequestError): [status: number, detail: string] {
+  if (error instanceof FST_QUOTA_STORE)
+    return [503, 'The quota database does not answer at the moment; nothing was changed.']
+  const status = error instanceof FST_QUOTA_UNKNOWN_TYPE ? 404 : (error.statusCode ?? 500)
+  if (status >= 500) return [500, 'Something failed in here; the log has it.']
+  return [status, error.validation ? validationDetail(error) : (BODY_ERRORS[error.code ?? ''] ?? error.message)]
+}
+
+function validationDetail({ validation, validationContext }: RequestError): string {
+  const [first] = validation as readonly [Invalid]
+  const where = `${validationContext ?? 'request'}${first.instancePath.replaceAll('/', '.')}`
+  const { description, properties } = first.parentSchema ?? {}
+  const unknown = first.params.additionalProperty
+  if (unknown === undefined) return `${where} ${first.message}.${description === undefined ? '' : ` ${description}`}`
+  const known = Object.keys(properties ?? {}).join(', ')
+  return `${where} has '${String(unknown)}', which is not known here; ${known === '' ? 'nothing is' : `known: ${known}`}.`
+}
+
+function fieldOf({ validation, field, code }: RequestError): { field?: string } {
+  if (field !== undefined) return { field }
+  if (code !== undefined && code in BODY_ERRORS) return { field: 'body' }
+  const [first] = validation ?? []
+  const name =
+    first?.params.additionalProperty ?? first?.params.missingProperty ?? first?.instancePath.split('/').at(-1)
+  return typeof name === 'string' && name !== '' ? { field: name } : first === undefined ? {} : { field: 'body' }
+}

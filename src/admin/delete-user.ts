@@ -1,0 +1,30 @@
+// DELETE /users/:userId: forgets a user. The audit log keeps that it happened.
+import type { FastifyInstance } from 'fastify'
+import { FST_QUOTA_UNKNOWN_USER } from '../quota/errors.ts'
+import { deleteUser } from '../store/delete-user.ts'
+import { type AdminContext, actorOf } from './context.ts'
+import { readUserId } from './input.ts'
+import { CHANGE_REFUSALS, optionalBody, query, REASON_FIELD, refusals, USER_PARAMS } from './schemas.ts'
+
+const INPUT = { reason: REASON_FIELD }
+
+export function deleteUserRoute(admin: FastifyInstance, { db }: AdminContext): void {
+  admin.route({
+    method: 'DELETE',
+    url: '/users/:userId',
+    schema: {
+      operationId: 'deleteQuotaUser',
+      summary: 'Delete a user',
+      description:
+        'Counters, periods and usage log go with the user; what runs meanwhile is not charged. Whoever comes again under this id begins anew, with the defaults.',
+      params: USER_PARAMS,
+      querystring: query(INPUT),
+      body: optionalBody(INPUT),
+      response: { ...refusals(...CHANGE_REFUSALS), 204: { type: 'null', description: 'It is done.' } }
+    },
+    handler: async (request, reply) => {
+      if (!(await deleteUser(db, readUserId(request), actorOf(request)))) throw new FST_QUOTA_UNKNOWN_USER()
+      return reply.code(204).send()
+    }
+  })
+}

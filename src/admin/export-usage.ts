@@ -1,0 +1,123 @@
+// The usage log as a file: streamed as it is read, and read no faster than the client takes it.
+import { Readable } from 'node:stream'
+// Quotes and spreadsheet formulas, by a package that knows the ways of all of them.
+import { stringify } from 'csv-stringify/sync'
+import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify'
+import type { UsageEntry } from '../store/list-usage.ts'
+import { answerProblem } from './answer-error.ts'
+import { usageEntry } from './usage-entry.ts'
+
+const FORMATS = {
+  csv: {
+    type: 'text/csv; charset=utf-8; header=present',
+    file: 'usage-logs.csv',
+    head: csvLines([csvNames()]),
+    lines: csv
+  },
+  ndjson: { type: 'application/x-ndjson; charset=utf-8', file: 'usage-logs.ndjson', head: '', lines: ndjson }
+} as const
+
+/** At once in this process: each has a connection to the database, or a share of the only one. */
+const MAX_EXPORTS = 2
+const RETRY_SECONDS = 10
+/** A client that takes nothing for so long has gone, or holds a snapshot of the database that others pay for. */
+const STALL_MS = 30_000
+
+/** The exports that run. A closing application does not wait for them. */
+export class ExportSlots {
+  readonly #running = new Set<Readable>()
+
+  constructor(admin: FastifyInstance) {
+    admin.addHook('preClose', async () => {
+      for (const stream of this.#running) stream.destroy(new Error('the application closes'))
+    })
+  }
+
+  get isFull(): boolean {
+    return this.#running.size >= MAX_EXPORTS
+  }
+
+  hold(stream: Readable): void {
+    this.#running.add(stream)
+    stream.once('close', () => this.#running.delete(stream))
+  }
+}
+
+export async function sendExport(
+  slots: ExportSlots,
+  format: keyof typeof FORMATS,
+  rows: () => AsyncGenerator<UsageEntry[]>,
+  request: FastifyRequest,
+  reply: FastifyReply
+): Promise<FastifyReply> {
+  const { type, file, head, lines } = FORMATS[format]
+  if (slots.isFull) {
+    reply.header('retry-after', RETRY_SECONDS)
+    return answerProblem(reply, 429, `${MAX_EXPORTS} exports are running in this process; try again when one is over.`)
+  }
+  reply.type(type).header('content-disposition', `attachment; filename="${file}"`)
+  // It would be read to its end for nothing.
+  if (request.method === 'HEAD') return reply.send('')
+  const stream = streamOf(rows(), head, lines)
+  slots.hold(stream)
+  await firstOf(stream)
+  return reply.send(stream)
+}
+
+/** Until there is something to send, a failing store is a 503; later it can only cut the reply short. */
+const firstOf = (stream: Readable): Promise<void> =>
+  new Promise((resolve, reject) => {
+    stream.once('readable', () => resolve()).once('error', reject)
+  })
+
+function streamOf(
+  rows: AsyncGenerator<UsageEntry[]>,
+  head: string,
+  lines: (batch: readonly UsageEntry[]) => string
+): Readable {
+  let stall: NodeJS.Timeout | undefined
+  const stream = Readable.from(texts(), { objectMode: false })
+  // Also where it was never read from: the generator below would not come to its own end then.
+  stream.once('close', () => {
+    clearTimeout(stall)
+    void rows.return(undefined)
+  })
+  return stream
+
+  async function* texts(): AsyncGenerator<string> {
+    let before = head
+    for await (const batch of rows) {
+      stall = setTimeout(() => stream.destroy(new Error(`the client took nothing for ${STALL_MS} ms`)), STALL_MS)
+      yield before + lines(batch)
+      clearTimeout(stall)
+      before = ''
+    }
+    if (before !== '') yield before
+  }
+}
+
+function ndjson(batch: readonly UsageEntry[]): string {
+  return batch.map(row => `${JSON.stringify(usageEntry(row))}\n`).join('')
+}
+
+function csvNames(): string[] {
+  return ['id', 'user_id', 'quota_type', 'amount', 'endpoint', 'metadata', 'created_at']
+}
+
+function csv(batch: readonly UsageEntry[]): string {
+  return csvLines(
+    batch.map(row => [
+      row.id,
+      row.userId,
+      row.quotaType,
+      row.amount,
+      row.endpoint,
+      row.metadata,
+      row.createdAt.toISOString()
+    ])
+  )
+}
+
+function csvLines(rows: readonly unknown[][]): string {
+  return stringify([...rows], { record_delimiter: 'windows', escape_formulas: true })
+}

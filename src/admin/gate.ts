@@ -1,0 +1,49 @@
+// Who gets in: every request below the prefix is asked for its actor, and wrong tokens are slowed down.
+import rateLimit from '@fastify/rate-limit'
+import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify'
+import { answerProblem } from './answer-error.ts'
+import type { Authorization } from './authorize.ts'
+import { ACTOR } from './context.ts'
+
+/** Wrong tokens that one address may try in a minute; the next are answered 429. A right one always gets in. */
+const MAX_WRONG_TOKENS = 100
+const WINDOW_MS = 60_000
+
+export async function addGate(admin: FastifyInstance, { authorize, hasCredential }: Authorization): Promise<void> {
+  await admin.register(rateLimit, { global: false })
+  const countWrong = admin.createRateLimit({
+    max: MAX_WRONG_TOKENS,
+    timeWindow: WINDOW_MS,
+    // Where the application limits rates as well, this is counted apart.
+    keyGenerator: request => `quota-admin ${request.ip}`
+  })
+  const health = `${admin.prefix}/health`
+  admin.decorateRequest(ACTOR, '')
+
+  admin.addHook('onRequest', async (request, reply) => {
+    reply.header('cache-control', 'no-store')
+    const actor = await authorize(request)
+    if (typeof actor === 'string' && actor !== '') {
+      ;(request as unknown as { [ACTOR]: string })[ACTOR] = actor
+      return
+    }
+    const tried = hasCredential(request)
+    // By the declared route, so that no spelling of a path gets more than the bare status.
+    if (tried !== true && request.routeOptions.url === health) return
+    return await refuse(request, reply, tried !== false)
+  })
+
+  async function refuse(request: FastifyRequest, reply: FastifyReply, isCounted: boolean): Promise<FastifyReply> {
+    const wrong = isCounted ? await countWrong(request) : undefined
+    if (wrong?.isAllowed === false && wrong.isExceeded) {
+      reply.header('retry-after', wrong.ttlInSeconds)
+      return answerProblem(reply, 429, 'There were too many wrong tokens from this address.')
+    }
+    const isLast = wrong?.isAllowed === false && wrong.remaining === 0
+    request.log.warn(
+      { endpoint: request.routeOptions.url, ip: request.ip, ...(isLast ? { slowed: true } : {}) },
+      'quota admin request refused'
+    )
+    return answerProblem(reply, 403, 'This needs the header X-Admin-Token with a valid token.')
+  }
+}

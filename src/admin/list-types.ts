@@ -1,0 +1,26 @@
+// GET /quota-types: what there is to be used up.
+import type { FastifyInstance } from 'fastify'
+import { listTypes } from '../store/list-types.ts'
+import type { AdminContext } from './context.ts'
+import { query, refusals } from './schemas.ts'
+import { TYPE_ENTRY, typeEntry } from './type-entry.ts'
+
+const ANSWER = {
+  type: 'object',
+  required: ['quota_types'],
+  properties: { quota_types: { type: 'array', description: 'By key; all of them.', items: TYPE_ENTRY } }
+} as const
+
+export function listTypesRoute(admin: FastifyInstance, { db }: AdminContext): void {
+  admin.route({
+    method: 'GET',
+    url: '/quota-types',
+    schema: {
+      operationId: 'listQuotaTypes',
+      summary: 'The quota types',
+      querystring: query({}),
+      response: { ...refusals(), 200: ANSWER }
+    },
+    handler: async () => ({ quota_types: (await listTypes(db)).map(typeEntry) })
+  })
+}

@@ -1,0 +1,86 @@
+// GET /users: who is near a limit, and who uses most.
+import type { FastifyInstance } from 'fastify'
+import { QUOTA_SCHEMA, quotaEntry } from '../quota/quota-document.ts'
+import { listUsers, type UserFilter, type UserRank } from '../store/list-users.ts'
+import type { AdminContext } from './context.ts'
+import { type Query, queryOf, readChoice, refuse } from './input.ts'
+import { byRank, nextCursor, readPage, shown } from './page.ts'
+import { NEXT_CURSOR, PAGE_FIELDS, QUOTA_TYPE_FIELD, query, refusals } from './schemas.ts'
+
+const SORT = {
+  type: 'string',
+  enum: ['usage_percent', 'used', 'user_id'],
+  default: 'usage_percent',
+  description:
+    'usage_percent: nearest to a limit first; used: most first, which says something of one quota_type at a time; user_id: by id.'
+} as const
+
+const MAX_PERCENT = 1_000_000
+
+const QUERY = query({
+  min_usage_percent: {
+    type: 'number',
+    minimum: 0,
+    maximum: MAX_PERCENT,
+    description: 'Only who has used (and holds) this share of a limit, or more. Unlimited quotas have no share.',
+    examples: [80]
+  },
+  quota_type: { ...QUOTA_TYPE_FIELD, description: 'By this quota type alone. Default: by all that are active.' },
+  sort: SORT,
+  ...PAGE_FIELDS
+})
+
+const ANSWER = {
+  type: 'object',
+  required: ['users', 'next_cursor'],
+  properties: {
+    users: {
+      type: 'array',
+      description: 'Every user once, with the quota that ranks them.',
+      items: {
+        ...QUOTA_SCHEMA,
+        required: ['user_id', 'email', ...QUOTA_SCHEMA.required],
+        properties: { user_id: { type: 'string' }, email: { type: ['string', 'null'] }, ...QUOTA_SCHEMA.properties }
+      }
+    },
+    next_cursor: NEXT_CURSOR
+  }
+} as const
+
+export function listUsersRoute(admin: FastifyInstance, { db, types }: AdminContext): void {
+  admin.route({
+    method: 'GET',
+    url: '/users',
+    schema: {
+      operationId: 'listQuotaUsers',
+      summary: 'Who is near a limit, and who uses most',
+      querystring: QUERY,
+      response: { ...refusals(404), 200: ANSWER }
+    },
+    handler: async request => {
+      const given = queryOf(request)
+      const sort = readChoice(given, 'sort', SORT)
+      const cursor = byRank(sort)
+      const page = readPage(given, cursor)
+      const filter: UserFilter = { minUsagePercent: readPercent(given, 'min_usage_percent') }
+      if (given.quota_type !== undefined) filter.typeId = (await types.get(given.quota_type, 'named in the query')).id
+      const users = await listUsers(db, filter, sort, { ...page, limit: page.limit + 1 })
+      return { users: shown(users, page).map(entry), next_cursor: nextCursor(users, page, cursor) }
+    }
+  })
+}
+
+function readPercent(given: Query, field: string): number | undefined {
+  const value = given[field]
+  if (value === undefined) return undefined
+  const percent = /^[0-9]{1,7}(\.[0-9]{1,6})?$/.test(value) ? Number(value) : Number.NaN
+  if (!(percent <= MAX_PERCENT)) throw refuse(field, `must be a number from 0 to ${MAX_PERCENT}, such as 80 or 99.5`)
+  return percent
+}
+
+const entry = ({ userId, email, quota, usagePercent }: UserRank) => ({
+  user_id: userId,
+  email,
+  ...quotaEntry(quota),
+  usage_percent: usagePercent
+})

@@ -1,0 +1,122 @@
+// PUT /quota-types/:key: makes a quota type, or changes one.
+import type { FastifyInstance, FastifyRequest } from 'fastify'
+import { MAX_AMOUNT, UNLIMITED } from '../quota/amount.ts'
+import { FST_QUOTA_KIND_MISMATCH } from '../quota/errors.ts'
+import { isTypeKey, type QuotaType } from '../quota/quota-type.ts'
+import { listTypes } from '../store/list-types.ts'
+import { setType, type TypeChange } from '../store/set-type.ts'
+import { type AdminContext, actorOf } from './context.ts'
+import { checkLimit, checkText, refuse } from './input.ts'
+import { body, CHANGE_REFUSALS, query, REASON_FIELD, refusals } from './schemas.ts'
+import { TYPE_ENTRY, typeEntry } from './type-entry.ts'
+
+const KINDS = ['flow', 'level'] as const
+const PERIODS = ['hour', 'day', 'week', 'month', 'year', 'never'] as const
+
+const BODY = body({
+  name: { type: 'string', description: 'What people call it. Default: its key.', examples: ['L3 detection'] },
+  description: { type: ['string', 'null'], description: 'A sentence for the operator.' },
+  unit: { type: 'string', description: 'What an amount counts. Default: call.', examples: ['call'] },
+  kind: {
+    type: 'string',
+    enum: KINDS,
+    description: 'flow (default) starts again each period; level goes up and down. Not to be changed (409).'
+  },
+  period: {
+    type: 'string',
+    enum: PERIODS,
+    description: 'When a flow starts again, from the next period on. Default: month; of a level: never.'
+  },
+  default_limit: {
+    type: 'integer',
+    minimum: UNLIMITED,
+    maximum: MAX_AMOUNT,
+    description:
+      'What new users get, 0 to 2^53−1; -1: unlimited. Required for a new type. Who has a limit keeps it, until it is adjusted.',
+    examples: [200]
+  },
+  is_active: {
+    type: 'boolean',
+    description:
+      'false: nothing is charged to it, and new users do not get it; balances and logs stay. Other processes follow within five seconds of use. Default: true.'
+  },
+  reason: REASON_FIELD
+})
+
+const PARAMS = {
+  type: 'object',
+  required: ['key'],
+  properties: { key: { type: 'string', description: 'Matches [a-z][a-z0-9_]{0,99}.', examples: ['scans'] } }
+} as const
+
+export function setTypeRoute(admin: FastifyInstance, { db, types }: AdminContext): void {
+  admin.route({
+    method: 'PUT',
+    url: '/quota-types/:key',
+    schema: {
+      operationId: 'setQuotaType',
+      summary: 'Make a quota type, or change one',
+      description:
+        'What is not named stays as it is. Where the application declares the type, what is changed here stays until the declaration changes.',
+      params: PARAMS,
+      querystring: query({}),
+      body: BODY,
+      response: {
+        ...refusals(...CHANGE_REFUSALS, 409, 422),
+        200: { ...TYPE_ENTRY, description: 'It was changed.' },
+        201: { ...TYPE_ENTRY, description: 'It is new.' }
+      }
+    },
+    handler: async (request, reply) => {
+      const { key } = request.params as { key: string }
+      if (!isTypeKey(key)) throw refuse('key', 'must match [a-z][a-z0-9_]{0,99}')
+      const change = readChange(request)
+      const known = (await listTypes(db)).find(type => type.key === key)
+      refuseContradiction(key, change, known)
+      const outcome = await setType(db, key, change, actorOf(request))
+      if (outcome === 'another kind') throw kindMismatch(key, change.kind === 'flow' ? 'level' : 'flow')
+      if (outcome === 'without a limit') throw limitMissing()
+      await types.refresh()
+      const type = (await listTypes(db)).find(type => type.key === key) as QuotaType
+      return reply.code(outcome === 'created' ? 201 : 200).send(typeEntry(type))
+    }
+  })
+}
+
+function readChange(request: FastifyRequest): TypeChange {
+  const { reason: _, ...change } = request.body as TypeChange & { reason?: unknown }
+  for (const field of ['name', 'unit'] as const) {
+    checkText(field, change[field])
+    if (change[field]?.trim() === '') throw refuse(field, 'must be a text that is not empty')
+  }
+  checkText('description', change.description)
+  if (change.kind !== undefined && !KINDS.includes(change.kind))
+    throw refuse('kind', `must be one of ${KINDS.join(', ')}`)
+  if (change.period !== undefined && !PERIODS.includes(change.period))
+    throw refuse('period', `must be one of ${PERIODS.join(', ')}`)
+  if (change.default_limit !== undefined) checkLimit('default_limit', change.default_limit)
+  if (Object.keys(change).length === 0)
+    throw refuse('body', 'names nothing to change; a new type needs at least default_limit')
+  return change
+}
+
+/** What can be told without the table's word; the statement looks again. */
+function refuseContradiction(key: string, change: TypeChange, known: QuotaType | undefined): void {
+  const kind = known?.kind ?? change.kind ?? 'flow'
+  if (known !== undefined && change.kind !== undefined && change.kind !== known.kind)
+    throw kindMismatch(key, known.kind)
+  if (kind === 'level' && change.period !== undefined && change.period !== 'never')
+    throw refuse('period', 'must be left out: a level never resets')
+  if (known === undefined && change.default_limit === undefined) throw limitMissing()
+}
+
+const kindMismatch = (key: string, kind: string): Error =>
+  Object.assign(
+    new FST_QUOTA_KIND_MISMATCH(key, kind, 'its usage log means that; make the other kind under a new key'),
+    {
+      field: 'kind'
+    }
+  )
+
+const limitMissing = (): Error =>
+  refuse('default_limit', 'is missing: a new type needs one; a whole number, or -1 for unlimited')

@@ -1,0 +1,108 @@
+// GET /health: whether the quotas can be kept. Who has no token is told just that.
+import type { FastifyInstance } from 'fastify'
+import type { Database } from '../store/database.ts'
+import { type DatabaseHealth, viewHealth } from '../store/view-health.ts'
+import { type AdminContext, actorName } from './context.ts'
+import { query, refusals, TIME } from './schemas.ts'
+
+const COUNT = { type: 'integer', minimum: 0 } as const
+
+const ANSWER = {
+  type: 'object',
+  description: 'Without a token: `status` alone.',
+  required: ['status'],
+  properties: {
+    status: { type: 'string', enum: ['healthy', 'unhealthy'] },
+    service: { type: 'string', const: 'quota-admin' },
+    timestamp: TIME,
+    database: {
+      type: 'object',
+      required: ['kind', 'version', 'latency_ms'],
+      properties: {
+        kind: {
+          type: 'string',
+          enum: ['postgres', 'embedded', 'drizzle'],
+          description: "drizzle: the application's own connection."
+        },
+        version: { type: ['string', 'null'], description: "PostgreSQL's; null: it did not answer." },
+        latency_ms: { type: ['number', 'null'], description: 'Of one query; null: it did not answer.' }
+      }
+    },
+    process: {
+      type: 'object',
+      description: 'This process, since it started; others have their own.',
+      required: ['uptime_seconds', 'charged', 'released', 'denied', 'unenforced', 'store_failed', 'pending', 'dropped'],
+      properties: {
+        uptime_seconds: { type: 'integer' },
+        charged: { ...COUNT, description: 'Requests that were charged.' },
+        released: { ...COUNT, description: 'Requests whose amount was given back.' },
+        denied: { ...COUNT, description: 'Requests and calls that were refused.' },
+        unenforced: { ...COUNT, description: 'Let through unmetered: the store failed, and storeFailure is open.' },
+        store_failed: { ...COUNT, description: 'Answered 503: the store failed.' },
+        pending: {
+          ...COUNT,
+          description: 'Charges and releases that wait to be written; more than 0 for long is a fault.'
+        },
+        dropped: { ...COUNT, description: 'Charges that never can be written, such as those of a deleted user.' }
+      }
+    }
+  }
+} as const
+
+export function viewHealthRoute(admin: FastifyInstance, context: AdminContext): void {
+  const bare = new RecentHealth(context.db)
+  admin.route({
+    method: 'GET',
+    url: '/health',
+    schema: {
+      operationId: 'viewQuotaHealth',
+      summary: 'Whether quotas can be kept',
+      querystring: query({}),
+      response: { ...refusals(), 200: ANSWER, 503: { ...ANSWER, description: 'The database does not answer.' } }
+    },
+    handler: async (request, reply) => {
+      const isBare = actorName(request) === ''
+      const health = await (isBare ? bare.view() : examine(context.db)).catch((error: unknown) => {
+        request.log.error({ err: error }, 'quota health: the database does not answer')
+        return undefined
+      })
+      const status = health === undefined ? 'unhealthy' : 'healthy'
+      reply.code(health === undefined ? 503 : 200)
+      return isBare ? { status } : { status, ...document(context, health) }
+    }
+  })
+}
+
+/** Who watches wants an answer before the watcher gives up. */
+const DEADLINE_MS = 2_000
+
+const examine = (db: Database): Promise<DatabaseHealth> => viewHealth(db, DEADLINE_MS)
+
+/** What anybody may ask for, as often as they like, must not become a query each. */
+class RecentHealth {
+  readonly #db: Database
+  #askedAt = Number.NEGATIVE_INFINITY
+  #health: Promise<DatabaseHealth> | undefined
+
+  constructor(db: Database) {
+    this.#db = db
+  }
+
+  view(): Promise<DatabaseHealth> {
+    if (this.#health === undefined || performance.now() - this.#askedAt > 1_000) {
+      this.#askedAt = performance.now()
+      this.#health = examine(this.#db)
+    }
+    return this.#health
+  }
+}
+
+function document({ db, counts }: AdminContext, health: DatabaseHealth | undefined) {
+  const { 'store-failed': store_failed, ...counted } = counts()
+  return {
+    service: 'quota-admin',
+    timestamp: new Date().toISOString(),
+    database: { kind: db.kind, version: health?.version ?? null, latency_ms: health?.latencyMs ?? null },
+    process: { uptime_seconds: Math.floor(process.uptime()), ...counted, store_failed }
+  }
+}

@@ -1,0 +1,33 @@
+// One balance of a user, as it is now.
+import { MAX_AMOUNT } from '../quota/amount.ts'
+import type { Balance } from '../quota/balance.ts'
+import type { QuotaType } from '../quota/quota-type.ts'
+import type { Database } from '../store/database.ts'
+import { viewQuotas } from '../store/view-quotas.ts'
+
+export async function viewBalance(db: Database, userId: string, type: QuotaType): Promise<Balance> {
+  const { quotas } = await viewQuotas(db, userId, type.key)
+  return quotas[0] === undefined ? unopened(type.key, type.defaultLimit) : plain(quotas[0])
+}
+
+/** Without what people call it. */
+export const plain = ({ type, limit, used, reserved, remaining, periodStart, resetsAt }: Balance): Balance => ({
+  type,
+  limit,
+  used,
+  reserved,
+  remaining,
+  periodStart,
+  resetsAt
+})
+
+/** Of a type that is switched off, and that this user has no counter of. */
+export const unopened = (type: string, limit: number): Balance => ({
+  type,
+  limit,
+  used: 0,
+  reserved: 0,
+  remaining: Math.min(limit, MAX_AMOUNT),
+  periodStart: new Date(0),
+  resetsAt: null
+})

@@ -1,0 +1,74 @@
+// Makes a quota type, or changes one, by an operator's word. What the code declares is not touched, so that a restart does not undo it.
+import type { PeriodUnit } from '../quota/period.ts'
+import type { QuotaKind } from '../quota/quota-type.ts'
+import type { Database } from './database.ts'
+import { type Actor, AUDIT_COLUMNS, auditValues, typeDocument } from './record-audit.ts'
+
+/** What is not there stays as it is, or is the default of a new type. */
+export interface TypeChange {
+  name?: string
+  description?: string | null
+  unit?: string
+  kind?: QuotaKind
+  period?: PeriodUnit
+  default_limit?: number
+  is_active?: boolean
+}
+
+export type TypeOutcome = 'created' | 'updated' | 'another kind' | 'without a limit'
+
+/** Running periods keep their end; one that never ended ends now. */
+const UPDATE_TYPE = `
+WITH old AS MATERIALIZED (
+  SELECT t.*, $2::text::jsonb AS change FROM quota_types t WHERE t.type_key = $1 FOR UPDATE
+), changed AS (
+  UPDATE quota_types t
+     SET name = coalesce(o.change->>'name', t.name),
+         description = CASE WHEN jsonb_exists(o.change, 'description') THEN o.change->>'description' ELSE t.description END,
+         unit = coalesce(o.change->>'unit', t.unit),
+         period = coalesce(o.change->>'period', t.period),
+         default_limit = coalesce((o.change->>'default_limit')::bigint, t.default_limit),
+         is_active = coalesce((o.change->>'is_active')::boolean, t.is_active),
+         updated_at = now()
+    FROM old o WHERE t.id = o.id AND t.kind = coalesce(o.change->>'kind', t.kind)
+  RETURNING t.*
+), ended AS (
+  UPDATE quota_limits l SET period_end = greatest(now(), l.period_start + interval '1 millisecond')
+    FROM changed c JOIN old o ON o.id = c.id
+   WHERE l.quota_type_id = c.id AND c.kind = 'flow' AND o.period = 'never' AND c.period <> 'never' AND l.period_end IS NULL
+), audited AS (
+  INSERT INTO quota_audit_logs (${AUDIT_COLUMNS})
+  SELECT '', $3::text, $4::text, $5::text, 'update_type', c.type_key, ${typeDocument('o')}, ${typeDocument('c')} FROM changed c JOIN old o ON o.id = c.id
+)
+SELECT c.id IS NOT NULL AS changed FROM old o LEFT JOIN changed c ON c.id = o.id`
+
+const CREATE_TYPE = `
+WITH created AS (
+  INSERT INTO quota_types (type_key, name, description, unit, kind, period, default_limit, is_active)
+  SELECT $1, coalesce(g.name, $1), g.description, coalesce(g.unit, 'call'), coalesce(g.kind, 'flow'),
+         CASE WHEN g.kind = 'level' THEN 'never' ELSE coalesce(g.period, 'month') END, g.default_limit, coalesce(g.is_active, true)
+    FROM jsonb_to_record($2::text::jsonb)
+      AS g (name text, description text, unit text, kind text, period text, default_limit bigint, is_active boolean)
+  ON CONFLICT (type_key) DO NOTHING
+  RETURNING *
+), audited AS (
+  INSERT INTO quota_audit_logs (${AUDIT_COLUMNS})
+  SELECT '', $3::text, $4::text, $5::text, 'create_type', c.type_key, NULL, ${typeDocument('c')} FROM created c
+)
+SELECT id FROM created`
+
+/** A period that never ended ends for every user. */
+const DEADLINE_MS = 60_000
+
+/** Nothing is changed where it would be another kind, or where a new type has no limit. */
+export async function setType(db: Database, key: string, change: TypeChange, by: Actor): Promise<TypeOutcome> {
+  const values = [key, JSON.stringify(change), ...auditValues(by)]
+  for (;;) {
+    const [old] = await db.query<{ changed: boolean }>(UPDATE_TYPE, values, DEADLINE_MS)
+    if (old !== undefined) return old.changed ? 'updated' : 'another kind'
+    if (change.default_limit === undefined) return 'without a limit'
+    const created = await db.query(CREATE_TYPE, values)
+    if (created.length > 0) return 'created'
+    // Somebody was faster: it is there now.
+  }
+}

@@ -1,0 +1,54 @@
+// Denials of this process that are not in the table yet: added up, so that who is refused a million times costs a row, not a million.
+import type { QuotaEvent } from '../quota/events.ts'
+import { countDenials, type DenialCount } from '../store/count-denials.ts'
+import type { Database } from '../store/database.ts'
+
+const HOUR_MS = 3_600_000
+/** Rows of one statement. */
+const BATCH = 1000
+
+export class DenialTally {
+  #counts = new Map<string, DenialCount>()
+  #flushing: Promise<void> = Promise.resolve()
+  readonly #db: Database
+
+  constructor(db: Database) {
+    this.#db = db
+  }
+
+  hear(event: QuotaEvent): void {
+    if (event.name !== 'denied') return
+    const hour = new Date(Math.floor(event.at.getTime() / HOUR_MS) * HOUR_MS)
+    for (const { type } of event.charges) this.#add({ userId: event.userId, type, hour, denials: 1 })
+  }
+
+  /** Writes down what was heard until now. What cannot be written stays for the next time. */
+  flush(): Promise<void> {
+    // One after the other: who asks for it reads what was heard before, also where a flush is under way already.
+    const flushed = this.#flushing.then(() => this.#write())
+    this.#flushing = flushed.catch(() => {})
+    return flushed
+  }
+
+  async #write(): Promise<void> {
+    const counts = [...this.#counts.values()]
+    this.#counts = new Map()
+    while (counts.length > 0) {
+      const batch = counts.slice(0, BATCH)
+      try {
+        await countDenials(this.#db, batch)
+      } catch (error) {
+        for (const count of counts) this.#add(count)
+        throw error
+      }
+      counts.splice(0, batch.length)
+    }
+  }
+
+  #add(count: DenialCount): void {
+    const key = `${count.hour.getTime()} ${count.type} ${count.userId}`
+    const known = this.#counts.get(key)
+    if (known === undefined) this.#counts.set(key, { ...count })
+    else known.denials += count.denials
+  }
+}
