@@ -32,6 +32,7 @@ const INPUT = {
 
 const ANSWER = {
   type: 'object',
+  description: 'The limit was changed.',
   required: ['message', 'user_id', 'quota_type', 'new_limit', 'current_usage', 'remaining'],
   properties: {
     message: { type: 'string' },

@@ -33,6 +33,7 @@ const STATE = {
 
 const ANSWER = {
   type: 'object',
+  description: 'A page of the audit log.',
   required: ['audit_logs', 'next_cursor'],
   properties: {
     audit_logs: {

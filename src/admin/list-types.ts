@@ -7,6 +7,7 @@ import { TYPE_ENTRY, typeEntry } from './type-entry.ts'
 
 const ANSWER = {
   type: 'object',
+  description: 'Every quota type.',
   required: ['quota_types'],
   properties: { quota_types: { type: 'array', description: 'By key; all of them.', items: TYPE_ENTRY } }
 } as const

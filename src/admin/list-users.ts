@@ -32,6 +32,7 @@ const QUERY = query({
 
 const ANSWER = {
   type: 'object',
+  description: 'A page of users.',
   required: ['users', 'next_cursor'],
   properties: {
     users: {

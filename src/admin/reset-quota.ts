@@ -22,6 +22,7 @@ const INPUT = {
 
 const ANSWER = {
   type: 'object',
+  description: 'What was reset.',
   required: ['message', 'user_id', 'quotas_reset', 'quota_type'],
   properties: {
     message: { type: 'string' },

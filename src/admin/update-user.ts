@@ -30,6 +30,7 @@ const BODY = body({
 
 const ANSWER = {
   type: 'object',
+  description: 'The user, as it is now.',
   required: ['user_id', 'email', 'time_zone', 'period_anchor', 'created_at'],
   properties: {
     user_id: { type: 'string' },

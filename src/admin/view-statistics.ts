@@ -38,6 +38,7 @@ const DENIALS = count('Requests and calls that were refused.')
 
 const ANSWER = {
   type: 'object',
+  description: 'What was charged and denied.',
   required: [
     'quota_type',
     'days',

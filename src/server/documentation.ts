@@ -33,12 +33,40 @@ export async function addDocumentation(app: FastifyInstance, isAuthEnabled: bool
       },
       components: { securitySchemes: { [caller]: SCHEMES[caller], admin: SCHEMES.admin } }
     },
-    transform: ({ schema, url }) => ({ schema: { ...schema, security: securityOf(url, caller) }, url })
+    transform: ({ schema, url }) => ({
+      schema: { ...schema, ...(isUpload(url) ? FILE : {}), security: securityOf(url, caller) },
+      url
+    }),
+    transformObject: document => markOptionalBodies('openapiObject' in document ? document.openapiObject : {})
   })
   await app.register(swaggerUi, { routePrefix: '/docs', staticCSP: true })
 }
 
 function securityOf(url: string, caller: Scheme): { [scheme: string]: [] }[] {
   if (url === '/health') return []
+  // An empty one among others: it answers without as well, and says less.
+  if (url === `${ADMIN_PREFIX}/health`) return [{ admin: [] }, {}]
   return [{ [url.startsWith(`${ADMIN_PREFIX}/`) ? 'admin' : caller]: [] }]
+}
+
+/** An upload is read as it comes, and so has no schema that could validate it. */
+const FILE = { consumes: ['application/octet-stream'], body: { type: 'string', format: 'binary' } } as const
+
+const isUpload = (url: string): boolean => url.startsWith('/upload_')
+
+interface Body {
+  required?: boolean
+  content?: Record<string, { schema?: { type?: string | string[] } }>
+}
+
+/** Swagger takes every body for required; those that may be left out say so by the type null. */
+function markOptionalBodies<D extends { paths?: object | undefined }>(document: D): D {
+  const operations = Object.values(document.paths ?? {}).flatMap(path => Object.values(path as object))
+  for (const { requestBody } of operations as { requestBody?: Body }[]) {
+    const schema = requestBody?.content?.['application/json']?.schema
+    if (schema?.type?.includes('null') !== true) continue
+    schema.type = 'object'
+    ;(requestBody as Body).required = false
+  }
+  return document
 }

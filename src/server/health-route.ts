@@ -4,6 +4,7 @@ import type { Database } from '../store/database.ts'
 import { viewHealth } from '../store/view-health.ts'
 
 const HEALTH = {
+  description: 'The server can do its work.',
   type: 'object',
   required: ['status', 'service', 'timestamp', 'database'],
   properties: {

@@ -11,12 +11,13 @@ export const STUDY_PARAMS = {
   type: 'object',
   required: ['patient', 'date'],
   properties: {
-    patient: { ...NAME, description: 'The patient, percent-encoded.' },
-    date: { ...NAME, description: 'The day of the study, such as 2026-01-31.' }
+    patient: { ...NAME, description: 'The patient, percent-encoded.', examples: ['demo'] },
+    date: { ...NAME, description: 'The day of the study.', examples: ['2026-01-31'] }
   }
 } as const
 
 const TASK = {
+  description: 'The task.',
   type: 'object',
   required: ['task_id', 'status', 'kind', 'progress', 'started_at', 'completed_at'],
   properties: {
@@ -62,7 +63,11 @@ function taskStatusRoute(api: FastifyInstance, imaging: Imaging): void {
     schema: {
       summary: 'How far a task of yours is',
       tags: ['imaging'],
-      params: { type: 'object', required: ['id'], properties: { id: { type: 'string' } } },
+      params: {
+        type: 'object',
+        required: ['id'],
+        properties: { id: { type: 'string', examples: ['6f1c2b7e-0000-4000-8000-000000000000'] } }
+      },
       response: { 200: TASK, ...REFUSALS, 404: problemAnswer('There is no such task of this user.') }
     },
     handler: (request, reply) => {
@@ -84,6 +89,7 @@ function listPatientsRoute(api: FastifyInstance, imaging: Imaging): void {
       response: {
         200: {
           type: 'object',
+          description: 'Your studies.',
           required: ['count', 'patients'],
           properties: {
             count: { type: 'integer' },

@@ -9,6 +9,7 @@ import type { Imaging } from './imaging.ts'
 import { STUDY_PARAMS } from './task-routes.ts'
 
 const RECEIVED = {
+  description: 'It was received, and charged.',
   type: 'object',
   required: ['status', 'upload_id', 'bytes'],
   properties: {

@@ -8,10 +8,18 @@ const { app, db, call } = await operated(t)
 await app.quota.consume('alice', 'calls')
 
 const ROUTES = [
+  ['GET', '/users'],
   ['GET', '/users/alice'],
-  ['GET', '/usage-logs'],
+  ['PATCH', '/users/alice'],
+  ['DELETE', '/users/alice'],
   ['POST', '/users/alice/reset'],
   ['PUT', '/users/alice/adjust?quota_type=calls&new_limit=5'],
+  ['GET', '/usage-logs'],
+  ['GET', '/usage-logs?format=csv'],
+  ['GET', '/statistics/calls'],
+  ['GET', '/quota-types'],
+  ['PUT', '/quota-types/calls'],
+  ['GET', '/audit-logs'],
   ['GET', '/nothing'],
   ['POST', '/users/alice'],
   ['GET', '']
@@ -19,7 +27,7 @@ const ROUTES = [
 
 t.test('refuses every path below the prefix without the token, known or not', async t => {
   for (const [method, url] of ROUTES) {
-    for (const token of [null, '', 'wrong', TOKEN.slice(0, -1), `${TOKEN}.`, TOKEN.toUpperCase(), 'tökén'])
+    for (const token of [null, '', 'wrong', TOKEN.slice(0, -1), `${TOKEN}.`, TOKEN.toUpperCase()])
       isProblem(t, await call(url, { method, token }), 403, {}, `${method} ${url} with ${token}`)
   }
   t.strictSame(await auditOf(db, 'alice'), [], 'and changes nothing')
@@ -49,7 +57,7 @@ t.test('refuses the header twice, also with the right token twice', async t => {
 })
 
 t.test('answers an unknown path with 404 to those who may ask', async t => {
-  for (const [method, url] of ROUTES.slice(4)) isProblem(t, await call(url, { method }), 404, {}, url)
+  for (const [method, url] of ROUTES.slice(-3)) isProblem(t, await call(url, { method }), 404, {}, url)
 })
 
 t.test("writes the token's name into the audit log", async t => {
