@@ -104,6 +104,6 @@ async function checkCounters(db: Database): Promise<Finding> {
   return wrong(
     'counters',
     `${length === 1 ? '1 is' : `${length} are`} not the sum of log rows and reservations`,
-    '`npx fastify-quota reconcile` tells which; somebody has written to the tables by hand'
+    '`npx fastify-quota reconcile` tells which, and repairs them with --fix; somebody has written to the tables by hand'
   )
 }

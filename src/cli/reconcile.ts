@@ -1,31 +1,76 @@
-// fastify-quota reconcile: counters that are not the sum of their log rows and reservations.
+// fastify-quota reconcile: counters that are not the sum of their log rows and reservations, told or repaired.
 import { requireReady } from '../store/connect-server.ts'
+import type { Database } from '../store/database.ts'
+import { type Fix, fixCounters } from '../store/fix-counter.ts'
 import { type Discrepancy, findDiscrepancies } from '../store/reconcile.ts'
-import type { Command } from './command.ts'
+import { type Command, text, UsageError, type Values } from './command.ts'
 import { CONNECTION_FLAGS, openTarget, readTarget, requireEmbedded } from './connection.ts'
 import { table } from './table.ts'
+
+const ACTOR = 'fastify-quota reconcile'
 
 export const reconcile: Command = {
   name: 'reconcile',
   description: `Prints every counter, of running and of closed periods, that is not the sum of its period's usage_logs rows and its
-open reservations. It reports only, and changes nothing. Exit code 0: there is none; 1: there are some.
-It may run beside applications: one statement sees one moment.`,
+open reservations. Without --fix it changes nothing. Exit code 0: there is none; 1: there are some.
+With --fix each is set to that sum: usage_logs and quota_reservations are what is believed. Every repair has its row in
+quota_audit_logs, written with it. Exit code 0: every counter is right now; 1: one could not be repaired, and which.
+Both may run beside applications: one statement sees one moment, and a counter is repaired under its lock.`,
   flags: {
     ...CONNECTION_FLAGS,
+    fix: { type: 'boolean', help: 'Repair the counters. The log rows and reservations stay as they are.' },
+    reason: { type: 'string', value: 'TEXT', help: 'Why, for the audit log; with --fix.' },
     json: { type: 'boolean', help: 'Print JSON: an array, empty when every counter is right.' }
   },
   async run(values, print) {
+    const reason = readReason(values)
     const target = readTarget(values)
     requireEmbedded(target)
     const db = await openTarget(target)
     try {
       await requireReady(db)
-      const found = await findDiscrepancies(db)
-      print(values.json === true ? JSON.stringify(found.map(document), null, 2) : describe(found))
-      return found.length === 0 ? 0 : 1
+      const { documents, told, isRight } = values.fix === true ? await fix(db, reason) : await look(db)
+      print(values.json === true ? JSON.stringify(documents, null, 2) : told)
+      return isRight ? 0 : 1
     } finally {
       await db.close()
     }
+  }
+}
+
+/** What the admin routes take for a reason. */
+const MAX_REASON_LENGTH = 1000
+
+function readReason(values: Values): string | null {
+  const reason = text(values, 'reason')
+  if (reason !== undefined && values.fix !== true)
+    throw new UsageError('--reason says why counters are repaired; it goes with --fix.')
+  if (reason !== undefined && reason.length > MAX_REASON_LENGTH)
+    throw new UsageError(`--reason must be a text of 1 to ${MAX_REASON_LENGTH} characters.`)
+  return reason ?? null
+}
+
+interface Outcome {
+  documents: unknown[]
+  /** The same for people. */
+  told: string
+  /** Whether every counter is the sum that it must be. */
+  isRight: boolean
+}
+
+const ALL_RIGHT = 'Every counter is the sum of its log rows and reservations.'
+
+async function look(db: Database): Promise<Outcome> {
+  const found = await findDiscrepancies(db)
+  return { documents: found.map(document), told: describe(found), isRight: found.length === 0 }
+}
+
+async function fix(db: Database, reason: string | null): Promise<Outcome> {
+  const fixes = await fixCounters(db, { actor: ACTOR, reason, requestId: null })
+  return {
+    documents: fixes.map(fixDocument),
+    told: describeFixes(fixes),
+    isRight: fixes.every(({ obstacle }) => obstacle === null)
   }
 }
 
@@ -39,17 +84,36 @@ const document = (d: Discrepancy) => ({
   held: d.held
 })
 
-function describe(found: readonly Discrepancy[]): string {
-  if (found.length === 0) return 'Every counter is the sum of its log rows and reservations.'
-  const rows = found.map(d => [
-    d.userId,
-    d.type,
-    d.periodStart.toISOString(),
-    d.usedAmount,
-    d.logged + d.held,
-    d.reservedAmount,
-    d.held
-  ])
-  const head = ['USER', 'TYPE', 'PERIOD FROM', 'USED_AMOUNT', 'SHOULD BE', 'RESERVED_AMOUNT', 'SHOULD BE']
-  return `${table([head, ...rows])}\n\n${found.length === 1 ? '1 counter is' : `${found.length} counters are`} not the sum of log rows and reservations.`
+function fixDocument(f: Fix) {
+  const { used_amount, reserved_amount, ...rest } = document(f)
+  const before = { used_amount, reserved_amount }
+  const after = f.obstacle === null ? { used_amount: f.logged + f.held, reserved_amount: f.held } : before
+  return { ...rest, before, after, obstacle: f.obstacle }
 }
+
+function describe(found: readonly Discrepancy[]): string {
+  if (found.length === 0) return ALL_RIGHT
+  const rows = found.map(d => [...placeOf(d), d.usedAmount, d.logged + d.held, d.reservedAmount, d.held])
+  const head = [...PLACE, 'USED_AMOUNT', 'SHOULD BE', 'RESERVED_AMOUNT', 'SHOULD BE']
+  return `${table([head, ...rows])}\n\n${count(found.length, 'is', 'are')} not the sum of log rows and reservations.`
+}
+
+function describeFixes(fixes: readonly Fix[]): string {
+  if (fixes.length === 0) return ALL_RIGHT
+  const stuck = fixes.filter(({ obstacle }) => obstacle !== null).length
+  const rows = fixes.map(f =>
+    f.obstacle === null
+      ? [...placeOf(f), `${f.usedAmount} → ${f.logged + f.held}`, `${f.reservedAmount} → ${f.held}`]
+      : [...placeOf(f), f.usedAmount, f.reservedAmount, `not repaired: ${f.obstacle}`]
+  )
+  const ends = [
+    ...(stuck < fixes.length ? [`${count(fixes.length - stuck, 'was', 'were')} repaired.`] : []),
+    ...(stuck > 0 ? [`${count(stuck, 'was', 'were')} not: correct the rows in usage_logs, and run this again.`] : [])
+  ]
+  return `${table([[...PLACE, 'USED_AMOUNT', 'RESERVED_AMOUNT'], ...rows])}\n\n${ends.join('\n')}`
+}
+
+const PLACE = ['USER', 'TYPE', 'PERIOD FROM']
+const placeOf = (d: Discrepancy) => [d.userId, d.type, d.periodStart.toISOString()]
+
+const count = (n: number, is: string, are: string): string => (n === 1 ? `1 counter ${is}` : `${n} counters ${are}`)

@@ -68,7 +68,7 @@ function bind(text: string, values: Values): SQL {
 
 /**
  * Runs several statements as one, all within one deadline. Each sees what was committed before it began, also by those for whom
- * the one before it waited; so it is said, whatever the server's default is.
+ * the one before it waited: READ COMMITTED, whatever the server's default is.
  */
 export const transaction = <T>(db: Database, work: (query: Query) => Promise<T>): Promise<T> =>
   db.guard(

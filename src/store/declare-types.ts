@@ -2,6 +2,7 @@
 import { FST_QUOTA_KIND_CHANGED } from '../quota/errors.ts'
 import { type QuotaDeclaration, readDeclaration } from '../quota/quota-type.ts'
 import type { Database } from './database.ts'
+import { endingPeriods } from './end-periods.ts'
 import { type Actor, APPLICATION, AUDIT_COLUMNS, auditValues, typeDocument } from './record-audit.ts'
 
 const DECLARED: Actor = { actor: APPLICATION, reason: 'declared under the option quotas', requestId: null }
@@ -24,11 +25,7 @@ WITH old AS (
     declared = excluded.declared, updated_at = now()
     WHERE quota_types.declared IS DISTINCT FROM excluded.declared AND quota_types.kind = excluded.kind
   RETURNING *
-), ended AS (
-  UPDATE quota_limits l SET period_end = greatest(now(), l.period_start + interval '1 millisecond')
-    FROM kept JOIN old ON old.id = kept.id
-   WHERE l.quota_type_id = kept.id AND kept.kind = 'flow' AND old.period = 'never' AND kept.period <> 'never' AND l.period_end IS NULL
-), audited AS (
+), ${endingPeriods('kept', 'old')}, audited AS (
   INSERT INTO quota_audit_logs (${AUDIT_COLUMNS})
   SELECT '', $3::text, $4::text, $5::text, CASE WHEN old.id IS NULL THEN 'create_type' ELSE 'update_type' END, kept.type_key,
          CASE WHEN old.id IS NOT NULL THEN ${typeDocument('old')} END, ${typeDocument('kept')}

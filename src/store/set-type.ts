@@ -2,6 +2,7 @@
 import type { PeriodUnit } from '../quota/period.ts'
 import type { QuotaKind } from '../quota/quota-type.ts'
 import type { Database } from './database.ts'
+import { endingPeriods } from './end-periods.ts'
 import { type Actor, AUDIT_COLUMNS, auditValues, typeDocument } from './record-audit.ts'
 
 /** What is not there stays as it is, or is the default of a new type. */
@@ -32,11 +33,7 @@ WITH old AS MATERIALIZED (
          updated_at = now()
     FROM old o WHERE t.id = o.id AND t.kind = coalesce(o.change->>'kind', t.kind)
   RETURNING t.*
-), ended AS (
-  UPDATE quota_limits l SET period_end = greatest(now(), l.period_start + interval '1 millisecond')
-    FROM changed c JOIN old o ON o.id = c.id
-   WHERE l.quota_type_id = c.id AND c.kind = 'flow' AND o.period = 'never' AND c.period <> 'never' AND l.period_end IS NULL
-), audited AS (
+), ${endingPeriods('changed', 'old')}, audited AS (
   INSERT INTO quota_audit_logs (${AUDIT_COLUMNS})
   SELECT '', $3::text, $4::text, $5::text, 'update_type', c.type_key, ${typeDocument('o')}, ${typeDocument('c')} FROM changed c JOIN old o ON o.id = c.id
 )
