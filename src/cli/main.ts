@@ -1,5 +1,6 @@
 #!/usr/bin/env node
 // The command line: finds the command, reads its flags, and turns what comes of it into text and an exit code.
+import { writeSync } from 'node:fs'
 import { parseArgs } from 'node:util'
 import { type Command, helpOf, parseOptions, UsageError, usageOf, type Values } from './command.ts'
 
@@ -29,8 +30,13 @@ const COMMANDS: readonly Entry[] = [
   },
   {
     name: 'reconcile',
-    summary: 'Compare counters with the usage log and the reservations.',
+    summary: 'Compare counters with the usage log and the reservations, and repair them.',
     load: async () => (await import('./reconcile.ts')).reconcile
+  },
+  {
+    name: 'report',
+    summary: 'Print what each user used of each quota type in a month.',
+    load: async () => (await import('./report.ts')).report
   }
 ]
 
@@ -42,10 +48,46 @@ ${COMMANDS.map(({ name, summary }) => `  ${name.padEnd(11)}${summary}`).join('\n
 fastify-quota <command> --help tells the flags of each. The database is --database-url, else DATABASE_URL, else the
 embedded one in --data-dir, QUOTA_DATA_DIR or ./.fastify-quota.
 
-Exit codes: 0 all is well, 1 something is wrong or failed, 2 called wrongly.`
+Exit codes: 0 all is well, 1 something is wrong or failed, 2 called wrongly, 141 the reader of a pipe left.`
 
-const print = (text: string): void => {
-  process.stdout.write(`${text}\n`)
+const STDOUT = 1
+
+/** Whoever read what is printed has left, as `head` does. */
+class ReaderLeft extends Error {}
+
+/** What a shell tells of a program that ends so: 128 + SIGPIPE. */
+const READER_LEFT = 141
+
+/**
+ * Returns once the text is out. What `process.stdout` still kept of a pipe's text at the end was lost (all but 64 000 of 2 000 000
+ * characters), and a long report would pile up there before a slow reader.
+ */
+function print(text: string): void {
+  let rest: Buffer = Buffer.from(`${text}\n`)
+  while (rest.length > 0) rest = rest.subarray(writeSome(rest))
+}
+
+/** How many bytes of it were written. */
+function writeSome(bytes: Buffer): number {
+  try {
+    return writeSync(STDOUT, bytes)
+  } catch (error) {
+    const { code } = error as NodeJS.ErrnoException
+    if (code === 'EPIPE') throw new ReaderLeft()
+    if (code !== 'EAGAIN') throw error
+    // Full, and somebody made it one that does not wait.
+    Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, 10)
+    return 0
+  }
+}
+
+async function main(args: string[]): Promise<number> {
+  try {
+    return await run(args)
+  } catch (error) {
+    if (error instanceof ReaderLeft) return READER_LEFT
+    throw error
+  }
 }
 
 async function run([name, ...rest]: string[]): Promise<number> {
@@ -59,6 +101,7 @@ async function run([name, ...rest]: string[]): Promise<number> {
   try {
     return await runCommand(command, rest)
   } catch (error) {
+    if (error instanceof ReaderLeft) throw error
     if (isUsageError(error))
       return refuse(error.message, `${usageOf(command)}\nfastify-quota ${name} --help tells more.`)
     process.stderr.write(`fastify-quota ${name}: ${error instanceof Error ? error.message : String(error)}\n`)
@@ -83,4 +126,4 @@ function refuse(message: string, usage: string): number {
 const isUsageError = (error: unknown): error is Error =>
   error instanceof UsageError || String((error as { code?: unknown }).code).startsWith('ERR_PARSE_ARGS')
 
-process.exit(await run(process.argv.slice(2)))
+process.exit(await main(process.argv.slice(2)))

@@ -41,6 +41,12 @@ export function periodContaining(unit: PeriodUnit, calendar: Calendar, at: Date)
   return { start: startOf(first, calendar.timeZone), end: startOf(next, calendar.timeZone) }
 }
 
+/** The calendar's month, such as `2026-11`, whatever the user's periods are. */
+export function monthOf(month: string, timeZone: string): Period {
+  const first = Temporal.PlainYearMonth.from(month).toPlainDate({ day: 1 })
+  return { start: startOf(first, timeZone), end: startOf(first.add({ months: 1 }), timeZone) }
+}
+
 /**
  * Cut at the offset in force, like PostgreSQL's three-argument date_trunc. Through the wall clock the repeated hour of a DST
  * night would land in a period that begins in the future.

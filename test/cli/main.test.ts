@@ -18,7 +18,7 @@ t.test('fastify-quota', async t => {
   t.test('tells the commands, and of each command its flags', async t => {
     const help = await run(['--help'])
     t.match(help, { code: 0, stderr: '' })
-    for (const command of ['init', 'doctor', 'token', 'reconcile']) {
+    for (const command of ['init', 'doctor', 'token', 'reconcile', 'report']) {
       t.match(help.stdout, new RegExp(`^ {2}${command} `, 'm'))
       t.match(await run([command, '--help']), {
         code: 0,

@@ -1,5 +1,12 @@
 import t from 'tap'
-import { isPeriodUnit, isTimeZone, PERIOD_UNITS, type PeriodUnit, periodContaining } from '../../src/quota/period.ts'
+import {
+  isPeriodUnit,
+  isTimeZone,
+  monthOf,
+  PERIOD_UNITS,
+  type PeriodUnit,
+  periodContaining
+} from '../../src/quota/period.ts'
 
 const ZONES = [
   'UTC',
@@ -305,6 +312,27 @@ t.test('never ends what never resets, and begins it when it is asked for', async
     end: null
   })
 })
+
+t.test(
+  "cuts a month out at the zone's own midnights, also where the clocks change in it or skip its first one",
+  async t => {
+    const cases: [month: string, zone: string, expected: string, why: string][] = [
+      ['2026-11', 'UTC', '2026-11-01T00:00Z/2026-12-01T00:00Z', '30 days'],
+      ['2026-12', 'UTC', '2026-12-01T00:00Z/2027-01-01T00:00Z', 'into the next year'],
+      ['2028-02', 'Asia/Kolkata', '2028-01-31T18:30Z/2028-02-29T18:30Z', '29 days'],
+      ['2026-03', 'Europe/Berlin', '2026-02-28T23:00Z/2026-03-31T22:00Z', 'an hour short'],
+      ['2026-10', 'Europe/Berlin', '2026-09-30T22:00Z/2026-10-31T23:00Z', 'an hour long'],
+      ['2023-10', 'America/Asuncion', '2023-10-01T04:00Z/2023-11-01T03:00Z', 'begins at 01:00'],
+      ['2023-09', 'America/Asuncion', '2023-09-01T04:00Z/2023-10-01T04:00Z', 'ends at 01:00'],
+      ['2011-12', 'Pacific/Apia', '2011-12-01T10:00Z/2011-12-31T10:00Z', 'a day is missing']
+    ]
+    for (const [month, zone, expected, why] of cases) {
+      const { start, end } = monthOf(month, zone)
+      t.equal(`${minute(start)}/${minute(end!)}`, expected, `${month} in ${zone}: ${why}`)
+      t.strictSame(periodContaining('month', { timeZone: zone, anchor: null }, start), { start, end }, 'as a period is')
+    }
+  }
+)
 
 t.test('takes IANA names as time zones, and nothing else', async t => {
   for (const zone of [...ZONES, 'Asia/Calcutta', 'Etc/GMT+5']) t.equal(isTimeZone(zone), true, zone)

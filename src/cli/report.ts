@@ -1,0 +1,124 @@
+// fastify-quota report: what each user used of each quota type in a month, as text, CSV or JSON.
+import { stringify } from 'csv-stringify/sync'
+import { UNLIMITED } from '../quota/amount.ts'
+import { usagePercent } from '../quota/balance.ts'
+import { requireReady } from '../store/connect-server.ts'
+import { currentMonth, reportUsage, type UsageLine } from '../store/report-usage.ts'
+import { type Command, text, UsageError, type Values } from './command.ts'
+import { CONNECTION_FLAGS, openTarget, readTarget, requireEmbedded } from './connection.ts'
+import { table } from './table.ts'
+
+export const report: Command = {
+  name: 'report',
+  description: `Prints a line for every user and quota type in which something was used or denied in a month of the user's own time zone:
+what was used, the limit and the share of it, how many charges there were, and how many denials. It changes nothing.
+
+A flow by the hour, day, week or month is reported by its periods: those that began in the month, and where they are several
+their limits together. A longer one is what was charged in the month, a level what was stored at its end (or is, while it lasts).
+The CSV (RFC 4180) puts an apostrophe before a user id that a spreadsheet would take for a formula. Its and JSON's \`limit\` is
+-1 where there is none.`,
+  flags: {
+    ...CONNECTION_FLAGS,
+    month: { type: 'string', value: 'MONTH', help: 'Such as 2026-11. Default: the one that it is now, in UTC.' },
+    format: {
+      type: 'string',
+      value: 'FORMAT',
+      help: 'text, csv or json. Default: text, which is printed once all is read.'
+    }
+  },
+  async run(values, print) {
+    const month = readMonth(values)
+    const printLines = readFormat(values)
+    const target = readTarget(values)
+    requireEmbedded(target)
+    const db = await openTarget(target)
+    try {
+      await requireReady(db)
+      const of = month ?? (await currentMonth(db))
+      await printLines(reportUsage(db, of), print, of)
+      return 0
+    } finally {
+      await db.close()
+    }
+  }
+}
+
+type Lines = AsyncIterable<UsageLine>
+type Print = (text: string) => void
+type PrintLines = (lines: Lines, print: Print, month: string) => Promise<void>
+
+const FORMATS: Readonly<Record<string, PrintLines>> = { text: printText, csv: printCsv, json: printJson }
+
+/** Not before 1970, and not where the next month has five digits, which PostgreSQL does not read as JavaScript writes them. */
+function readMonth(values: Values): string | undefined {
+  const month = text(values, 'month')
+  if (month === undefined) return undefined
+  if (!/^[0-9]{4}-(0[1-9]|1[0-2])$/.test(month) || month < '1970-01' || month > '9999-11')
+    throw new UsageError(`--month takes a month such as 2026-11, from 1970-01 to 9999-11, and is '${month}'.`)
+  return month
+}
+
+function readFormat(values: Values): PrintLines {
+  const format = text(values, 'format') ?? 'text'
+  const printLines = Object.hasOwn(FORMATS, format) ? FORMATS[format] : undefined
+  if (printLines === undefined) throw new UsageError(`--format takes text, csv or json, and is '${format}'.`)
+  return printLines
+}
+
+/** Kept whole: a column is as wide as its widest cell. */
+async function printText(lines: Lines, print: Print, month: string): Promise<void> {
+  const rows: string[][] = []
+  for await (const line of lines) rows.push(rowOf(line))
+  if (rows.length === 0) return print(`Nothing was used or denied in ${month}.`)
+  print(table([['USER', 'TYPE', 'UNIT', 'USED', 'LIMIT', 'SHARE', 'CALLS', 'DENIALS'], ...rows]))
+}
+
+function rowOf(line: UsageLine): string[] {
+  const share = shareOf(line)
+  return [
+    line.userId,
+    line.type,
+    line.unit,
+    String(line.used),
+    line.limit === UNLIMITED ? 'unlimited' : String(line.limit),
+    share === null ? '-' : `${share} %`,
+    String(line.calls),
+    String(line.denials)
+  ]
+}
+
+const COLUMNS = ['user_id', 'quota_type', 'unit', 'used', 'limit', 'usage_percent', 'calls', 'denials'] as const
+
+async function printCsv(lines: Lines, print: Print): Promise<void> {
+  print(csvOf(COLUMNS))
+  for await (const line of lines) print(csvOf(Object.values(documentOf(line))))
+}
+
+/** Without the line feed of its CRLF, which is what `print` ends a text with. */
+const csvOf = (cells: readonly (string | number | null)[]): string =>
+  stringify([[...cells]], { escape_formulas: true, record_delimiter: 'windows' }).slice(0, -1)
+
+/** One array, an element a line; one line behind, because the last has no comma. */
+async function printJson(lines: Lines, print: Print): Promise<void> {
+  let last: string | undefined
+  for await (const line of lines) {
+    print(last === undefined ? '[' : `${last},`)
+    last = `  ${JSON.stringify(documentOf(line))}`
+  }
+  print(last === undefined ? '[]' : `${last}\n]`)
+}
+
+/** In the order of the columns. */
+const documentOf = (line: UsageLine): Record<(typeof COLUMNS)[number], string | number | null> => ({
+  user_id: line.userId,
+  quota_type: line.type,
+  unit: line.unit,
+  used: line.used,
+  limit: line.limit,
+  usage_percent: shareOf(line),
+  calls: line.calls,
+  denials: line.denials
+})
+
+/** As everywhere: of a limit of 0 nothing is left, so it is gone to 100 %, also where nothing but denials came of it. */
+const shareOf = ({ limit, used }: UsageLine): number | null => usagePercent({ limit, used, reserved: 0 })

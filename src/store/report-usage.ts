@@ -1,0 +1,153 @@
+// What each user used of each quota type in a month of the user's own time zone.
+import { monthOf, type Period } from '../quota/period.ts'
+import { calendarOf } from './calendar.ts'
+import type { Database } from './database.ts'
+
+/** One user and quota type in which something was used or denied. */
+export interface UsageLine {
+  userId: string
+  /** The quota type's key. */
+  type: string
+  unit: string
+  /** Charged, without what is still held; of a level what was stored when the month ended. */
+  used: number
+  /** The most that might be used; where several periods began in the month, all of them together. −1: unlimited. */
+  limit: number
+  /** Charges: rows of the usage log. */
+  calls: number
+  denials: number
+}
+
+/** Users of one statement. */
+const BATCH = 500
+
+const USERS = 'SELECT id, time_zone FROM quota_users WHERE id > $1 ORDER BY id LIMIT $2'
+
+/**
+ * Usage belongs to the period that admitted it, and a period to the month that it begins in: its figures are those that the user
+ * was held to, and two that a reset made of one add up. A week that began last month is last month's. Where periods are longer than
+ * a month, and of a level, the month is cut out of the log. The running period's figures are in the counter: its own row is empty.
+ *
+ * What a level was when the month ended is what it is now without the rows since: the sum of all before gives the same, and reads
+ * more of the log each month. The limit is then that of the last period that began before the month's end. Each sum stands below its
+ * counter, so that it is a range of an index, however large the log is: 100 000 users with 6 million log rows took a minute. Denials are counted by the hour of UTC: one that a zone's midnight cuts counts in both months.
+ */
+const REPORT = `
+WITH want AS MATERIALIZED (
+  SELECT * FROM jsonb_to_recordset($1::text::jsonb) AS w (user_id text, month_start timestamptz, month_end timestamptz)
+), counter AS (
+  SELECT l.*, w.month_start, w.month_end, t.type_key, t.unit, t.kind,
+         t.kind = 'flow' AND t.period IN ('hour', 'day', 'week', 'month') AS restarts
+    FROM want w JOIN quota_limits l ON l.user_id = w.user_id JOIN quota_types t ON t.id = l.quota_type_id
+), line AS (
+  SELECT c.user_id, c.type_key, c.unit,
+         CASE WHEN span.from_periods THEN begun.used
+              WHEN c.kind = 'level' THEN c.used_amount - c.reserved_amount - since.amount
+              ELSE log.amount END AS used,
+         CASE WHEN span.from_periods THEN begun.granted ELSE coalesce(former.limit_amount, c.limit_amount) END AS granted,
+         log.calls, denied.denials, span.from_periods OR NOT c.restarts AS counts
+    FROM counter c
+   CROSS JOIN LATERAL (
+     SELECT sum(p.used_amount - p.reserved_amount) AS used,
+            CASE WHEN bool_or(p.limit_amount < 0) THEN -1 ELSE sum(p.limit_amount) END AS granted,
+            min(p.period_start) AS first, max(coalesce(p.period_end, 'infinity')) AS last
+       FROM (
+         SELECT q.period_start, q.period_end, q.limit_amount, q.used_amount, q.reserved_amount
+           FROM quota_periods q
+          WHERE q.user_id = c.user_id AND q.quota_type_id = c.quota_type_id AND q.closed_at IS NOT NULL
+            AND q.period_start >= c.month_start AND q.period_start < c.month_end
+         UNION ALL
+         SELECT c.period_start, c.period_end, c.limit_amount, c.used_amount, c.reserved_amount
+          WHERE c.period_start >= c.month_start AND c.period_start < c.month_end
+       ) p
+      WHERE c.restarts
+   ) begun
+   CROSS JOIN LATERAL (
+     SELECT begun.first IS NOT NULL AS from_periods, coalesce(begun.first, c.month_start) AS first, coalesce(begun.last, c.month_end) AS last
+   ) span
+   CROSS JOIN LATERAL (
+     SELECT count(*) AS calls, coalesce(sum(u.amount), 0) AS amount
+       FROM usage_logs u
+      WHERE u.user_id = c.user_id AND u.quota_type_id = c.quota_type_id AND u.created_at >= span.first AND u.created_at < span.last
+   ) log
+   CROSS JOIN LATERAL (
+     SELECT coalesce(sum(u.amount), 0) AS amount
+       FROM usage_logs u
+      WHERE c.kind = 'level' AND u.user_id = c.user_id AND u.quota_type_id = c.quota_type_id AND u.created_at >= c.month_end
+   ) since
+   CROSS JOIN LATERAL (
+     SELECT coalesce(sum(d.denials), 0) AS denials
+       FROM quota_denials d
+      WHERE d.user_id = c.user_id AND d.quota_type_id = c.quota_type_id
+        AND d.hour >= date_trunc('hour', span.first, 'UTC') AND d.hour < span.last
+   ) denied
+    LEFT JOIN LATERAL (
+     SELECT q.limit_amount
+       FROM quota_periods q
+      WHERE c.period_start >= c.month_end AND q.user_id = c.user_id AND q.quota_type_id = c.quota_type_id
+        AND q.closed_at IS NOT NULL AND q.period_start < c.month_end
+      ORDER BY q.period_start DESC LIMIT 1
+   ) former ON true
+)
+SELECT user_id, type_key, unit, used, granted, calls, denials
+  FROM line WHERE counts AND (used <> 0 OR calls > 0 OR denials > 0)
+ ORDER BY user_id, type_key`
+
+interface UserRow {
+  id: string
+  time_zone: string
+}
+
+interface LineRow {
+  user_id: string
+  type_key: string
+  unit: string
+  used: number
+  granted: number
+  calls: number
+  denials: number
+}
+
+/**
+ * The lines of a month such as `2026-11`, by user id and type key. A batch of users at a time, each as it is at one moment: however
+ * many users there are, no more is kept. Rejects with FST_QUOTA_CALENDAR where a user's time zone is none.
+ */
+export async function* reportUsage(db: Database, month: string): AsyncGenerator<UsageLine> {
+  let after = ''
+  for (;;) {
+    const users = await db.query<UserRow>(USERS, [after, BATCH])
+    const want = users.map(user => {
+      const { start, end } = monthOfUser(month, user)
+      return { user_id: user.id, month_start: start, month_end: end }
+    })
+    yield* (await db.query<LineRow>(REPORT, [JSON.stringify(want)])).map(lineOf)
+    const last = users.at(-1)
+    if (last === undefined || users.length < BATCH) return
+    after = last.id
+  }
+}
+
+/** The month that it is now, in UTC. */
+export async function currentMonth(db: Database): Promise<string> {
+  const [row] = await db.query<{ month: string }>("SELECT to_char(now() AT TIME ZONE 'UTC', 'YYYY-MM') AS month")
+  return row!.month
+}
+
+/** Among many users the error must say whose row it speaks of. */
+function monthOfUser(month: string, { id, time_zone }: UserRow): Period {
+  try {
+    return monthOf(month, calendarOf({ time_zone, period_anchor: null }).timeZone)
+  } catch (error) {
+    throw Object.assign(error as Error, { message: `user '${id}': ${(error as Error).message}` })
+  }
+}
+
+const lineOf = (row: LineRow): UsageLine => ({
+  userId: row.user_id,
+  type: row.type_key,
+  unit: row.unit,
+  used: Number(row.used),
+  limit: Number(row.granted),
+  calls: Number(row.calls),
+  denials: Number(row.denials)
+})
