@@ -42,8 +42,8 @@ export async function listUsage(db: Database, filter: UsageFilter, page: UsagePa
   return (await db.query<UsageRow>(text, values)).map(entryOf)
 }
 
-/** Rows of one step of an export. */
-const BATCH = 1000
+/** Rows of one step of an export. A million of them took 20 MB of memory and 13 s; by 1000, 100 MB and no less time. */
+const BATCH = 250
 
 /**
  * All that matches, a batch at a time, and the next only when it is asked for. On a connection of our own it is one cursor, so one moment's
