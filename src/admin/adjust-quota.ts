@@ -65,7 +65,7 @@ export function adjustQuotaRoute(admin: FastifyInstance, { db, types }: AdminCon
       await types.get(key, 'to be adjusted')
       if (!(await userExists(db, userId))) throw new FST_QUOTA_UNKNOWN_USER()
       const balance = await adjustQuota(db, userId, key, newLimit, actorOf(request))
-      if (balance === undefined) throw new FST_QUOTA_UNKNOWN_TYPE(key, 'switched off before this user was seen')
+      if (balance === undefined) throw new FST_QUOTA_UNKNOWN_TYPE(key, 'its row is gone from quota_types')
       const message =
         newLimit === UNLIMITED ? `'${key}' is unlimited now.` : `The limit of '${key}' is ${newLimit} now.`
       return {

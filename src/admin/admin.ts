@@ -1,4 +1,6 @@
 // The operator's routes: an encapsulated child with its own authorisation, validation and errors.
+// For the words that it adds to a route's schema.
+import type {} from '@fastify/swagger'
 import type { FastifyInstance } from 'fastify'
 import { adjustQuotaRoute } from './adjust-quota.ts'
 import { answerError, answerProblem } from './answer-error.ts'

@@ -19,7 +19,7 @@ export interface RequestError extends Error {
 }
 
 export function answerError(error: RequestError, request: FastifyRequest, reply: FastifyReply): FastifyReply {
-  const [status, detail] = describe(error)
+  const [status, detail] = describe(error, request)
   if (status >= 500) request.log.error({ err: error }, 'quota admin request failed')
   if (status === 503) reply.header('retry-after', 2)
   const code = error.code?.startsWith('FST_QUOTA_') ? { code: error.code } : {}
@@ -46,17 +46,26 @@ const BODY_ERRORS: Readonly<Record<string, string>> = {
 }
 
 /** What went wrong in here is not told to the outside. */
-function describe(error: RequestError): [status: number, detail: string] {
-  if (error instanceof FST_QUOTA_STORE)
-    return [503, 'The quota database does not answer at the moment; nothing was changed.']
-  const status = error instanceof FST_QUOTA_UNKNOWN_TYPE ? 404 : (error.statusCode ?? 500)
+function describe(error: RequestError, { method }: FastifyRequest): [status: number, detail: string] {
+  if (error instanceof FST_QUOTA_STORE) return [503, method === 'GET' || method === 'HEAD' ? NO_ANSWER : NO_WORD]
+  if (error instanceof FST_QUOTA_UNKNOWN_TYPE) return [404, unknownType(error)]
+  const status = error.statusCode ?? 500
   if (status >= 500) return [500, 'Something failed in here; the log has it.']
   return [status, error.validation ? validationDetail(error) : (BODY_ERRORS[error.code ?? ''] ?? error.message)]
 }
 
+const NO_ANSWER = 'The quota database does not answer at the moment.'
+/** A statement that was given up on may still be carried out. */
+const NO_WORD = `${NO_ANSWER} Look whether the change was made before you send it again.`
+
+/** The error speaks to who writes the application's options; here an operator named the type. */
+const unknownType = ({ message }: Error): string =>
+  `${message.slice(0, message.lastIndexOf(' ('))}. GET /quota-types lists them, and PUT /quota-types/:key makes one.`
+
 function validationDetail({ validation, validationContext }: RequestError): string {
   const [first] = validation as readonly [Invalid]
-  const where = `${validationContext ?? 'request'}${first.instancePath.replaceAll('/', '.')}`
+  const part = validationContext === 'querystring' ? 'query' : (validationContext ?? 'request')
+  const where = `${part}${first.instancePath.replaceAll('/', '.')}`
   const { description, properties } = first.parentSchema ?? {}
   const unknown = first.params.additionalProperty
   if (unknown === undefined) return `${where} ${first.message}.${description === undefined ? '' : ` ${description}`}`

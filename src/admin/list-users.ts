@@ -3,7 +3,7 @@ import type { FastifyInstance } from 'fastify'
 import { QUOTA_SCHEMA, quotaEntry } from '../quota/quota-document.ts'
 import { listUsers, type UserFilter, type UserRank } from '../store/list-users.ts'
 import type { AdminContext } from './context.ts'
-import { type Query, queryOf, readChoice, refuse } from './input.ts'
+import { type Query, queryOf, readChoice, readUserFilter, refuse } from './input.ts'
 import { byRank, nextCursor, readPage, shown } from './page.ts'
 import { NEXT_CURSOR, PAGE_FIELDS, QUOTA_TYPE_FIELD, query, refusals } from './schemas.ts'
 
@@ -18,6 +18,7 @@ const SORT = {
 const MAX_PERCENT = 1_000_000
 
 const QUERY = query({
+  user_id: { type: 'string', description: 'This user only.', examples: ['alice'] },
   min_usage_percent: {
     type: 'number',
     minimum: 0,
@@ -30,6 +31,13 @@ const QUERY = query({
   ...PAGE_FIELDS
 })
 
+const PROFILE = {
+  user_id: { type: 'string' },
+  email: { type: ['string', 'null'] },
+  time_zone: { type: 'string' },
+  period_anchor: { type: ['string', 'null'], format: 'date' }
+} as const
+
 const ANSWER = {
   type: 'object',
   description: 'A page of users.',
@@ -40,8 +48,8 @@ const ANSWER = {
       description: 'Every user once, with the quota that ranks them.',
       items: {
         ...QUOTA_SCHEMA,
-        required: ['user_id', 'email', ...QUOTA_SCHEMA.required],
-        properties: { user_id: { type: 'string' }, email: { type: ['string', 'null'] }, ...QUOTA_SCHEMA.properties }
+        required: [...Object.keys(PROFILE), ...QUOTA_SCHEMA.required],
+        properties: { ...PROFILE, ...QUOTA_SCHEMA.properties }
       }
     },
     next_cursor: NEXT_CURSOR
@@ -63,7 +71,10 @@ export function listUsersRoute(admin: FastifyInstance, { db, types }: AdminConte
       const sort = readChoice(given, 'sort', SORT)
       const cursor = byRank(sort)
       const page = readPage(given, cursor)
-      const filter: UserFilter = { minUsagePercent: readPercent(given, 'min_usage_percent') }
+      const filter: UserFilter = {
+        userId: readUserFilter(given, 'user_id'),
+        minUsagePercent: readPercent(given, 'min_usage_percent')
+      }
       if (given.quota_type !== undefined) filter.typeId = (await types.get(given.quota_type, 'named in the query')).id
       const users = await listUsers(db, filter, sort, { ...page, limit: page.limit + 1 })
       return { users: shown(users, page).map(entry), next_cursor: nextCursor(users, page, cursor) }
@@ -79,9 +90,11 @@ function readPercent(given: Query, field: string): number | undefined {
   return percent
 }
 
-const entry = ({ userId, email, quota, usagePercent }: UserRank) => ({
+const entry = ({ userId, email, timeZone, periodAnchor, quota, usagePercent }: UserRank) => ({
   user_id: userId,
   email,
+  time_zone: timeZone,
+  period_anchor: periodAnchor,
   ...quotaEntry(quota),
   usage_percent: usagePercent
 })

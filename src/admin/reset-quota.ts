@@ -50,7 +50,10 @@ export function resetQuotaRoute(admin: FastifyInstance, { db, types }: AdminCont
       const userId = readUserId(request)
       const key = readText(request, 'quota_type')
       const type = key === undefined ? undefined : await types.get(key, 'to be reset')
-      if (type?.kind === 'level') throw new FST_QUOTA_KIND_MISMATCH(type.key, type.kind, 'it never resets')
+      if (type?.kind === 'level')
+        throw Object.assign(new FST_QUOTA_KIND_MISMATCH(type.key, type.kind, 'it never resets'), {
+          field: 'quota_type'
+        })
       if (!(await userExists(db, userId))) throw new FST_QUOTA_UNKNOWN_USER()
       const done = await resetQuota(db, userId, key ?? null, actorOf(request))
       const message = `${done.length === 1 ? '1 quota was' : `${done.length} quotas were`} reset; the usage before it stays in the log.`

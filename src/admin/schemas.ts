@@ -81,7 +81,7 @@ const REFUSALS: Readonly<Record<number, string>> = {
   422: 'The amount makes no sense.',
   429: 'Too many wrong tokens from this address, or too many exports at once; Retry-After says when to try again.',
   500: 'Something failed; the log has it.',
-  503: 'The quota database does not answer, and nothing was changed; Retry-After says when to try again.'
+  503: 'The quota database does not answer; Retry-After says when to try again. Look whether a change was made before.'
 }
 
 /** Every route may refuse with these, and with `more` of them. */

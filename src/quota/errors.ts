@@ -82,7 +82,7 @@ export const FST_QUOTA_KIND_CHANGED = createError<[type: string, was: string, is
 )
 export const FST_QUOTA_UNKNOWN_USER = createError<[]>(
   'FST_QUOTA_UNKNOWN_USER',
-  'There is no such user: nothing was ever charged to this id.',
+  'There is no such user: this id was never charged, or was deleted.',
   404
 )
 export const FST_QUOTA_IDEMPOTENCY_MISMATCH = createError<[]>(

@@ -30,6 +30,19 @@ export async function adjustQuota(
 ): Promise<Balance | undefined> {
   await ensureUser(db, userId)
   await openPeriods(db, userId)
-  const [row] = await db.query<CounterRow>(ADJUST, [userId, key, String(newLimit), ...auditValues(by)])
+  const adjust = async () =>
+    (await db.query<CounterRow>(ADJUST, [userId, key, String(newLimit), ...auditValues(by)]))[0]
+  const row = (await adjust()) ?? (await openSwitchedOff(db, userId, key).then(adjust))
   return row && balanceOf(key, row)
+}
+
+/** A type that is switched off is given to no new user, but to whom an operator names. */
+async function openSwitchedOff(db: Database, userId: string, key: string): Promise<void> {
+  const types = await db.query<{ id: number }>('SELECT id FROM quota_types WHERE type_key = $1', [key])
+  if (types.length > 0)
+    await ensureUser(
+      db,
+      userId,
+      types.map(type => type.id)
+    )
 }

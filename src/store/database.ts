@@ -125,6 +125,10 @@ function describe(error: unknown): string {
 /** An instant as the milliseconds that `Date` takes: the one form that all drivers give alike. */
 export const ms = (expression: string): string => `(extract(epoch FROM ${expression}) * 1000)::float8`
 
+/** An instant as people and JSON read it, in UTC whatever the session's time zone is. */
+export const iso = (expression: string): string =>
+  `to_char(${expression} AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.MS"Z"')`
+
 export const dateOf = (milliseconds: number): Date => new Date(Number(milliseconds))
 export const dateOrNull = (milliseconds: number | null): Date | null =>
   milliseconds === null ? null : dateOf(milliseconds)

@@ -1,5 +1,5 @@
 // Deletes a user with all that hangs from the row: counters, periods, reservations, log. The audit log keeps that it happened.
-import { type Database, stateOf } from './database.ts'
+import { type Database, iso, stateOf } from './database.ts'
 import { type Actor, AUDIT_COLUMNS, auditValues } from './record-audit.ts'
 
 /** Reservations before counters, as every statement locks them; what is reserved in between may still cross, and is tried again. */
@@ -19,7 +19,7 @@ WITH held AS MATERIALIZED (
 ), audited AS (
   INSERT INTO quota_audit_logs (${AUDIT_COLUMNS})
   SELECT g.id, $2::text, $3::text, $4::text, 'delete_user', NULL,
-         jsonb_build_object('time_zone', g.time_zone, 'period_anchor', g.period_anchor, 'created_at', g.created_at, 'quotas', g.quotas), NULL
+         jsonb_build_object('time_zone', g.time_zone, 'period_anchor', g.period_anchor, 'created_at', ${iso('g.created_at')}, 'quotas', g.quotas), NULL
     FROM gone g
 )
 SELECT id FROM gone`

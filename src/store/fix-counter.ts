@@ -1,5 +1,5 @@
 // Sets counters that are wrong to the sum that they must be, also while requests move them.
-import { type Database, transaction } from './database.ts'
+import { type Database, iso, transaction } from './database.ts'
 import {
   type Discrepancy,
   discrepancyOf,
@@ -46,8 +46,8 @@ WITH ${wrongCounters('c.user_id = $1 AND t.type_key = $2 AND c.period_start = $3
 ), audited AS (
   INSERT INTO quota_audit_logs (${AUDIT_COLUMNS})
   SELECT $1, $4::text, $5::text, $6::text, 'reconcile', c.type_key,
-         jsonb_build_object('used', c.used_amount - c.reserved_amount, 'reserved', c.reserved_amount, 'period_start', c.period_start),
-         jsonb_build_object('used', c.logged, 'reserved', c.held, 'period_start', c.period_start)
+         jsonb_build_object('used', c.used_amount - c.reserved_amount, 'reserved', c.reserved_amount, 'period_start', ${iso('c.period_start')}),
+         jsonb_build_object('used', c.logged, 'reserved', c.held, 'period_start', ${iso('c.period_start')})
     FROM checked c WHERE c.obstacle IS NULL
 )
 SELECT ${WRONG_COLUMNS}, obstacle FROM checked`

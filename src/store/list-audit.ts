@@ -1,6 +1,6 @@
 // Reads the audit log, newest first, a page at a time.
 import { type Database, dateOf, ms } from './database.ts'
-import type { UsagePosition } from './list-usage.ts'
+import type { LogPosition } from './list-usage.ts'
 import { where } from './where.ts'
 
 export interface AuditFilter {
@@ -45,7 +45,7 @@ interface AuditRow {
 export async function listAudit(
   db: Database,
   filter: AuditFilter,
-  page: { limit: number; offset: number; after: UsagePosition | undefined }
+  page: { limit: number; offset: number; after: LogPosition | undefined }
 ): Promise<AuditEntry[]> {
   const { text, values } = where([
     ['user_id = ?::text', filter.userId],

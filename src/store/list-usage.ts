@@ -13,7 +13,7 @@ export interface UsageFilter {
 }
 
 /** The last row of the page before. */
-export interface UsagePosition {
+export interface LogPosition {
   createdAt: Date
   id: string
 }
@@ -22,7 +22,7 @@ export interface UsagePage {
   limit: number
   /** Rows to leave out; each costs what reading it costs. */
   offset?: number | undefined
-  after?: UsagePosition | undefined
+  after?: LogPosition | undefined
 }
 
 export interface UsageEntry {

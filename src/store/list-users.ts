@@ -13,6 +13,9 @@ export interface RankPosition {
 
 export interface UserRank extends RankPosition {
   email: string | null
+  timeZone: string
+  /** A day: `2026-01-31`. */
+  periodAnchor: string | null
   quota: NamedBalance
   /** Null: unlimited. */
   usagePercent: number | null
@@ -21,6 +24,7 @@ export interface UserRank extends RankPosition {
 export type UserSort = 'usage_percent' | 'used' | 'user_id'
 
 export interface UserFilter {
+  userId?: string | undefined
   /** Of this type only; none: of the active ones. */
   typeId?: number | undefined
   minUsagePercent?: number | undefined
@@ -55,6 +59,7 @@ export async function listUsers(
   const counters = where([
     filter.typeId === undefined ? ['t.is_active'] : ['l.quota_type_id = ?::int', filter.typeId],
     [`${PERCENT} >= ?::numeric`, filter.minUsagePercent === undefined ? undefined : String(filter.minUsagePercent)],
+    ['l.user_id = ?::text', filter.userId],
     ['l.user_id > ?::text', isById ? after?.userId : undefined]
   ])
   const ranked = where(
@@ -89,6 +94,8 @@ SELECT r.user_id, u.email, u.time_zone, u.period_anchor::text AS period_anchor, 
     userId: row.user_id,
     rank: row.rank,
     email: row.email,
+    timeZone: row.time_zone as string,
+    periodAnchor: row.period_anchor,
     quota: viewOf(row),
     usagePercent: row.percent === null ? null : Number(row.percent)
   }))

@@ -1,5 +1,5 @@
 // Closes a running period early and opens a new one, which ends when the old one would have. Deletes no log row.
-import { type Database, dateOf, ms } from './database.ts'
+import { type Database, dateOf, iso, ms } from './database.ts'
 import { ensureUser } from './ensure-user.ts'
 import { openPeriods } from './open-period.ts'
 import { type Actor, AUDIT_COLUMNS, auditValues } from './record-audit.ts'
@@ -42,8 +42,8 @@ WITH want AS MATERIALIZED (
 ), audited AS (
   INSERT INTO quota_audit_logs (${AUDIT_COLUMNS})
   SELECT $1, $3::text, $4::text, $5::text, 'reset', o.type_key,
-         jsonb_build_object('used', o.used_amount - o.reserved_amount, 'reserved', o.reserved_amount, 'period_start', o.period_start),
-         jsonb_build_object('used', 0, 'reserved', 0, 'period_start', o.at)
+         jsonb_build_object('used', o.used_amount - o.reserved_amount, 'reserved', o.reserved_amount, 'period_start', ${iso('o.period_start')}),
+         jsonb_build_object('used', 0, 'reserved', 0, 'period_start', ${iso('o.at')})
     FROM old o
 )
 SELECT quota_type_id FROM fresh`

@@ -27,6 +27,20 @@ t.test('GET /admin/quotas/usage-logs?user_id=alice&limit=50', async t => {
   ])
 })
 
+t.test('GET /admin/quotas/statistics/api_calls_l3_detect?days=30', async t => {
+  const reply = await curl('GET', '/admin/quotas/statistics/api_calls_l3_detect?days=30')
+  t.equal(reply.statusCode, 200)
+  t.match(reply.json(), {
+    quota_type: 'api_calls_l3_detect',
+    days: 30,
+    total_usage: 3,
+    total_calls: 1,
+    unique_users: 1,
+    avg_usage_per_call: 3,
+    peak_usage_date: /^\d{4}-\d\d-\d\d$/
+  })
+})
+
 t.test('POST /admin/quotas/users/alice/reset?quota_type=api_calls_l3_detect', async t => {
   const reply = await curl('POST', '/admin/quotas/users/alice/reset?quota_type=api_calls_l3_detect')
   t.equal(reply.statusCode, 200)
@@ -58,6 +72,7 @@ t.test('without the token each of them is 403', async t => {
   for (const [method, url] of [
     ['GET', 'users/alice'],
     ['GET', 'usage-logs?user_id=alice&limit=50'],
+    ['GET', 'statistics/api_calls_l3_detect?days=30'],
     ['POST', 'users/alice/reset'],
     ['PUT', 'users/alice/adjust?quota_type=api_calls_l3_detect&new_limit=-1']
   ] as const)

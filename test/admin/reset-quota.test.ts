@@ -126,7 +126,7 @@ t.test('404: a quota type that nobody declared', async t => {
 
 t.test('409: a level never resets', async t => {
   const user = await used()
-  isProblem(t, await reset(user, '?quota_type=storage'), 409, { code: 'FST_QUOTA_KIND_MISMATCH' })
+  isProblem(t, await reset(user, '?quota_type=storage'), 409, { code: 'FST_QUOTA_KIND_MISMATCH', field: 'quota_type' })
   t.strictSame(await tally(quota, user, 'storage'), [5, 0, 95])
 })
 

@@ -3,7 +3,7 @@ import { v7 } from 'uuid'
 import { charge } from '../../src/store/charge.ts'
 import type { Database } from '../../src/store/database.ts'
 import { declareTypes } from '../../src/store/declare-types.ts'
-import { listUsage, type UsageEntry, type UsageFilter, type UsagePosition } from '../../src/store/list-usage.ts'
+import { type LogPosition, listUsage, type UsageEntry, type UsageFilter } from '../../src/store/list-usage.ts'
 import { both } from '../fixtures/both.ts'
 import { wanted } from '../fixtures/charges.ts'
 
@@ -48,7 +48,7 @@ onBoth('pages by position show every row once, while newer rows are added', asyn
   await declareTypes(db, { calls: { limit: -1 } })
   for (let n = 0; n < 10; n++) await log(db, 'alice', 'calls', n, minute(n >> 2))
   const seen: UsageEntry[] = []
-  let after: UsagePosition | undefined
+  let after: LogPosition | undefined
   for (;;) {
     const page = await listUsage(db, { userId: 'alice' }, { limit: 3, after })
     if (page.length === 0) break
