@@ -93,7 +93,10 @@ t.test('200: for ids that mean something elsewhere', async t => {
 
 t.test('400: what is malformed, by its field', async t => {
   const user = await used()
-  isProblem(t, await adjust('a\nb', '?quota_type=calls&new_limit=5'), 400, { code: 'FST_QUOTA_INVALID_USER', field: 'userId' })
+  isProblem(t, await adjust('a\nb', '?quota_type=calls&new_limit=5'), 400, {
+    code: 'FST_QUOTA_INVALID_USER',
+    field: 'userId'
+  })
   isProblem(t, await adjust(user, '?new_limit=5'), 400, { code, field: 'quota_type' })
   isProblem(t, await adjust(user, '?quota_type=calls'), 400, { code, field: 'new_limit' })
   isProblem(t, await adjust(user, '', { body: {} }), 400, { code, field: 'quota_type' })

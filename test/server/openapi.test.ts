@@ -96,7 +96,9 @@ function requestOf({ path, method, operation }: Route): InjectOptions {
     (url, p) => url.replace(`{${p.name}}`, encodeURIComponent(String(exampleOf(p)))),
     path
   )
-  const query = new URLSearchParams(given('query').map((p): [string, string] => [p.name, String(exampleOf(p))])).toString()
+  const query = new URLSearchParams(
+    given('query').map((p): [string, string] => [p.name, String(exampleOf(p))])
+  ).toString()
   const [type, media] = Object.entries(operation.requestBody?.content ?? {})[0] ?? []
   const payload = type === undefined || media === undefined ? undefined : bodyOf(type, media.schema)
   return {
