@@ -22,7 +22,9 @@ export interface CommittedCharge extends HeldCharge {
 
 /**
  * The log row's key is the reservation's id, so a second commit inserts nothing and moves nothing. A reservation that has expired
- * is gone and already given back: the full amount is charged then.
+ * is gone and already given back: the full amount is charged then, but not to another user who came under the id of one that was
+ * deleted meanwhile. That one was written down after the charge was admitted (1 ms is what rounding may add), and is refused by NOT
+ * NULL (23502), as one that is not there is by the foreign key (23503).
  */
 const COMMIT = `
 WITH want AS MATERIALIZED (
@@ -30,7 +32,12 @@ WITH want AS MATERIALIZED (
     AS w (id uuid, quota_type_id int, amount bigint, period_start timestamptz, created_at timestamptz, metadata jsonb)
 ), logged AS (
   INSERT INTO usage_logs (user_id, id, quota_type_id, amount, endpoint, metadata, created_at)
-  SELECT $1, w.id, w.quota_type_id, w.amount, $3::text, w.metadata, w.created_at FROM want w ORDER BY w.id
+  SELECT CASE WHEN u.created_at > w.created_at + interval '1 millisecond' AND r.id IS NULL THEN NULL ELSE $1 END,
+         w.id, w.quota_type_id, w.amount, $3::text, w.metadata, w.created_at
+    FROM want w
+    LEFT JOIN quota_users u ON u.id = $1
+    LEFT JOIN quota_reservations r ON r.user_id = $1 AND r.id = w.id
+   ORDER BY w.id
   ON CONFLICT (user_id, id) DO NOTHING
   RETURNING id, amount
 ), held AS (
@@ -41,7 +48,7 @@ WITH want AS MATERIALIZED (
 ), ${MOVE_COUNTERS}
 ${MOVED_ROWS}`
 
-/** The balances afterwards, of those charges whose period still runs. Rejects with SQLSTATE 23503 when the user was deleted. */
+/** The balances afterwards, of those charges whose period still runs. Rejects with SQLSTATE 23503 or 23502 when the user was deleted. */
 export async function commit(
   db: Database,
   userId: string,

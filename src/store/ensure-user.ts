@@ -4,6 +4,9 @@ import { periodOf, type QuotaKind } from '../quota/quota-type.ts'
 import { calendarOf } from './calendar.ts'
 import { type Database, dateOf, instantOf, ms } from './database.ts'
 
+const NEW_USER = `
+INSERT INTO quota_users (id, created_at) VALUES ($1, coalesce($2::timestamptz, now())) ON CONFLICT (id) DO NOTHING`
+
 const MISSING = `
 SELECT t.id, t.kind, t.period, u.time_zone, u.period_anchor::text AS period_anchor, ${ms('coalesce($3::timestamptz, now())')} AS at
   FROM quota_users u CROSS JOIN quota_types t
@@ -38,7 +41,7 @@ export async function ensureUser(
   typeIds: readonly number[] = [],
   at?: Date
 ): Promise<void> {
-  await db.query('INSERT INTO quota_users (id) VALUES ($1) ON CONFLICT (id) DO NOTHING', [userId])
+  await db.query(NEW_USER, [userId, instantOf(at)])
   const missing = await db.query<MissingRow>(MISSING, [userId, `{${typeIds.join(',')}}`, instantOf(at)])
   const want = missing.map(row => {
     const period = periodContaining(periodOf(row), calendarOf(row), dateOf(row.at))

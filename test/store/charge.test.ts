@@ -40,7 +40,7 @@ onBoth('charges at once: the counter and one log row, and no reservation', async
   const outcome = await consume(db, 'alice', { calls: 4 })
   t.match(outcome, { admitted: true, charges: [{ balance: { used: 4, reserved: 0, remaining: 6 } }] })
   t.match(await listUsage(db, {}, { limit: 10 }), [
-    { id: outcome.admitted && outcome.charges[0]!.id, amount: 4, endpoint: '/chat', metadata: { model: 'm' } }
+    { id: outcome.admitted && outcome.charges[0]!.id, amount: 4, endpoint: '/chat', metadata: '{"model": "m"}' }
   ])
   t.equal((await db.query('SELECT 1 FROM quota_reservations')).length, 0)
 })

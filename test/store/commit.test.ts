@@ -25,7 +25,7 @@ onBoth('a commit charges what was held, as one log row with the id and the time 
       quotaType: 'calls',
       amount: 3,
       endpoint: '/l3/:patient',
-      metadata: { job: 'ß "x"' },
+      metadata: '{"job": "ß \\"x\\""}',
       createdAt: AT
     }
   ])
@@ -169,4 +169,19 @@ onBoth('voiding gives back what is only held, and what was never held is left al
   const held = await hold(db, 'alice', { calls: 3 })
   await voidCharges(db, 'alice', [...held, { ...held[0]!, id: v7() }])
   t.strictSame(await standing(db, 'alice', 'calls'), [0, 0, 10])
+})
+
+onBoth('a late commit does not charge whoever came under the id of a user that was deleted', async (t, db) => {
+  await declareTypes(db, { calls: { limit: 10 }, bytes: { limit: 10, kind: 'level' } })
+  const held = await hold(db, 'alice', { calls: 1, bytes: 1 }, { at: AT })
+  await db.query("DELETE FROM quota_users WHERE id = 'alice'")
+  await t.rejects(commit(db, 'alice', costing(held), '/a'), { code: 'FST_QUOTA_STORE' })
+  const later = { at: new Date(AT.getTime() + 5) }
+  const mine = await hold(db, 'alice', { calls: 2, bytes: 2 }, later)
+  await t.rejects(commit(db, 'alice', costing(held), '/a'), { code: 'FST_QUOTA_STORE' })
+  await commit(db, 'alice', costing(mine), '/a')
+  t.strictSame(
+    (await logOf(db, 'alice')).map(([amount]) => amount),
+    [2, 2]
+  )
 })

@@ -97,7 +97,7 @@ t.test('an error of a statement carries its SQLSTATE, and neither its values nor
 })
 
 t.test('a statement that takes longer than its deadline is given up', async t => {
-  const db = await open(pg.url(), 300)
+  const db = await open(pg.url(), { deadlineMs: 300 })
   await t.rejects(db.query('SELECT pg_sleep(2)'), { code: 'FST_QUOTA_STORE', message: /no answer within 300 ms/ })
   await db.close()
 })
