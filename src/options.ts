@@ -43,6 +43,11 @@ export interface QuotaOptions {
   storeFailure?: StoreFailure
   /** `before-reply` (default): the log row is written before a reply leaves. `after-reply`: right after it; the deduction itself never waits. */
   settle?: 'before-reply' | 'after-reply'
+  /**
+   * Milliseconds, 50 to 60 000, that a request waits for the database: once before the handler, then `storeFailure` decides, and once to
+   * be charged, then the charge is written later. On the embedded database there is no such bound. Default: 900.
+   */
+  storeTimeoutMs?: number
   /** Milliseconds within which a reservation is given back after its process died: 100 to 2^31−1. Default: 60 000. */
   reservationTtlMs?: number
 }
@@ -58,6 +63,7 @@ const FIELDS = [
   'denial',
   'storeFailure',
   'settle',
+  'storeTimeoutMs',
   'reservationTtlMs',
   'prefix'
 ]
@@ -77,6 +83,7 @@ export function readOptions(options: QuotaOptions) {
     denial,
     storeFailure = 'closed',
     settle = 'before-reply',
+    storeTimeoutMs = 900,
     reservationTtlMs = 60_000
   } = options
   requireObject('quotas', quotas, '{ api_calls: { limit: 100 } }')
@@ -88,6 +95,12 @@ export function readOptions(options: QuotaOptions) {
   checkStoreFailure('storeFailure', storeFailure)
   if (settle !== 'before-reply' && settle !== 'after-reply')
     throw new FST_QUOTA_INVALID_OPTION('settle', `must be 'before-reply' or 'after-reply', and is '${String(settle)}'`)
+  if (!(Number.isInteger(storeTimeoutMs) && storeTimeoutMs >= 50 && storeTimeoutMs <= 60_000)) {
+    throw new FST_QUOTA_INVALID_OPTION(
+      'storeTimeoutMs',
+      `must be a whole number of milliseconds from 50 to 60000, and is ${String(storeTimeoutMs)}`
+    )
+  }
   if (!(Number.isInteger(reservationTtlMs) && reservationTtlMs >= 100 && reservationTtlMs < 2 ** 31)) {
     throw new FST_QUOTA_INVALID_OPTION(
       'reservationTtlMs',
@@ -105,6 +118,7 @@ export function readOptions(options: QuotaOptions) {
     denial,
     storeFailure,
     settle,
+    storeTimeoutMs,
     reservationTtlMs
   }
 }

@@ -50,7 +50,7 @@ async function register(app: FastifyInstance, written: QuotaOptions): Promise<vo
   if (app.hasDecorator('quota')) throw new FST_QUOTA_ALREADY_REGISTERED()
   const options = readOptions(written)
   const { identify, asksForToken } = await identity(app, options.identify, options.jwt)
-  const db = await connect(options.connection)
+  const db = await connect(options.connection, { storeTimeoutMs: options.storeTimeoutMs })
   try {
     await declareTypes(db, options.quotas)
     const types = new TypeCatalogue(db)
@@ -93,7 +93,7 @@ async function wire(
   const routes: MeteredRoute[] = []
   const counts = () => ({ ...counter.read(), pending: owed.size })
   app.decorate('quota', {
-    ...createMeter({ db, types, live, leaseMs, count }),
+    ...createMeter({ db, types, live, leaseMs, count, storeTimeoutMs: options.storeTimeoutMs }),
     routes: () => routes,
     counts
   })

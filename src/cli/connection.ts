@@ -44,7 +44,7 @@ export function readTarget(values: Values): Target {
 /** Asks nothing of its tables. An embedded one is brought to this version, as each start of an application does. */
 export async function openTarget({ connection, source }: Target): Promise<Database> {
   try {
-    return await open(connection, DEADLINE_MS)
+    return await open(connection, { deadlineMs: DEADLINE_MS })
   } catch (error) {
     // The plugin speaks of its option; here it is a flag or a variable.
     throw error instanceof Error

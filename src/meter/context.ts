@@ -10,6 +10,8 @@ export interface MeterContext {
   live: LiveReservations
   /** How long a reservation is held between renewals. */
   leaseMs: number
+  /** How long a call waits for the database. */
+  storeTimeoutMs: number
   /** Counts what happened. It is not logged: who called is told by what was thrown. */
   count: (event: QuotaEvent) => void
 }

@@ -3,6 +3,7 @@ import { type Balance, fits } from '../quota/balance.ts'
 import { FST_QUOTA_KIND_MISMATCH, FST_QUOTA_UNKNOWN_USER } from '../quota/errors.ts'
 import type { QuotaTypeKey } from '../quota/rule.ts'
 import { adjustQuota } from '../store/adjust-quota.ts'
+import { within } from '../store/database.ts'
 import { userExists } from '../store/find-user.ts'
 import { type Actor, APPLICATION } from '../store/record-audit.ts'
 import { resetQuota } from '../store/reset-quota.ts'
@@ -75,10 +76,12 @@ export interface Meter {
 }
 
 export function createMeter(context: MeterContext): Meter {
-  const { db, types } = context
+  const { types } = context
+  /** For one call, whose statements together have so long. */
+  const once = (): MeterContext => ({ ...context, db: within(context.db, context.storeTimeoutMs) })
   const view = async (userId: string, type: string): Promise<Balance> => {
     requireUser(userId)
-    return await viewBalance(db, userId, await types.get(type, 'asked for through app.quota'))
+    return await viewBalance(once().db, userId, await types.get(type, 'asked for through app.quota'))
   }
   return {
     async check(userId, type, amount = 1) {
@@ -87,18 +90,18 @@ export function createMeter(context: MeterContext): Meter {
       const { periodStart: _, ...balance } = await view(userId, type)
       return { allowed: !isActive || fits(balance, amount), ...balance }
     },
-    consume: (userId, type, amount = 1, options = {}) => consume(context, userId, type, amount, options),
+    consume: (userId, type, amount = 1, options = {}) => consume(once(), userId, type, amount, options),
     async remaining(userId, type) {
       const { remaining } = await view(userId, type)
       return remaining < 0 ? Number.POSITIVE_INFINITY : remaining
     },
     async all(userId) {
       requireUser(userId)
-      return (await viewQuotas(db, userId)).quotas.map(plain)
+      return (await viewQuotas(once().db, userId)).quotas.map(plain)
     },
     reserve: (userId, charges, options = {}) => reserveFor(context, userId, charges, options),
-    credit: (userId, type, amount, options = {}) => credit(context, userId, type, amount, options),
-    setUsage: (userId, type, amount, options = {}) => setUsage(context, userId, type, amount, options),
+    credit: (userId, type, amount, options = {}) => credit(once(), userId, type, amount, options),
+    setUsage: (userId, type, amount, options = {}) => setUsage(once(), userId, type, amount, options),
     reset: (userId, type, options = {}) => reset(context, userId, type, options),
     adjust: (userId, type, newLimit, options = {}) => adjust(context, userId, type, newLimit, options)
   }

@@ -13,6 +13,7 @@ import { boundMetadata, type Metadata } from '../quota/metadata.ts'
 import type { QuotaTypeKey } from '../quota/rule.ts'
 import type { Admission, AdmittedCharge, WantedCharge } from '../store/admit.ts'
 import { commit } from '../store/commit.ts'
+import { type Database, within } from '../store/database.ts'
 import { release } from '../store/release.ts'
 import { reserve } from '../store/reserve.ts'
 import { requireAmount, requireText, requireUser } from './arguments.ts'
@@ -62,7 +63,7 @@ export async function reserveFor(
   requireTtl(options.ttlMs)
   const { charges, switchedOff } = await readCharges(context, written)
   const leaseMs = options.ttlMs ?? context.leaseMs
-  const admission = await hold(context, userId, charges, leaseMs)
+  const admission = await hold(bounded(context), userId, charges, leaseMs)
   if (!admission.admitted) {
     const error = new FST_QUOTA_EXCEEDED(admission.violations)
     context.count(deniedEvent(userId, options.endpoint ?? null, admission, error.statusCode as number))
@@ -74,9 +75,11 @@ export async function reserveFor(
   return new HeldReservation(context, { userId, charges: admission.charges, switchedOff }, options, expiresAt)
 }
 
+const bounded = ({ db, storeTimeoutMs }: MeterContext): Database => within(db, storeTimeoutMs)
+
 /** Where every type is switched off there is nothing to hold. */
 const hold = async (
-  { db }: MeterContext,
+  db: Database,
   userId: string,
   charges: readonly WantedCharge[],
   leaseMs: number
@@ -131,7 +134,7 @@ class HeldReservation implements Reservation {
         throw new FST_QUOTA_NOT_RESERVED(type)
     this.#committed ??= this.#write(async () => {
       if (charges.length === 0) return {}
-      const balances = await commit(this.#context.db, this.#userId, charges, this.#options.endpoint ?? null)
+      const balances = await commit(bounded(this.#context), this.#userId, charges, this.#options.endpoint ?? null)
       return Object.fromEntries(charges.map(({ type, balance }) => [type, balances.get(type) ?? balance]))
     })
     return await this.#committed.catch(error => {
@@ -143,7 +146,7 @@ class HeldReservation implements Reservation {
   async release(): Promise<void> {
     if (this.#committed) throw new FST_QUOTA_SETTLED('charged')
     this.#released ??= this.#write(async () => {
-      await release(this.#context.db, this.#userId, this.#charges)
+      await release(bounded(this.#context), this.#userId, this.#charges)
     })
     await this.#released.catch(error => {
       this.#released = undefined

@@ -5,6 +5,7 @@ import type { DenialOptions, StoreFailure } from '../quota/denial.ts'
 import { FST_QUOTA_STORE, FST_QUOTA_UNAUTHORIZED } from '../quota/errors.ts'
 import { deniedEvent } from '../quota/events.ts'
 import type { Admission, WantedCharge } from '../store/admit.ts'
+import { within } from '../store/database.ts'
 import { releaseById } from '../store/release.ts'
 import type { TypeCatalogue } from '../store/type-catalogue.ts'
 import type { QuotaHeaders } from './headers.ts'
@@ -72,14 +73,18 @@ async function onRequest(context: GuardContext, request: FastifyRequest, reply: 
     throw error
   }
   try {
+    if (context.owed.isFull) throw new FST_QUOTA_STORE('too many charges wait to be written')
     const wanted = await wantedCharges(metering, request, context.types)
     if (wanted.length === 0) {
       ;(request as unknown as Metered)[QUOTA] = unenforcedQuota(userId)
       return
     }
-    const admission = await takeCharges(context.db, userId, wanted, context.leaseMs).catch(error =>
-      giveBack(context, userId, wanted, request, error)
-    )
+    const admission = await takeCharges(
+      within(context.db, context.storeTimeoutMs),
+      userId,
+      wanted,
+      context.leaseMs
+    ).catch(error => giveBack(context, userId, wanted, request, error))
     if (!admission.admitted) return deny(context, metering, userId, admission, request, reply)
     hold(context, metering, userId, admission, request, reply)
   } catch (error) {

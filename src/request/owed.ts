@@ -6,6 +6,12 @@ const FIRST_PAUSE_MS = 100
 const LONGEST_PAUSE_MS = 5_000
 /** How long a closing application waits for the store to take what is owed. */
 const CLOSE_PATIENCE_MS = 10_000
+/** Tried at once: a store that comes back must not meet all that has waited for it. */
+const WIDTH = 3
+/** More are not kept waiting: from then on requests are answered as if the store failed, since their charge might be lost. */
+const MAX_WAITING = 10_000
+/** A counter that refuses a charge may be repaired in so long; what never fits must not wait for ever. */
+const REFUSED_FOR_MS = 15 * 60_000
 
 /** Whether a write went through at its first attempt, waits for another, or never can. */
 export type Written = 'written' | 'owed' | 'dropped'
@@ -22,10 +28,19 @@ export interface OwedListener {
   dropped(error: unknown): void
 }
 
+interface Waiting {
+  write: () => Promise<unknown>
+  listener: OwedListener
+  since: number
+  over: () => void
+}
+
 export class Owed {
   /** Every write that is under way, so that closing can wait for it. */
   readonly #writes = new Set<Promise<void>>()
   readonly #closing = new AbortController()
+  #waiting: Waiting[] = []
+  #isDraining = false
   #giveUpAt = Number.POSITIVE_INFINITY
   #size = 0
 
@@ -34,9 +49,13 @@ export class Owed {
     return this.#size
   }
 
-  /** Runs `write` until it succeeds. It must be one that may run twice. */
-  attempt(write: () => Promise<unknown>, listener: OwedListener): Attempt {
-    const first = write().then(
+  get isFull(): boolean {
+    return this.#size >= MAX_WAITING
+  }
+
+  /** Runs `first`, and where that fails `again` until it succeeds. Both do the same, and may be done twice. */
+  attempt(first: () => Promise<unknown>, again: () => Promise<unknown>, listener: OwedListener): Attempt {
+    const written = first().then(
       (): Written => 'written',
       (error: unknown): Written => {
         const outcome = isPermanent(error) ? 'dropped' : 'owed'
@@ -45,10 +64,10 @@ export class Owed {
         return outcome
       }
     )
-    const done = first.then(outcome => (outcome === 'owed' ? this.#retry(write, listener) : undefined))
+    const done = written.then(outcome => (outcome === 'owed' ? this.#wait(again, listener) : undefined))
     this.#writes.add(done)
     done.then(() => this.#writes.delete(done))
-    return { first, done }
+    return { first: written, done }
   }
 
   /** Tries without a pause from now on, and resolves when nothing is owed or the patience is over. */
@@ -58,28 +77,58 @@ export class Owed {
     while (this.#writes.size > 0) await Promise.all(this.#writes)
   }
 
-  async #retry(write: () => Promise<unknown>, listener: OwedListener): Promise<void> {
-    for (let pause = FIRST_PAUSE_MS; ; pause = Math.min(pause * 2, LONGEST_PAUSE_MS)) {
-      await this.#wait(pause)
-      const error = await write().then(
-        () => undefined,
-        (cause: unknown) => cause ?? new Error('rejected with nothing')
-      )
-      if (error !== undefined && !isPermanent(error) && Date.now() < this.#giveUpAt) continue
-      this.#size -= 1
-      if (error !== undefined) listener.dropped(error)
-      return
-    }
+  #wait(write: () => Promise<unknown>, listener: OwedListener): Promise<void> {
+    return new Promise(over => {
+      this.#waiting.push({ write, listener, since: Date.now(), over })
+      if (!this.#isDraining) void this.#drain()
+    })
   }
 
-  async #wait(pause: number): Promise<void> {
+  /** The first come first; where none of a few goes through, the store is left alone for longer and longer. */
+  async #drain(): Promise<void> {
+    this.#isDraining = true
+    let pause = FIRST_PAUSE_MS
+    while (this.#waiting.length > 0) {
+      await this.#rest(pause)
+      const few = this.#waiting.splice(0, WIDTH)
+      const left = await Promise.all(few.map(item => this.#try(item)))
+      this.#waiting.push(...few.filter((_, i) => left[i]))
+      pause = left.every(Boolean) ? Math.min(Math.max(pause * 2, FIRST_PAUSE_MS), LONGEST_PAUSE_MS) : 0
+    }
+    this.#isDraining = false
+  }
+
+  /** Whether it must wait on. */
+  async #try({ write, listener, since, over }: Waiting): Promise<boolean> {
+    const error = await write().then(
+      () => undefined,
+      (cause: unknown) => cause ?? new Error('rejected with nothing')
+    )
+    if (error !== undefined && !this.#isGivenUp(error, since)) return true
+    this.#size -= 1
+    if (error !== undefined) listener.dropped(error)
+    over()
+    return false
+  }
+
+  #isGivenUp(error: unknown, since: number): boolean {
+    if (isPermanent(error) || Date.now() >= this.#giveUpAt) return true
+    return isRefused(error) && Date.now() - since > REFUSED_FOR_MS
+  }
+
+  async #rest(pause: number): Promise<void> {
     const { signal } = this.#closing
-    await sleep(signal.aborted ? FIRST_PAUSE_MS : pause, undefined, {
+    // Not all processes at one moment.
+    const ms = pause * (0.75 + Math.random() / 2)
+    await sleep(signal.aborted ? Math.min(ms, FIRST_PAUSE_MS) : ms, undefined, {
       signal: signal.aborted ? undefined : signal,
       ref: signal.aborted
     }).catch(() => {})
   }
 }
 
-/** Its user was deleted (23…), or its values are refused (22…): no later attempt will fare better. */
-const isPermanent = (error: unknown): boolean => /^2[23]/.test(stateOf(error) ?? '')
+/** Its user was deleted (23503, 23502), or its values are refused (22…): no later attempt will fare better. */
+const isPermanent = (error: unknown): boolean => /^(22|2350[23])/.test(stateOf(error) ?? '')
+
+/** A counter that is wrong refuses it (23514), until somebody repairs it. */
+const isRefused = (error: unknown): boolean => /^23/.test(stateOf(error) ?? '')

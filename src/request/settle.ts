@@ -6,7 +6,7 @@ import { boundMetadata } from '../quota/metadata.ts'
 import { isSuccess } from '../quota/outcome.ts'
 import type { AdmittedCharge } from '../store/admit.ts'
 import { commit } from '../store/commit.ts'
-import type { Database } from '../store/database.ts'
+import { type Database, within } from '../store/database.ts'
 import { release } from '../store/release.ts'
 import type { LiveReservations } from '../store/renew-reservations.ts'
 import { voidCharges } from '../store/void.ts'
@@ -17,6 +17,8 @@ import { MeteredQuota } from './request-quota.ts'
 
 export interface SettleContext {
   db: Database
+  /** How long a request waits to be charged; what takes longer is written later. */
+  storeTimeoutMs: number
   owed: Owed
   emit: Emit<FastifyBaseLogger>
   /** Reservations that living work holds, and that must be kept from expiring. */
@@ -125,20 +127,24 @@ export class Settlement {
     const write = this.#write(this.#state, target)
     this.#state = target
     if (target === 'charged') this.quota.close()
-    return this.#context.owed.attempt(write, this.#listener())
+    const { db, owed, storeTimeoutMs } = this.#context
+    return owed.attempt(
+      () => write(within(db, storeTimeoutMs)),
+      () => write(db),
+      this.#listener()
+    )
   }
 
-  #write(from: 'held' | 'charged' | 'released', target: 'charged' | 'released'): () => Promise<void> {
-    const { db } = this.#context
+  #write(from: 'held' | 'charged' | 'released', target: 'charged' | 'released'): Write {
     const { userId } = this.quota
     if (target === 'charged') {
       const charges = this.#admitted.map((charge, i) => ({ ...charge, ...this.#logged(i) }))
-      return async () => {
+      return async db => {
         this.#written = { state: target, balances: await commit(db, userId, charges, this.endpoint) }
       }
     }
-    if (from === 'charged') return () => voidCharges(db, userId, this.#admitted)
-    return async () => {
+    if (from === 'charged') return db => voidCharges(db, userId, this.#admitted)
+    return async db => {
       this.#written = { state: target, balances: await release(db, userId, this.#admitted) }
     }
   }
@@ -175,6 +181,8 @@ export class Settlement {
 
   #ids = () => this.#admitted.map(charge => charge.id)
 }
+
+type Write = (db: Database) => Promise<void>
 
 /** What the balance will be once `reserved` has become `cost`. */
 function projected(balance: Balance, reserved: number, cost: number): Balance {

@@ -4,48 +4,82 @@ import { drizzle } from 'drizzle-orm/postgres-js'
 import postgres from 'postgres'
 import { FST_QUOTA_SCHEMA, FST_QUOTA_UNREACHABLE } from '../quota/errors.ts'
 import { missingFromSchema } from './check-schema.ts'
-import { type Database, openDatabase, stateOf, type Values, withDeadline } from './database.ts'
+import { type Database, type Orm, rowsOf, stateOf, type Values, withDeadline } from './database.ts'
+import { CLOSE_SECONDS, endClient, Lane, type ServerTimeouts } from './lane.ts'
 
 /** A URL with what postgres.js takes besides: `max`, `ssl`, `prepare` … */
 export interface ServerConnection extends postgres.Options<Record<string, never>> {
   url: string
 }
 
-/** How long a statement may take before the request is answered without it. */
+/** How long a statement of an operator's or of the upkeep may take. */
 const DEADLINE_MS = 5_000
 /** With the close still below Fastify's plugin timeout of 10 s, so that the error is ours and says what is wrong. */
 const BOOT_PATIENCE_MS = 5_000
-/** postgres.js waits for ever to end a connection whose server crashed. */
-const CLOSE_PATIENCE_MS = 2_000
 /** How long a step of an export may take: the first may have to sort. */
 const EXPORT_DEADLINE_MS = 60_000
+/** Connections for all that no request waits for: an operator's questions, upkeep, and what is owed. */
+const OPERATOR_CONNECTIONS = 3
+
+export interface Patience {
+  /** How long a statement may take that no request waits for. */
+  deadlineMs?: number | undefined
+  /** How long a request waits for the store, for a reserve or for a charge. */
+  storeTimeoutMs?: number | undefined
+}
+
+export const DEFAULT_STORE_TIMEOUT_MS = 900
 
 /** Connects lazily: nothing is sent before the first statement. */
-export function connectServer({ url, ...options }: ServerConnection, deadlineMs = DEADLINE_MS): Database {
+export function connectServer(
+  { url, ...options }: ServerConnection,
+  { deadlineMs = DEADLINE_MS, storeTimeoutMs = DEFAULT_STORE_TIMEOUT_MS }: Patience = {}
+): Database {
   const query = new URLSearchParams(url.split('?')[1])
+  const max = Number(options.max ?? query.get('max') ?? 10)
   const settings = {
-    max: Number(query.get('max') ?? 10),
     connect_timeout: Number(query.get('connect_timeout') ?? 2),
     fetch_types: false,
     onnotice: () => {},
     ...options,
     connection: { application_name: 'fastify-quota', ...options.connection }
   }
-  const client = postgres(url, settings)
-  const orm = drizzle(client)
-  const prepares = preparing(client, options.prepare ?? toldBy(query.get('prepare')))
-  const db = openDatabase(
-    'postgres',
-    orm,
-    async (text, values) => client.unsafe(text, [...values], { prepare: await prepares() }),
-    () => close(client),
-    deadlineMs
-  )
+  const operator = new Lane(url, { ...settings, max: Math.min(max, OPERATOR_CONNECTIONS) }, {})
+  const metering = new Lane(url, { ...settings, max }, timeoutsWithin(storeTimeoutMs))
+  const prepares = preparing(() => operator.client, options.prepare ?? toldBy(query.get('prepare')))
+  const askOn =
+    (lane: Lane): Database['query'] =>
+    async <Row>(text: string, values: Values = [], within = deadlineMs) =>
+      rowsOf<Row>(await lane.run(text, values, await withDeadline(prepares(), within), within))
   return {
-    ...db,
+    kind: 'postgres',
+    get orm() {
+      return ormOf(operator.client)
+    },
+    query: askOn(operator),
+    metering: { query: askOn(metering) },
     stream: <Row>(text: string, values: Values, batch: number) =>
-      streamRows<Row>(postgres(url, { ...settings, max: 1, prepare: false }), text, values, batch)
+      streamRows<Row>(postgres(url, { ...settings, max: 1, prepare: false }), text, values, batch),
+    guard: work => withDeadline(work, deadlineMs),
+    close: async () => {
+      await Promise.all([operator.close(), metering.close()])
+    }
   }
+}
+
+/** Shorter than the client's patience, so that the server's word is heard. */
+const timeoutsWithin = (storeTimeoutMs: number): ServerTimeouts => ({
+  statement_timeout: Math.max(Math.floor(storeTimeoutMs * 0.9), 1),
+  lock_timeout: Math.max(Math.floor(storeTimeoutMs * 0.8), 1)
+})
+
+const orms = new WeakMap<postgres.Sql, Orm>()
+
+/** Of the pool as it is now: it may have been made anew. */
+function ormOf(client: postgres.Sql): Orm {
+  const orm = orms.get(client) ?? drizzle(client)
+  orms.set(client, orm)
+  return orm
 }
 
 /** A cursor's own connection: however slowly it is read, it takes none from those who meter, and none is left behind stuck. */
@@ -66,7 +100,7 @@ async function* streamRows<Row>(
       if (rows.length < batch) return
     }
   } finally {
-    await close(client)
+    await endClient(client, CLOSE_SECONDS)
   }
 }
 
@@ -75,11 +109,11 @@ async function* streamRows<Row>(
  * mode (PgBouncer before 1.21, and others) the next statement meets another server, and postgres.js reads garbage. A pooler shows
  * itself: it makes up the backend's process id that a client is told.
  */
-function preparing(client: postgres.Sql, told: boolean | undefined): () => Promise<boolean> {
+function preparing(client: () => postgres.Sql, told: boolean | undefined): () => Promise<boolean> {
   let known = told
   return async () => {
     if (known !== undefined) return known
-    const rows = await client.unsafe<{ pid: number }[]>('SELECT pg_backend_pid() AS pid')
+    const rows = await client().unsafe<{ pid: number }[]>('SELECT pg_backend_pid() AS pid')
     known = rows[0]?.pid === (rows as unknown as { state: { pid: number } }).state.pid
     return known
   }
@@ -123,11 +157,4 @@ function reasonOf(error: unknown): string {
   return cause instanceof Error && cause.message !== ''
     ? cause.message
     : String(stateOf(error) ?? (error as Error).message.replace(/\.$/, ''))
-}
-
-async function close(client: postgres.Sql): Promise<void> {
-  const over = new AbortController()
-  const patience = sleep(CLOSE_PATIENCE_MS, undefined, { signal: over.signal }).catch(() => {})
-  await Promise.race([client.end({ timeout: CLOSE_PATIENCE_MS / 2000 }), patience])
-  over.abort()
 }

@@ -3,7 +3,7 @@ import { is } from 'drizzle-orm'
 import { PgDatabase } from 'drizzle-orm/pg-core'
 import { FST_QUOTA_CONNECTION } from '../quota/errors.ts'
 import { connectEmbedded } from './connect-embedded.ts'
-import { connectServer, requireReady, type ServerConnection } from './connect-server.ts'
+import { connectServer, type Patience, requireReady, type ServerConnection } from './connect-server.ts'
 import { type Database, type Orm, openDatabase, runThrough } from './database.ts'
 
 /**
@@ -17,8 +17,8 @@ export type Connection = string | ServerConnection | { dataDir: string } | Orm
 const DEFAULT_DIRECTORY = './.fastify-quota'
 
 /** Opens it, and makes sure that the tables are there. Embedded ones are migrated; a server's are the operator's to migrate. */
-export async function connect(connection: Connection | undefined): Promise<Database> {
-  const db = await open(connection)
+export async function connect(connection: Connection | undefined, patience?: Patience): Promise<Database> {
+  const db = await open(connection, patience)
   try {
     if (db.kind !== 'embedded') await requireReady(db)
     return db
@@ -29,14 +29,14 @@ export async function connect(connection: Connection | undefined): Promise<Datab
 }
 
 /**
- * Opens it and asks nothing of its tables: for those who are about to make them. `deadlineMs`: how long a statement may take on a
- * server, where nobody waits for a reply.
+ * Opens it and asks nothing of its tables: for those who are about to make them. Its `deadlineMs` may be long where nobody
+ * waits for a reply.
  */
 export async function open(
   connection: Connection | undefined = process.env.DATABASE_URL || { dataDir: DEFAULT_DIRECTORY },
-  deadlineMs?: number
+  patience: Patience = {}
 ): Promise<Database> {
-  if (typeof connection === 'string') return connectServer({ url: serverUrl(connection) }, deadlineMs)
+  if (typeof connection === 'string') return connectServer({ url: serverUrl(connection) }, patience)
   if (typeof connection !== 'object' || connection === null)
     throw new FST_QUOTA_CONNECTION('must be a postgres:// URL, { dataDir } or a Drizzle database')
   if (is(connection, PgDatabase))
@@ -47,7 +47,7 @@ export async function open(
     return await connectEmbedded(connection.dataDir)
   }
   if ('url' in connection && typeof connection.url === 'string')
-    return connectServer({ ...connection, url: serverUrl(connection.url) }, deadlineMs)
+    return connectServer({ ...connection, url: serverUrl(connection.url) }, patience)
   throw new FST_QUOTA_CONNECTION(
     'must be a postgres:// URL, { url, … }, { dataDir } or a Drizzle database of a PostgreSQL driver'
   )

@@ -20,6 +20,11 @@ export interface Database {
    */
   query<Row>(text: string, values?: Values, deadlineMs?: number): Promise<Row[]>
   /**
+   * The same for what a request waits for: on a server, on connections that are for this alone, where the server itself ends what takes
+   * too long, so that a row that somebody has locked holds up nobody else for long.
+   */
+  readonly metering: Pick<Database, 'query'>
+  /**
    * The rows of a SELECT as they are at one moment, `batch` at a time, from a cursor on a connection of its own: the next are
    * asked for when they are wanted, and ending the loop ends the query. Only where such a connection can be had.
    */
@@ -45,14 +50,29 @@ export function openDatabase(
   deadlineMs: number
 ): Database {
   const guard = <T>(work: PromiseLike<T>) => withDeadline(work, deadlineMs)
+  const query: Database['query'] = async <Row>(text: string, values: Values = [], within = deadlineMs) =>
+    rowsOf<Row>(await withDeadline(run(text, values), within))
   return {
     kind,
     orm,
-    query: async <Row>(text: string, values: Values = [], within = deadlineMs) =>
-      rowsOf<Row>(await withDeadline(run(text, values), within)),
+    query,
+    metering: { query },
     guard,
     close
   }
+}
+
+/**
+ * The database for one piece of work that a request waits for: all its statements together take no longer than this. The embedded engine
+ * cannot be cut short, and has no network that could go silent.
+ */
+export function within(db: Database, budgetMs: number): Database {
+  if (db.kind === 'embedded') return db
+  const end = performance.now() + budgetMs
+  const query: Database['query'] = (text, values) =>
+    db.metering.query(text, values, Math.max(end - performance.now(), 1))
+  // Not a copy: `orm` is read when it is used.
+  return Object.create(db, { query: { value: query } })
 }
 
 /** Runs text and values through a Drizzle database that is the application's, whatever its driver. */
@@ -82,13 +102,17 @@ export const transaction = <T>(db: Database, work: (query: Query) => Promise<T>)
   )
 
 /** `db.execute()` gives an array on postgres.js, and `{ rows }` on PGlite and node-postgres. */
-const rowsOf = <Row>(result: unknown): Row[] => (Array.isArray(result) ? result : (result as { rows: Row[] }).rows)
+export const rowsOf = <Row>(result: unknown): Row[] =>
+  Array.isArray(result) ? result : (result as { rows: Row[] }).rows
 
 /** postgres.js waits for ever on a dead connection, so the deadline is ours. */
-export async function withDeadline<T>(work: PromiseLike<T>, deadlineMs: number): Promise<T> {
+export async function withDeadline<T>(work: PromiseLike<T>, deadlineMs: number, onLate?: () => void): Promise<T> {
   let timer: NodeJS.Timeout | undefined
   const late = new Promise<never>((_, reject) => {
-    timer = setTimeout(() => reject(new FST_QUOTA_STORE(`no answer within ${deadlineMs} ms`)), deadlineMs)
+    timer = setTimeout(() => {
+      reject(new FST_QUOTA_STORE(`no answer within ${Math.round(deadlineMs)} ms`))
+      onLate?.()
+    }, deadlineMs)
   })
   try {
     return await Promise.race([work, late])
