@@ -28,7 +28,7 @@ export interface Patience {
   storeTimeoutMs?: number | undefined
 }
 
-export const DEFAULT_STORE_TIMEOUT_MS = 900
+const DEFAULT_STORE_TIMEOUT_MS = 900
 
 /** Connects lazily: nothing is sent before the first statement. */
 export function connectServer(
