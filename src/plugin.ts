@@ -10,6 +10,7 @@ import { type QuotaOptions, readOptions } from './options.ts'
 import { FST_QUOTA_ALREADY_REGISTERED, FST_QUOTA_NO_IDENTITY } from './quota/errors.ts'
 import type { Emit, EventCounts, QuotaEvent } from './quota/events.ts'
 import type { RouteQuota } from './quota/rule.ts'
+import { DenialMemory } from './request/denial-memory.ts'
 import { addGuard } from './request/guard.ts'
 import { type Identify, identifyByJwt } from './request/identify.ts'
 import type { MeteredRoute } from './request/match.ts'
@@ -79,6 +80,8 @@ async function wire(
   const live = new LiveReservationSet(leaseMs)
   const owed = new Owed()
   const denialOfType = new Map(Object.entries(options.quotas).map(([key, { denial }]) => [key, denial]))
+  const denials = new DenialMemory()
+  const changed = (userId?: string) => denials.forget(userId)
   const counter = new EventCounter()
   const tally = new DenialTally(db)
   const count = (event: QuotaEvent) => {
@@ -89,17 +92,17 @@ async function wire(
     count(event)
     logEvent(event, log)
   }
-  const guardName = addGuard(app, { ...options, ...foundation, leaseMs, live, owed, denialOfType, emit })
+  const guardName = addGuard(app, { ...options, ...foundation, leaseMs, live, owed, denials, denialOfType, emit })
   const routes: MeteredRoute[] = []
   const counts = () => ({ ...counter.read(), pending: owed.size })
   app.decorate('quota', {
-    ...createMeter({ db, types, live, leaseMs, count, storeTimeoutMs: options.storeTimeoutMs }),
+    ...createMeter({ db, types, live, leaseMs, count, changed, storeTimeoutMs: options.storeTimeoutMs }),
     routes: () => routes,
     counts
   })
   if (options.selfUrl !== undefined) addSelfRoute(app, { ...foundation, url: options.selfUrl })
   if (options.admin !== undefined)
-    await addAdminRoutes(app, { db, types, counts, flushDenials: () => tally.flush(), ...options.admin })
+    await addAdminRoutes(app, { db, types, counts, changed, flushDenials: () => tally.flush(), ...options.admin })
   const upkeep = startUpkeep(db, { live, tally }, options.reservationTtlMs, error =>
     app.log.error({ err: error }, 'quota upkeep failed; it is tried again')
   )

@@ -44,7 +44,7 @@ const ANSWER = {
   }
 } as const
 
-export function adjustQuotaRoute(admin: FastifyInstance, { db, types }: AdminContext): void {
+export function adjustQuotaRoute(admin: FastifyInstance, { db, types, changed }: AdminContext): void {
   admin.route({
     method: 'PUT',
     url: '/users/:userId/adjust',
@@ -64,7 +64,7 @@ export function adjustQuotaRoute(admin: FastifyInstance, { db, types }: AdminCon
       const newLimit = readLimit(request, 'new_limit')
       await types.get(key, 'to be adjusted')
       if (!(await userExists(db, userId))) throw new FST_QUOTA_UNKNOWN_USER()
-      const balance = await adjustQuota(db, userId, key, newLimit, actorOf(request))
+      const balance = await adjustQuota(db, userId, key, newLimit, actorOf(request)).finally(() => changed(userId))
       if (balance === undefined) throw new FST_QUOTA_UNKNOWN_TYPE(key, 'its row is gone from quota_types')
       const message =
         newLimit === UNLIMITED ? `'${key}' is unlimited now.` : `The limit of '${key}' is ${newLimit} now.`

@@ -11,6 +11,8 @@ export interface AdminContext {
   types: TypeCatalogue
   /** What happened in this process, and how many settlements wait to be written. */
   counts(): EventCounts & { pending: number }
+  /** Must be told where a user, or any of them, may have room again. */
+  changed(userId?: string): void
   /** Writes down the denials that this process has counted and not written yet. */
   flushDenials(): Promise<void>
 }

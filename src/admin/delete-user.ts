@@ -8,7 +8,7 @@ import { CHANGE_REFUSALS, optionalBody, query, REASON_FIELD, refusals, USER_PARA
 
 const INPUT = { reason: REASON_FIELD }
 
-export function deleteUserRoute(admin: FastifyInstance, { db }: AdminContext): void {
+export function deleteUserRoute(admin: FastifyInstance, { db, changed }: AdminContext): void {
   admin.route({
     method: 'DELETE',
     url: '/users/:userId',
@@ -23,7 +23,9 @@ export function deleteUserRoute(admin: FastifyInstance, { db }: AdminContext): v
       response: { ...refusals(...CHANGE_REFUSALS), 204: { type: 'null', description: 'It is done.' } }
     },
     handler: async (request, reply) => {
-      if (!(await deleteUser(db, readUserId(request), actorOf(request)))) throw new FST_QUOTA_UNKNOWN_USER()
+      const userId = readUserId(request)
+      const isGone = await deleteUser(db, userId, actorOf(request)).finally(() => changed(userId))
+      if (!isGone) throw new FST_QUOTA_UNKNOWN_USER()
       return reply.code(204).send()
     }
   })

@@ -32,7 +32,7 @@ const ANSWER = {
   }
 } as const
 
-export function resetQuotaRoute(admin: FastifyInstance, { db, types }: AdminContext): void {
+export function resetQuotaRoute(admin: FastifyInstance, { db, types, changed }: AdminContext): void {
   admin.route({
     method: 'POST',
     url: '/users/:userId/reset',
@@ -55,7 +55,7 @@ export function resetQuotaRoute(admin: FastifyInstance, { db, types }: AdminCont
           field: 'quota_type'
         })
       if (!(await userExists(db, userId))) throw new FST_QUOTA_UNKNOWN_USER()
-      const done = await resetQuota(db, userId, key ?? null, actorOf(request))
+      const done = await resetQuota(db, userId, key ?? null, actorOf(request)).finally(() => changed(userId))
       const message = `${done.length === 1 ? '1 quota was' : `${done.length} quotas were`} reset; the usage before it stays in the log.`
       return { message, user_id: userId, quotas_reset: done.length, quota_type: key ?? 'all' }
     }

@@ -49,7 +49,7 @@ const PARAMS = {
   properties: { key: { type: 'string', description: 'Matches [a-z][a-z0-9_]{0,99}.', examples: ['scans'] } }
 } as const
 
-export function setTypeRoute(admin: FastifyInstance, { db, types }: AdminContext): void {
+export function setTypeRoute(admin: FastifyInstance, { db, types, changed }: AdminContext): void {
   admin.route({
     method: 'PUT',
     url: '/quota-types/:key',
@@ -73,7 +73,7 @@ export function setTypeRoute(admin: FastifyInstance, { db, types }: AdminContext
       const change = readChange(request)
       const known = (await listTypes(db)).find(type => type.key === key)
       refuseContradiction(key, change, known)
-      const outcome = await setType(db, key, change, actorOf(request))
+      const outcome = await setType(db, key, change, actorOf(request)).finally(() => changed())
       if (outcome === 'another kind') throw kindMismatch(key, change.kind === 'flow' ? 'level' : 'flow')
       if (outcome === 'without a limit') throw limitMissing()
       await types.refresh()

@@ -10,6 +10,8 @@ export interface MeterContext {
   live: LiveReservations
   /** How long a reservation is held between renewals. */
   leaseMs: number
+  /** Must be told where a user may have room again. */
+  changed: (userId: string) => void
   /** How long a call waits for the database. */
   storeTimeoutMs: number
   /** Counts what happened. It is not logged: who called is told by what was thrown. */

@@ -79,6 +79,7 @@ export function createMeter(context: MeterContext): Meter {
   const { types } = context
   /** For one call, whose statements together have so long. */
   const once = (): MeterContext => ({ ...context, db: within(context.db, context.storeTimeoutMs) })
+  const changing = <T>(userId: string, work: Promise<T>): Promise<T> => work.finally(() => context.changed(userId))
   const view = async (userId: string, type: string): Promise<Balance> => {
     requireUser(userId)
     return await viewBalance(once().db, userId, await types.get(type, 'asked for through app.quota'))
@@ -100,10 +101,10 @@ export function createMeter(context: MeterContext): Meter {
       return (await viewQuotas(once().db, userId)).quotas.map(plain)
     },
     reserve: (userId, charges, options = {}) => reserveFor(context, userId, charges, options),
-    credit: (userId, type, amount, options = {}) => credit(once(), userId, type, amount, options),
-    setUsage: (userId, type, amount, options = {}) => setUsage(once(), userId, type, amount, options),
-    reset: (userId, type, options = {}) => reset(context, userId, type, options),
-    adjust: (userId, type, newLimit, options = {}) => adjust(context, userId, type, newLimit, options)
+    credit: (userId, type, amount, options = {}) => changing(userId, credit(once(), userId, type, amount, options)),
+    setUsage: (userId, type, amount, options = {}) => changing(userId, setUsage(once(), userId, type, amount, options)),
+    reset: (userId, type, options = {}) => changing(userId, reset(context, userId, type, options)),
+    adjust: (userId, type, newLimit, options = {}) => changing(userId, adjust(context, userId, type, newLimit, options))
   }
 }
 

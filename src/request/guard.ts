@@ -79,13 +79,19 @@ async function onRequest(context: GuardContext, request: FastifyRequest, reply: 
       ;(request as unknown as Metered)[QUOTA] = unenforcedQuota(userId)
       return
     }
+    const recalled = context.denials.recall(userId, wanted)
+    if (recalled !== undefined) return deny(context, metering, userId, recalled, request, reply)
+    const { changes } = context.denials
     const admission = await takeCharges(
       within(context.db, context.storeTimeoutMs),
       userId,
       wanted,
       context.leaseMs
     ).catch(error => giveBack(context, userId, wanted, request, error))
-    if (!admission.admitted) return deny(context, metering, userId, admission, request, reply)
+    if (!admission.admitted) {
+      context.denials.remember(userId, wanted, admission, changes)
+      return deny(context, metering, userId, admission, request, reply)
+    }
     hold(context, metering, userId, admission, request, reply)
   } catch (error) {
     if (!(error instanceof FST_QUOTA_STORE)) throw error

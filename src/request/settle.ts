@@ -10,6 +10,7 @@ import { type Database, within } from '../store/database.ts'
 import { release } from '../store/release.ts'
 import type { LiveReservations } from '../store/renew-reservations.ts'
 import { voidCharges } from '../store/void.ts'
+import type { DenialMemory } from './denial-memory.ts'
 import { type Cost, type QuotaHeaders, quotaHeaders } from './headers.ts'
 import type { RequestMetering } from './match.ts'
 import type { Attempt, Owed, Written } from './owed.ts'
@@ -21,6 +22,7 @@ export interface SettleContext {
   storeTimeoutMs: number
   owed: Owed
   emit: Emit<FastifyBaseLogger>
+  denials: DenialMemory
   /** Reservations that living work holds, and that must be kept from expiring. */
   live: LiveReservations
 }
@@ -158,6 +160,8 @@ export class Settlement {
 
   #report(outcome: Written, target: 'charged' | 'released', statusCode: number): void {
     if (outcome !== 'written') return
+    // There may be room again.
+    if (target === 'released') this.#context.denials.forget(this.quota.userId)
     const facts = this.#costs(target).map(({ type, remaining }, i) => ({
       type,
       amount: this.quota.charges[i]?.amount ?? 0,

@@ -1,0 +1,111 @@
+import { PGlite } from '@electric-sql/pglite'
+import { drizzle } from 'drizzle-orm/pglite'
+import t, { type Test } from 'tap'
+import { connect, open } from '../../src/store/connect.ts'
+import { migrate } from '../../src/store/migrate.ts'
+import { TOKEN } from '../fixtures/admin.ts'
+import { METER_QUOTAS } from '../fixtures/meter.ts'
+import { ask, metered, newUser } from '../fixtures/metered.ts'
+
+// A database of the application's that counts what it is asked.
+let asked = 0
+const client = await PGlite.create('memory://')
+t.teardown(() => client.close())
+const own = drizzle(client, { logger: { logQuery: () => void asked++ } })
+await migrate(await open(own))
+const db = await connect(own)
+
+async function serve(t: Test) {
+  const app = await metered(
+    t,
+    db,
+    app => {
+      app.get('/one', { config: { quota: 'calls' } }, async () => 'x')
+      app.get('/all', { config: { quota: { type: 'calls', amount: 10 } } }, async () => 'x')
+      app.get('/fails', { config: { quota: { type: 'calls', amount: 10 } } }, async (_request, reply) =>
+        reply.code(500).send('x')
+      )
+      app.get('/store', { config: { quota: { type: 'storage', amount: 60 } } }, async () => 'x')
+      app.get('/both', { config: { quota: ['calls', 'tokens'] } }, async () => 'x')
+    },
+    { quotas: METER_QUOTAS, admin: { token: TOKEN } }
+  )
+  const status = async (user: string, url = '/one') => (await ask(app, user, url)).statusCode
+  const operate = (method: 'POST' | 'PUT' | 'DELETE', url: string) =>
+    app.inject({ method, url: `/admin/quotas${url}`, headers: { 'x-admin-token': TOKEN } })
+  return { app, status, operate }
+}
+
+t.test('a user who is refused again and again costs the database next to nothing', async t => {
+  const { app, status } = await serve(t)
+  const user = newUser()
+  t.equal(await status(user, '/all'), 200)
+  const first = await ask(app, user, '/one')
+  const before = asked
+  for (let i = 0; i < 200; i++) {
+    const reply = await ask(app, user, '/one')
+    t.equal(reply.statusCode, 402)
+    t.strictSame(reply.json(), first.json())
+    t.equal(reply.headers['x-quota-remaining'], '0')
+    t.match(reply.headers['retry-after'], /^[1-9][0-9]*$/)
+  }
+  t.ok(asked - before < 40, `${asked - before} statements for 200 refusals`)
+  t.equal(app.quota.counts().denied, 201, 'and each is counted')
+})
+
+t.test('it is another question what costs something else, and who else asks', async t => {
+  const { status } = await serve(t)
+  const user = newUser()
+  for (let i = 0; i < 9; i++) t.equal(await status(user), 200)
+  t.equal(await status(user, '/all'), 402)
+  t.equal(await status(user), 200)
+  t.equal(await status(newUser(), '/all'), 200)
+  t.equal(await status(user, '/both'), 402)
+})
+
+t.test('a reset, an adjustment, a credit, a measurement and a deletion are felt at once', async t => {
+  const { app, status, operate } = await serve(t)
+  const changes: Record<string, (user: string) => Promise<unknown>> = {
+    'POST reset': user => operate('POST', `/users/${user}/reset?quota_type=calls`),
+    'PUT adjust': user => operate('PUT', `/users/${user}/adjust?quota_type=calls&new_limit=-1`),
+    DELETE: user => operate('DELETE', `/users/${user}`),
+    'app.quota.reset': user => app.quota.reset(user, 'calls'),
+    'app.quota.adjust': user => app.quota.adjust(user, 'calls', 20)
+  }
+  for (const [name, change] of Object.entries(changes)) {
+    const user = newUser()
+    t.strictSame([await status(user, '/all'), await status(user), await status(user)], [200, 402, 402])
+    await change(user)
+    t.equal(await status(user), 200, name)
+  }
+  for (const change of [
+    (user: string) => app.quota.credit(user, 'storage', 60),
+    (user: string) => app.quota.setUsage(user, 'storage', 0)
+  ]) {
+    const user = newUser()
+    t.strictSame([await status(user, '/store'), await status(user, '/store')], [200, 402])
+    await change(user)
+    t.equal(await status(user, '/store'), 200)
+  }
+})
+
+t.test('what running work holds may come back at any moment, and is asked for each time', async t => {
+  const { app, status } = await serve(t)
+  const user = newUser()
+  const held = await app.quota.reserve(user, { type: 'calls', amount: 10 })
+  t.strictSame([await status(user), await status(user)], [402, 402])
+  await held.release()
+  t.equal(await status(user), 200)
+  const other = newUser()
+  t.strictSame([await status(other, '/fails'), await status(other, '/all')], [500, 200])
+})
+
+t.test('another process is a second late at most', async t => {
+  const [one, two] = [await serve(t), await serve(t)]
+  const user = newUser()
+  t.strictSame([await one.status(user, '/all'), await one.status(user), await two.status(user)], [200, 402, 402])
+  await two.operate('POST', `/users/${user}/reset`)
+  t.equal(await two.status(user), 200)
+  await new Promise(resolve => setTimeout(resolve, 1_050))
+  t.equal(await one.status(user), 200)
+})
