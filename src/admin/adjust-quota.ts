@@ -1,7 +1,7 @@
 // PUT /users/:userId/adjust: gives a user another limit.
 import type { FastifyInstance } from 'fastify'
 import { MAX_AMOUNT, UNLIMITED } from '../quota/amount.ts'
-import { FST_QUOTA_UNKNOWN_TYPE, FST_QUOTA_UNKNOWN_USER } from '../quota/errors.ts'
+import { FST_QUOTA_UNKNOWN_USER } from '../quota/errors.ts'
 import { adjustQuota } from '../store/adjust-quota.ts'
 import { userExists } from '../store/find-user.ts'
 import { type AdminContext, actorOf } from './context.ts'
@@ -59,13 +59,15 @@ export function adjustQuotaRoute(admin: FastifyInstance, { db, types, changed }:
     },
     handler: async request => {
       const userId = readUserId(request)
+      const by = actorOf(request)
       const key = readText(request, 'quota_type')
       if (key === undefined) throw refuse('quota_type', 'is missing; name the quota type to adjust')
       const newLimit = readLimit(request, 'new_limit')
       await types.get(key, 'to be adjusted')
       if (!(await userExists(db, userId))) throw new FST_QUOTA_UNKNOWN_USER()
-      const balance = await adjustQuota(db, userId, key, newLimit, actorOf(request)).finally(() => changed(userId))
-      if (balance === undefined) throw new FST_QUOTA_UNKNOWN_TYPE(key, 'its row is gone from quota_types')
+      const balance = await adjustQuota(db, userId, key, newLimit, by).finally(() => changed(userId))
+      // Deleted just now.
+      if (balance === undefined) throw new FST_QUOTA_UNKNOWN_USER()
       const message =
         newLimit === UNLIMITED ? `'${key}' is unlimited now.` : `The limit of '${key}' is ${newLimit} now.`
       return {

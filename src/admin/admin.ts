@@ -1,13 +1,14 @@
 // The operator's routes: an encapsulated child with its own authorisation, validation and errors.
 // For the words that it adds to a route's schema.
 import type {} from '@fastify/swagger'
-import type { FastifyInstance } from 'fastify'
+import type { FastifyInstance, FastifyRequest } from 'fastify'
 import { adjustQuotaRoute } from './adjust-quota.ts'
 import { answerError, answerProblem } from './answer-error.ts'
 import type { Authorization } from './authorize.ts'
 import type { AdminContext } from './context.ts'
 import { deleteUserRoute } from './delete-user.ts'
 import { addGate } from './gate.ts'
+import { refuse } from './input.ts'
 import { listAuditRoute } from './list-audit.ts'
 import { listTypesRoute } from './list-types.ts'
 import { listUsageRoute } from './list-usage.ts'
@@ -19,6 +20,15 @@ import { strictValidator } from './validate.ts'
 import { viewHealthRoute } from './view-health.ts'
 import { viewQuotasRoute } from './view-quotas.ts'
 import { viewStatisticsRoute } from './view-statistics.ts'
+
+/** Fastify takes `%zz` in a query for the text as it stands, and the answer would be about somebody else. */
+async function refuseBadEscapes({ originalUrl }: FastifyRequest): Promise<void> {
+  try {
+    decodeURIComponent(originalUrl.slice(originalUrl.indexOf('?') + 1))
+  } catch {
+    throw refuse('query', 'has a percent sign that encodes nothing; a percent sign itself is %25')
+  }
+}
 
 const ROUTES = [
   viewHealthRoute,
@@ -43,7 +53,10 @@ export async function addAdminRoutes(
     async admin => {
       admin.setValidatorCompiler(strictValidator())
       admin.setErrorHandler(answerError)
+      // Nothing is sent here but JSON.
+      admin.removeContentTypeParser('text/plain')
       await addGate(admin, context)
+      admin.addHook('preValidation', refuseBadEscapes)
       // Within the prefix an unknown path is refused like a known one: without a token it tells nothing.
       admin.setNotFoundHandler((request, reply) =>
         answerProblem(reply, 404, `There is no ${request.method} route at this path.`)

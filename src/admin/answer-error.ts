@@ -60,12 +60,13 @@ const NO_WORD = `${NO_ANSWER} Look whether the change was made before you send i
 
 /** The error speaks to who writes the application's options; here an operator named the type. */
 const unknownType = ({ message }: Error): string =>
-  `${message.slice(0, message.lastIndexOf(' ('))}. GET /quota-types lists them, and PUT /quota-types/:key makes one.`
+  `${message.slice(0, message.lastIndexOf(' (')).slice(0, 200)}. GET /quota-types lists them, and PUT /quota-types/:key makes one.`
 
 function validationDetail({ validation, validationContext }: RequestError): string {
   const [first] = validation as readonly [Invalid]
   const part = validationContext === 'querystring' ? 'query' : (validationContext ?? 'request')
   const where = `${part}${first.instancePath.replaceAll('/', '.')}`
+  if (part === 'query' && first.instancePath !== '') return `${where} is there more than once; give it once.`
   const { description, properties } = first.parentSchema ?? {}
   const unknown = first.params.additionalProperty
   if (unknown === undefined) return `${where} ${first.message}.${description === undefined ? '' : ` ${description}`}`

@@ -2,6 +2,7 @@
 import type { FastifyInstance } from 'fastify'
 import { FST_QUOTA_UNKNOWN_USER } from '../quota/errors.ts'
 import { deleteUser } from '../store/delete-user.ts'
+import { userExists } from '../store/find-user.ts'
 import { type AdminContext, actorOf } from './context.ts'
 import { readUserId } from './input.ts'
 import { CHANGE_REFUSALS, optionalBody, query, REASON_FIELD, refusals, USER_PARAMS } from './schemas.ts'
@@ -24,8 +25,11 @@ export function deleteUserRoute(admin: FastifyInstance, { db, changed }: AdminCo
     },
     handler: async (request, reply) => {
       const userId = readUserId(request)
-      const isGone = await deleteUser(db, userId, actorOf(request)).finally(() => changed(userId))
-      if (!isGone) throw new FST_QUOTA_UNKNOWN_USER()
+      const by = actorOf(request)
+      // First, because it has a short deadline.
+      const isKnown = await userExists(db, userId)
+      if (!isKnown || !(await deleteUser(db, userId, by).finally(() => changed(userId))))
+        throw new FST_QUOTA_UNKNOWN_USER()
       return reply.code(204).send()
     }
   })

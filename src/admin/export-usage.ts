@@ -20,8 +20,8 @@ const FORMATS = {
 /** At once in this process: each has a connection to the database, or a share of the only one. */
 const MAX_EXPORTS = 2
 const RETRY_SECONDS = 10
-/** A client that takes nothing for so long has gone, or holds a snapshot of the database that others pay for. */
-const STALL_MS = 30_000
+/** A client that takes nothing for so long holds a snapshot of the database that others pay for. A slow one reads from full buffers first. */
+const STALL_MS = 5 * 60_000
 
 /** The exports that run. A closing application does not wait for them. */
 export class ExportSlots {
@@ -60,6 +60,8 @@ export async function sendExport(
   if (request.method === 'HEAD') return reply.send('')
   const stream = streamOf(rows(), head, lines)
   slots.hold(stream)
+  // Fastify looks after it once it is sent.
+  reply.raw.once('close', () => stream.destroy())
   await firstOf(stream)
   return reply.send(stream)
 }
@@ -67,7 +69,10 @@ export async function sendExport(
 /** Until there is something to send, a failing store is a 503; later it can only cut the reply short. */
 const firstOf = (stream: Readable): Promise<void> =>
   new Promise((resolve, reject) => {
-    stream.once('readable', () => resolve()).once('error', reject)
+    stream
+      .once('readable', () => resolve())
+      .once('error', reject)
+      .once('close', () => resolve())
   })
 
 function streamOf(

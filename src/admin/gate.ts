@@ -40,7 +40,8 @@ export async function addGate(admin: FastifyInstance, { authorize, hasCredential
       return answerProblem(reply, 429, 'There were too many wrong tokens from this address.')
     }
     const isLast = wrong?.isAllowed === false && wrong.remaining === 0
-    request.log.warn(
+    // Who brings no token tries none, and may come as often as they like.
+    request.log[isCounted ? 'warn' : 'info'](
       { endpoint: request.routeOptions.url, ip: request.ip, ...(isLast ? { slowed: true } : {}) },
       'quota admin request refused'
     )

@@ -56,10 +56,11 @@ export function readLimit(request: FastifyRequest, field: string): number {
 }
 
 export function checkLimit(field: string, value: unknown): number {
-  const isNumeral = typeof value === 'number' || (typeof value === 'string' && /^-?[0-9]{1,20}(\.[0-9]+)?$/.test(value))
+  const isNumeral = typeof value === 'number' || (typeof value === 'string' && /^-?[0-9]+(\.[0-9]+)?$/.test(value))
   if (!isNumeral) throw refuse(field, 'must be a whole number, or -1 for unlimited')
-  const limit = Number(value)
-  if (!isLimit(limit)) throw Object.assign(new FST_QUOTA_INVALID_LIMIT(String(value)), { field })
+  // Read as a number, -1.00000000000000000000001 would be -1.
+  const limit = /^-?[0-9]+(\.0+)?$/.test(String(value)) ? Number(value) : Number.NaN
+  if (!isLimit(limit)) throw Object.assign(new FST_QUOTA_INVALID_LIMIT(String(value).slice(0, 40)), { field })
   return limit
 }
 

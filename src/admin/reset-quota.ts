@@ -48,6 +48,7 @@ export function resetQuotaRoute(admin: FastifyInstance, { db, types, changed }: 
     },
     handler: async request => {
       const userId = readUserId(request)
+      const by = actorOf(request)
       const key = readText(request, 'quota_type')
       const type = key === undefined ? undefined : await types.get(key, 'to be reset')
       if (type?.kind === 'level')
@@ -55,7 +56,7 @@ export function resetQuotaRoute(admin: FastifyInstance, { db, types, changed }: 
           field: 'quota_type'
         })
       if (!(await userExists(db, userId))) throw new FST_QUOTA_UNKNOWN_USER()
-      const done = await resetQuota(db, userId, key ?? null, actorOf(request)).finally(() => changed(userId))
+      const done = await resetQuota(db, userId, key ?? null, by).finally(() => changed(userId))
       const message = `${done.length === 1 ? '1 quota was' : `${done.length} quotas were`} reset; the usage before it stays in the log.`
       return { message, user_id: userId, quotas_reset: done.length, quota_type: key ?? 'all' }
     }

@@ -2,6 +2,7 @@
 import type { FastifyInstance, FastifyRequest } from 'fastify'
 import { MAX_AMOUNT, UNLIMITED } from '../quota/amount.ts'
 import { FST_QUOTA_KIND_MISMATCH } from '../quota/errors.ts'
+import { PERIOD_UNITS } from '../quota/period.ts'
 import { isTypeKey, type QuotaType } from '../quota/quota-type.ts'
 import { listTypes } from '../store/list-types.ts'
 import { setType, type TypeChange } from '../store/set-type.ts'
@@ -11,7 +12,6 @@ import { body, CHANGE_REFUSALS, query, REASON_FIELD, refusals } from './schemas.
 import { TYPE_ENTRY, typeEntry } from './type-entry.ts'
 
 const KINDS = ['flow', 'level'] as const
-const PERIODS = ['hour', 'day', 'week', 'month', 'year', 'never'] as const
 
 const BODY = body({
   name: { type: 'string', description: 'What people call it. Default: its key.', examples: ['L3 detection'] },
@@ -24,7 +24,7 @@ const BODY = body({
   },
   period: {
     type: 'string',
-    enum: PERIODS,
+    enum: PERIOD_UNITS,
     description: 'When a flow starts again, from the next period on. Default: month; of a level: never.'
   },
   default_limit: {
@@ -92,8 +92,8 @@ function readChange(request: FastifyRequest): TypeChange {
   checkText('description', change.description)
   if (change.kind !== undefined && !KINDS.includes(change.kind))
     throw refuse('kind', `must be one of ${KINDS.join(', ')}`)
-  if (change.period !== undefined && !PERIODS.includes(change.period))
-    throw refuse('period', `must be one of ${PERIODS.join(', ')}`)
+  if (change.period !== undefined && !PERIOD_UNITS.includes(change.period))
+    throw refuse('period', `must be one of ${PERIOD_UNITS.join(', ')}`)
   if (change.default_limit !== undefined) checkLimit('default_limit', change.default_limit)
   if (Object.keys(change).length === 0)
     throw refuse('body', 'names nothing to change; a new type needs at least default_limit')

@@ -1,4 +1,5 @@
 // A quota type as JSON.
+import { PERIOD_UNITS } from '../quota/period.ts'
 import type { QuotaType } from '../quota/quota-type.ts'
 import { TIME } from './schemas.ts'
 
@@ -22,7 +23,7 @@ export const TYPE_ENTRY = {
     description: { type: ['string', 'null'] },
     unit: { type: 'string' },
     kind: { type: 'string', enum: ['flow', 'level'] },
-    period: { type: 'string', enum: ['hour', 'day', 'week', 'month', 'year', 'never'] },
+    period: { type: 'string', enum: PERIOD_UNITS },
     default_limit: { type: 'integer', description: 'What new users get; -1: unlimited.' },
     is_active: { type: 'boolean', description: 'false: nothing is charged to it, and new users do not get it.' },
     created_at: TIME,

@@ -67,7 +67,7 @@ export function viewHealthRoute(admin: FastifyInstance, context: AdminContext): 
         return undefined
       })
       const status = health === undefined ? 'unhealthy' : 'healthy'
-      reply.code(health === undefined ? 503 : 200)
+      if (health === undefined) reply.code(503).header('retry-after', 2)
       return isBare ? { status } : { status, ...document(context, health) }
     }
   })

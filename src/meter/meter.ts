@@ -13,7 +13,7 @@ import { type ChargeCallOptions, consume } from './consume.ts'
 import type { MeterContext } from './context.ts'
 import { credit, setUsage } from './level.ts'
 import { type Reservation, type ReserveCharges, type ReserveOptions, reserveFor } from './reserve.ts'
-import { plain, unopened, viewBalance } from './view.ts'
+import { plain, viewBalance } from './view.ts'
 
 /** Whether something would be admitted, and the balance it would be measured against. */
 export interface Check extends Omit<Balance, 'periodStart'> {
@@ -131,9 +131,12 @@ async function adjust(
 ): Promise<Balance> {
   requireUser(userId)
   requireLimit(newLimit)
-  const type = await types.get(key, 'to be adjusted')
+  await types.get(key, 'to be adjusted')
   if (!(await userExists(db, userId))) throw new FST_QUOTA_UNKNOWN_USER()
-  return (await adjustQuota(db, userId, key, newLimit, by(options))) ?? unopened(type.key, newLimit)
+  const balance = await adjustQuota(db, userId, key, newLimit, by(options))
+  // Deleted just now.
+  if (balance === undefined) throw new FST_QUOTA_UNKNOWN_USER()
+  return balance
 }
 
 function by({ actor = APPLICATION, reason, requestId }: ChangeOptions): Actor {

@@ -22,7 +22,7 @@ export const plain = ({ type, limit, used, reserved, remaining, periodStart, res
 })
 
 /** Of a type that is switched off, and that this user has no counter of. */
-export const unopened = (type: string, limit: number): Balance => ({
+const unopened = (type: string, limit: number): Balance => ({
   type,
   limit,
   used: 0,

@@ -1,9 +1,10 @@
 // The standalone server, put together: identity, quotas, the API of the replaced system, its description.
+import { randomUUID } from 'node:crypto'
 import Fastify, { type FastifyInstance, type FastifyRequest } from 'fastify'
 import { quotaPlugin } from '../plugin.ts'
 import { open } from '../store/connect.ts'
 import type { Database } from '../store/database.ts'
-import { addAnswers } from './answers.ts'
+import { addAnswers, refuse } from './answers.ts'
 import { addIdentity, requireCaller } from './caller.ts'
 import { closeIdleConnections } from './close-idle.ts'
 import { addDocumentation } from './documentation.ts'
@@ -24,6 +25,12 @@ export async function buildServer(settings: Settings): Promise<FastifyInstance> 
   const app = Fastify({
     logger: { level: settings.logLevel, serializers: { req: describeRequest } },
     routerOptions: { maxParamLength: MAX_PARAM_LENGTH },
+    // It stands in the audit log, and must mean one request among those of all processes and all times.
+    genReqId: () => randomUUID(),
+    // What Fastify refuses before there is a route.
+    frameworkErrors: (error, _request, reply) => {
+      refuse(reply.header('cache-control', 'no-store'), error.statusCode ?? 400, 'The URL is malformed.', error.code)
+    },
     pluginTimeout: PLUGIN_TIMEOUT_MS
   })
   try {

@@ -35,6 +35,7 @@ export function healthRoute(app: FastifyInstance, db: Database | undefined): voi
       return reply
         .code(isHealthy ? 200 : 503)
         .header('cache-control', 'no-store')
+        .headers(isHealthy ? {} : { 'retry-after': '2' })
         .send({
           status: isHealthy ? 'healthy' : 'unhealthy',
           service: 'fastify-quota',
@@ -45,9 +46,12 @@ export function healthRoute(app: FastifyInstance, db: Database | undefined): voi
   })
 }
 
+/** Who watches wants an answer before the watcher gives up. */
+const DEADLINE_MS = 2_000
+
 async function reach(db: Database, onError: (error: unknown) => void): Promise<'reachable' | 'unreachable'> {
   try {
-    await viewHealth(db)
+    await viewHealth(db, DEADLINE_MS)
     return 'reachable'
   } catch (error) {
     onError(error)

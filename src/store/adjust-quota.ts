@@ -2,7 +2,7 @@
 import type { Balance } from '../quota/balance.ts'
 import { balanceOf, type CounterRow } from './admit.ts'
 import { type Database, ms } from './database.ts'
-import { ensureUser } from './ensure-user.ts'
+import { openCounters } from './ensure-user.ts'
 import { openPeriods } from './open-period.ts'
 import { type Actor, AUDIT_COLUMNS, auditValues } from './record-audit.ts'
 
@@ -20,7 +20,7 @@ WITH old AS MATERIALIZED (
 )
 SELECT limit_amount, used_amount, reserved_amount, ${ms('period_start')} AS period_start, ${ms('period_end')} AS period_end FROM adjusted`
 
-/** The balance afterwards; undefined when there is no such type. */
+/** The balance afterwards; undefined when there is no such user or type. */
 export async function adjustQuota(
   db: Database,
   userId: string,
@@ -28,7 +28,7 @@ export async function adjustQuota(
   newLimit: number,
   by: Actor
 ): Promise<Balance | undefined> {
-  await ensureUser(db, userId)
+  await openCounters(db, userId)
   await openPeriods(db, userId)
   const adjust = async () =>
     (await db.query<CounterRow>(ADJUST, [userId, key, String(newLimit), ...auditValues(by)]))[0]
@@ -40,7 +40,7 @@ export async function adjustQuota(
 async function openSwitchedOff(db: Database, userId: string, key: string): Promise<void> {
   const types = await db.query<{ id: number }>('SELECT id FROM quota_types WHERE type_key = $1', [key])
   if (types.length > 0)
-    await ensureUser(
+    await openCounters(
       db,
       userId,
       types.map(type => type.id)

@@ -3,7 +3,7 @@ import type { Balance } from '../quota/balance.ts'
 import type { Metadata } from '../quota/metadata.ts'
 import { balanceOf, type CounterRow } from './admit.ts'
 import type { Database } from './database.ts'
-import { MOVE_COUNTERS, MOVED_ROWS } from './move-counters.ts'
+import { lockCounters, MOVE_COUNTERS, MOVED_ROWS, ONCE_LOCKED } from './move-counters.ts'
 
 /** What is known of a held charge, enough to charge it even after its reservation has expired. */
 export interface HeldCharge {
@@ -40,8 +40,8 @@ WITH want AS MATERIALIZED (
    ORDER BY w.id
   ON CONFLICT (user_id, id) DO NOTHING
   RETURNING id, amount
-), held AS (
-  DELETE FROM quota_reservations r USING want w WHERE r.user_id = $1 AND r.id = w.id RETURNING r.id, r.amount
+), ${lockCounters('want', 'logged')}, held AS (
+  DELETE FROM quota_reservations r USING want w WHERE r.user_id = $1 AND r.id = w.id AND ${ONCE_LOCKED} RETURNING r.id, r.amount
 ), delta AS MATERIALIZED (
   SELECT w.quota_type_id, w.period_start, sum(coalesce(l.amount, 0) - coalesce(h.amount, 0))::bigint AS used, -sum(coalesce(h.amount, 0))::bigint AS reserved
     FROM want w LEFT JOIN logged l ON l.id = w.id LEFT JOIN held h ON h.id = w.id GROUP BY 1, 2

@@ -5,7 +5,7 @@ import postgres from 'postgres'
 import { FST_QUOTA_SCHEMA, FST_QUOTA_UNREACHABLE } from '../quota/errors.ts'
 import { missingFromSchema } from './check-schema.ts'
 import { type Database, type Orm, rowsOf, stateOf, type Values, withDeadline } from './database.ts'
-import { CLOSE_SECONDS, endClient, Lane, type ServerTimeouts } from './lane.ts'
+import { CLOSE_SECONDS, endClient, Lane, type Session } from './lane.ts'
 
 /** A URL with what postgres.js takes besides: `max`, `ssl`, `prepare` … */
 export interface ServerConnection extends postgres.Options<Record<string, never>> {
@@ -44,8 +44,8 @@ export function connectServer(
     ...options,
     connection: { application_name: 'fastify-quota', ...options.connection }
   }
-  const operator = new Lane(url, { ...settings, max: Math.min(max, OPERATOR_CONNECTIONS) }, {})
-  const metering = new Lane(url, { ...settings, max }, timeoutsWithin(storeTimeoutMs))
+  const operator = new Lane(url, { ...settings, max: Math.min(max, OPERATOR_CONNECTIONS) }, OPERATOR_SESSION)
+  const metering = new Lane(url, { ...settings, max }, sessionWithin(storeTimeoutMs))
   const prepares = preparing(() => operator.client, options.prepare ?? toldBy(query.get('prepare')))
   const askOn =
     (lane: Lane): Database['query'] =>
@@ -67,8 +67,15 @@ export function connectServer(
   }
 }
 
+/** What the statements rest on, whatever the server's defaults are. */
+const SESSION: Session = { default_transaction_isolation: 'read committed', DateStyle: 'ISO' }
+
+/** Shorter than the deadline, so that a change whose answer nobody waits for any more is not made later. */
+const OPERATOR_SESSION: Session = { ...SESSION, lock_timeout: 4_000, idle_in_transaction_session_timeout: 60_000 }
+
 /** Shorter than the client's patience, so that the server's word is heard. */
-const timeoutsWithin = (storeTimeoutMs: number): ServerTimeouts => ({
+const sessionWithin = (storeTimeoutMs: number): Session => ({
+  ...SESSION,
   statement_timeout: Math.max(Math.floor(storeTimeoutMs * 0.9), 1),
   lock_timeout: Math.max(Math.floor(storeTimeoutMs * 0.8), 1)
 })
@@ -93,6 +100,7 @@ async function* streamRows<Row>(
     withDeadline<unknown>(client.unsafe(statement, [...given]), EXPORT_DEADLINE_MS)
   try {
     await run('BEGIN READ ONLY')
+    await run(`SET LOCAL statement_timeout = ${EXPORT_DEADLINE_MS}`)
     await run(`DECLARE quota_export NO SCROLL CURSOR FOR ${text}`, values)
     for (;;) {
       const rows = (await run(`FETCH ${batch} FROM quota_export`)) as Row[]

@@ -1,16 +1,14 @@
 // Deletes a user with all that hangs from the row: counters, periods, reservations, log. The audit log keeps that it happened.
-import { type Database, iso, stateOf } from './database.ts'
+import { type Database, iso } from './database.ts'
 import { type Actor, AUDIT_COLUMNS, auditValues } from './record-audit.ts'
 
-/** Reservations before counters, as every statement locks them; what is reserved in between may still cross, and is tried again. */
+/** Counters are locked before all that hangs from them, as by every statement. */
 const DELETE_USER = `
-WITH held AS MATERIALIZED (
-  SELECT r.id FROM quota_reservations r WHERE r.user_id = $1 ORDER BY r.id FOR UPDATE
-), counter AS MATERIALIZED (
+WITH counter AS MATERIALIZED (
   SELECT l.quota_type_id, l.limit_amount, l.used_amount, l.reserved_amount FROM quota_limits l
-   WHERE l.user_id = $1 AND (SELECT count(*) FROM held) >= 0
+   WHERE l.user_id = $1
    ORDER BY l.quota_type_id
-     FOR UPDATE
+     FOR NO KEY UPDATE
 ), quotas AS MATERIALIZED (
   SELECT coalesce(jsonb_object_agg(t.type_key, jsonb_build_object('limit', c.limit_amount, 'used', c.used_amount - c.reserved_amount)), '{}') AS quotas
     FROM counter c JOIN quota_types t ON t.id = c.quota_type_id
@@ -26,17 +24,8 @@ SELECT id FROM gone`
 
 /** A log of a million rows takes its time, and it is all or nothing. */
 const DEADLINE_MS = 10 * 60_000
-const ATTEMPTS = 5
 
 /** False when there was no such user. Requests that run meanwhile are not charged any more. */
 export async function deleteUser(db: Database, userId: string, by: Actor): Promise<boolean> {
-  for (let attempt = 1; ; attempt++) {
-    try {
-      return (await db.query(DELETE_USER, [userId, ...auditValues(by)], DEADLINE_MS)).length > 0
-    } catch (error) {
-      if (stateOf(error) !== DEADLOCK || attempt === ATTEMPTS) throw error
-    }
-  }
+  return (await db.query(DELETE_USER, [userId, ...auditValues(by)], DEADLINE_MS)).length > 0
 }
-
-const DEADLOCK = '40P01'

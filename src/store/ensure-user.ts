@@ -2,13 +2,13 @@
 import { type PeriodUnit, periodContaining } from '../quota/period.ts'
 import { periodOf, type QuotaKind } from '../quota/quota-type.ts'
 import { calendarOf } from './calendar.ts'
-import { type Database, dateOf, instantOf, ms } from './database.ts'
+import { type Database, dateOf, instantOf, ms, stateOf } from './database.ts'
 
 const NEW_USER = `
 INSERT INTO quota_users (id, created_at) VALUES ($1, coalesce($2::timestamptz, now())) ON CONFLICT (id) DO NOTHING`
 
 const MISSING = `
-SELECT t.id, t.kind, t.period, u.time_zone, u.period_anchor::text AS period_anchor, ${ms('coalesce($3::timestamptz, now())')} AS at
+SELECT t.id, t.kind, t.period, u.time_zone, to_jsonb(u.period_anchor) #>> '{}' AS period_anchor, ${ms('coalesce($3::timestamptz, now())')} AS at
   FROM quota_users u CROSS JOIN quota_types t
  WHERE u.id = $1 AND (t.is_active OR t.id = ANY ($2::text::int[]))
    AND NOT EXISTS (SELECT 1 FROM quota_limits l WHERE l.user_id = u.id AND l.quota_type_id = t.id)`
@@ -41,7 +41,26 @@ export async function ensureUser(
   typeIds: readonly number[] = [],
   at?: Date
 ): Promise<void> {
-  await db.query(NEW_USER, [userId, instantOf(at)])
+  for (let attempt = 1; ; attempt++) {
+    await db.query(NEW_USER, [userId, instantOf(at)])
+    try {
+      return await openCounters(db, userId, typeIds, at)
+    } catch (error) {
+      // Deleted between the two statements: the next attempt begins anew.
+      if (stateOf(error) !== '23503' || attempt === ATTEMPTS) throw error
+    }
+  }
+}
+
+const ATTEMPTS = 5
+
+/** The same for a user who is there; one who was deleted just now does not come back. */
+export async function openCounters(
+  db: Database,
+  userId: string,
+  typeIds: readonly number[] = [],
+  at?: Date
+): Promise<void> {
   const missing = await db.query<MissingRow>(MISSING, [userId, `{${typeIds.join(',')}}`, instantOf(at)])
   const want = missing.map(row => {
     const period = periodContaining(periodOf(row), calendarOf(row), dateOf(row.at))

@@ -1,11 +1,13 @@
 // Gives back what nobody holds any more: reservations whose process died, or whose time is up.
 import { type Database, instantOf } from './database.ts'
-import { MOVE_COUNTERS } from './move-counters.ts'
+import { lockCounters, MOVE_COUNTERS, ONCE_LOCKED } from './move-counters.ts'
 
 const EXPIRE = `
-WITH due AS MATERIALIZED (
+WITH dead AS MATERIALIZED (
+  SELECT r.quota_type_id FROM quota_reservations r WHERE r.user_id = $1 AND r.expires_at <= coalesce($2::timestamptz, now())
+), ${lockCounters('dead')}, due AS MATERIALIZED (
   SELECT r.id FROM quota_reservations r
-   WHERE r.user_id = $1 AND r.expires_at <= coalesce($2::timestamptz, now())
+   WHERE r.user_id = $1 AND r.expires_at <= coalesce($2::timestamptz, now()) AND ${ONCE_LOCKED}
    ORDER BY r.id
      FOR UPDATE SKIP LOCKED
 ), gone AS (

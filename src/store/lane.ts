@@ -7,12 +7,8 @@ type Settings = postgres.Options<Record<string, never>>
 /** A statement of postgres.js; `state` is the connection that it was sent on. */
 type Sent = postgres.PendingQuery<postgres.Row[]> & { state?: object | null }
 
-/** What a connection says of itself when it is opened, so that the server ends what takes too long by itself. */
-export interface ServerTimeouts {
-  statement_timeout?: number
-  lock_timeout?: number
-  idle_in_transaction_session_timeout?: number
-}
+/** What a connection asks for when it is opened, such as that the server ends what takes too long by itself. */
+export type Session = Readonly<Record<string, string | number>>
 
 /** A pool is made anew no more often: while a server is down, every statement would ask for it. */
 const REPLACE_EVERY_MS = 1_000
@@ -22,18 +18,18 @@ const RETIRE_SECONDS = 5
 export const CLOSE_SECONDS = 1
 
 export class Lane {
-  readonly #open: (timeouts: ServerTimeouts) => postgres.Sql
-  #timeouts: ServerTimeouts
+  readonly #open: (session: Session) => postgres.Sql
+  #session: Session
   #client: postgres.Sql
   #replacedAt = Number.NEGATIVE_INFINITY
   #isClosed = false
   /** When each connection answered last. */
   readonly #heardAt = new WeakMap<object, number>()
 
-  constructor(url: string, settings: Settings, timeouts: ServerTimeouts) {
-    this.#open = timeouts => postgres(url, { ...settings, connection: { ...settings.connection, ...timeouts } })
-    this.#timeouts = timeouts
-    this.#client = this.#open(timeouts)
+  constructor(url: string, settings: Settings, session: Session) {
+    this.#open = session => postgres(url, { ...settings, connection: { ...settings.connection, ...session } })
+    this.#session = session
+    this.#client = this.#open(session)
   }
 
   get client(): postgres.Sql {
@@ -50,7 +46,7 @@ export class Lane {
       return rows
     } catch (error) {
       if (stateOf(error) !== undefined) this.#hear(query)
-      if (!this.#takesNoTimeouts(error)) throw error
+      if (!this.#takesNoSession(error)) throw error
       return await this.run(text, values, prepare, deadlineMs)
     }
   }
@@ -80,17 +76,17 @@ export class Lane {
     if (this.#isClosed || now - this.#replacedAt < REPLACE_EVERY_MS) return
     this.#replacedAt = now
     void endClient(this.#client, patienceSeconds)
-    this.#client = this.#open(this.#timeouts)
+    this.#client = this.#open(this.#session)
   }
 
-  /** A pooler such as PgBouncer knows no timeouts at the start of a connection: there the deadline alone must do. */
-  #takesNoTimeouts(error: unknown): boolean {
+  /** A pooler such as PgBouncer takes none of it: there the deadline alone must do, and the server's defaults hold. */
+  #takesNoSession(error: unknown): boolean {
     const message = ((error as Error).cause as Error | undefined)?.message ?? ''
     const isRefused = stateOf(error) === '08P01' && message.includes('startup parameter')
     if (!isRefused) return false
     // Another statement may have seen it first.
-    if (Object.keys(this.#timeouts).length > 0) {
-      this.#timeouts = {}
+    if (Object.keys(this.#session).length > 0) {
+      this.#session = {}
       this.#replacedAt = Number.NEGATIVE_INFINITY
       this.#replace(RETIRE_SECONDS)
     }

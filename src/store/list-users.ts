@@ -70,7 +70,7 @@ export async function listUsers(
   )
   const rows = await db.query<RankRow>(
     `
-SELECT r.user_id, u.email, u.time_zone, u.period_anchor::text AS period_anchor, t.type_key, t.name, t.unit, t.kind, t.period,
+SELECT r.user_id, u.email, u.time_zone, to_jsonb(u.period_anchor) #>> '{}' AS period_anchor, t.type_key, t.name, t.unit, t.kind, t.period,
        true AS known, true AS counted, r.limit_amount, r.used_amount, r.reserved_amount, 0 AS dead_amount,
        ${ms('r.period_start')} AS period_start, ${ms('r.period_end')} AS period_end, ${ms('now()')} AS at,
        r.percent::text AS percent, r.rank::text AS rank

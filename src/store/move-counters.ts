@@ -9,12 +9,7 @@ import { ms } from './database.ts'
  * sum with the snapshot's row before it looks for a newer one.
  */
 export const MOVE_COUNTERS = `
-  locked AS MATERIALIZED (
-    SELECT l.quota_type_id, l.period_start FROM quota_limits l
-     WHERE l.user_id = $1 AND l.quota_type_id IN (SELECT quota_type_id FROM delta)
-     ORDER BY l.quota_type_id
-       FOR UPDATE
-  ), running AS (
+  running AS (
     UPDATE quota_limits l
        SET used_amount = l.used_amount + d.used, reserved_amount = l.reserved_amount + d.reserved, updated_at = now()
       FROM delta d JOIN locked k ON k.quota_type_id = d.quota_type_id AND k.period_start = d.period_start
@@ -36,3 +31,19 @@ export const MOVE_COUNTERS = `
 /** The counters that were moved and still run. */
 export const MOVED_ROWS = `
   SELECT quota_type_id, limit_amount, used_amount, reserved_amount, ${ms('period_start')} AS period_start, ${ms('period_end')} AS period_end FROM running`
+
+/**
+ * $1 user. The counters of the types in `named`, locked before any reservation is touched: who deletes the user holds them, and whoever held a
+ * reservation and waited for its counter would close a circle with the deletion that waits for the reservation.
+ */
+export const lockCounters = (named: string, after = ''): string => `
+  locked AS MATERIALIZED (
+    SELECT l.quota_type_id, l.period_start FROM quota_limits l
+     WHERE l.user_id = $1 AND l.quota_type_id IN (SELECT quota_type_id FROM ${named})
+     ${after === '' ? '' : `AND (SELECT count(*) FROM ${after}) >= 0`}
+     ORDER BY l.quota_type_id
+       FOR UPDATE
+  )`
+
+/** Makes a step wait for `locked`. */
+export const ONCE_LOCKED = '(SELECT count(*) FROM locked) >= 0'

@@ -5,7 +5,7 @@ import { type CalendarRow, calendarOf } from './calendar.ts'
 import { type Database, dateOf, instantOf, ms } from './database.ts'
 
 const ENDED = `
-SELECT l.quota_type_id, t.kind, t.period, u.time_zone, u.period_anchor::text AS period_anchor,
+SELECT l.quota_type_id, t.kind, t.period, u.time_zone, to_jsonb(u.period_anchor) #>> '{}' AS period_anchor,
        ${ms('l.period_start')} AS period_start, ${ms('l.period_end')} AS period_end, ${ms('coalesce($2::timestamptz, now())')} AS at
   FROM quota_limits l JOIN quota_types t ON t.id = l.quota_type_id JOIN quota_users u ON u.id = l.user_id
  WHERE l.user_id = $1 AND l.period_end <= coalesce($2::timestamptz, now())`

@@ -3,11 +3,13 @@ import type { Balance } from '../quota/balance.ts'
 import type { CounterRow } from './admit.ts'
 import { balancesByType, type HeldCharge } from './commit.ts'
 import { type Database, uuidArray } from './database.ts'
-import { MOVE_COUNTERS, MOVED_ROWS } from './move-counters.ts'
+import { lockCounters, MOVE_COUNTERS, MOVED_ROWS, ONCE_LOCKED } from './move-counters.ts'
 
 const RELEASE = `
-WITH gone AS (
-  DELETE FROM quota_reservations r WHERE r.user_id = $1 AND r.id = ANY ($2::text::uuid[])
+WITH held AS MATERIALIZED (
+  SELECT r.quota_type_id FROM quota_reservations r WHERE r.user_id = $1 AND r.id = ANY ($2::text::uuid[])
+), ${lockCounters('held')}, gone AS (
+  DELETE FROM quota_reservations r WHERE r.user_id = $1 AND r.id = ANY ($2::text::uuid[]) AND ${ONCE_LOCKED}
   RETURNING r.quota_type_id, r.period_start, r.amount
 ), delta AS MATERIALIZED (
   SELECT quota_type_id, period_start, -sum(amount)::bigint AS used, -sum(amount)::bigint AS reserved FROM gone GROUP BY 1, 2

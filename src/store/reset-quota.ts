@@ -1,6 +1,6 @@
 // Closes a running period early and opens a new one, which ends when the old one would have. Deletes no log row.
 import { type Database, dateOf, iso, ms } from './database.ts'
-import { ensureUser } from './ensure-user.ts'
+import { openCounters } from './ensure-user.ts'
 import { openPeriods } from './open-period.ts'
 import { type Actor, AUDIT_COLUMNS, auditValues } from './record-audit.ts'
 
@@ -50,7 +50,7 @@ SELECT quota_type_id FROM fresh`
 
 /** Resets every flow of a user, or the one with this key, and returns the keys. A level is not reset: what is stored stays stored. */
 export async function resetQuota(db: Database, userId: string, key: string | null, by: Actor): Promise<string[]> {
-  await ensureUser(db, userId)
+  await openCounters(db, userId)
   const done: string[] = []
   for (let attempt = 1; attempt <= 5; attempt++) {
     await openPeriods(db, userId)

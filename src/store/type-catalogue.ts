@@ -13,6 +13,8 @@ export class TypeCatalogue {
   readonly #db: Database
   #types = new Map<string, QuotaType>()
   #readAt = 0
+  #begun = 0
+  #shown = 0
   #reading: Promise<void> | undefined
 
   constructor(db: Database) {
@@ -22,7 +24,11 @@ export class TypeCatalogue {
   async refresh(): Promise<void> {
     // By the start of the reading: what is changed while it runs may not be in it.
     const startedAt = Date.now()
+    const reading = ++this.#begun
     const types = await listTypes(this.#db)
+    // A later reading has answered already: it knows more.
+    if (reading < this.#shown) return
+    this.#shown = reading
     this.#types = new Map(types.map(type => [type.key, type]))
     this.#readAt = startedAt
   }
@@ -30,19 +36,18 @@ export class TypeCatalogue {
   /** Throws FST_QUOTA_UNKNOWN_TYPE. */
   async get(key: string, where: string): Promise<QuotaType> {
     const age = Date.now() - this.#readAt
-    if (!this.#types.has(key) && age > UNKNOWN_FOR_MS) await this.refresh()
-    else if (age > FRESH_FOR_MS) this.#refreshAside()
+    if (!this.#types.has(key) && age > UNKNOWN_FOR_MS) await this.#refreshOnce()
+    else if (age > FRESH_FOR_MS) this.#refreshOnce().catch(() => {})
     const type = this.#types.get(key)
     if (type === undefined) throw new FST_QUOTA_UNKNOWN_TYPE(key, where)
     return type
   }
 
-  /** Nobody waits for it, and a store that fails is told of by those who charge: what was read last is good until then. */
-  #refreshAside(): void {
-    this.#reading ??= this.refresh()
-      .catch(() => {})
-      .finally(() => {
-        this.#reading = undefined
-      })
+  /** Those who find it too old at one moment share one reading. */
+  #refreshOnce(): Promise<void> {
+    this.#reading ??= this.refresh().finally(() => {
+      this.#reading = undefined
+    })
+    return this.#reading
   }
 }

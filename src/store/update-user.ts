@@ -35,7 +35,7 @@ WITH old AS MATERIALIZED (
          ${userDocument('o.email', 'o.time_zone', 'o.period_anchor')}, ${userDocument('c.email', 'c.time_zone', 'c.period_anchor', 'o.email')}
     FROM old o JOIN changed c ON c.id = o.id
 )
-SELECT id, email, time_zone, period_anchor::text AS period_anchor, ${ms('created_at')} AS created_at FROM changed`
+SELECT id, email, time_zone, to_jsonb(period_anchor) #>> '{}' AS period_anchor, ${ms('created_at')} AS created_at FROM changed`
 
 /** The user afterwards; undefined when there is none. */
 export async function updateUser(

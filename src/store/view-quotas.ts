@@ -6,7 +6,7 @@ import { type CalendarRow, calendarOf } from './calendar.ts'
 import { type Database, dateOf, dateOrNull, instantOf, ms } from './database.ts'
 
 const VIEW = `
-SELECT t.type_key, t.name, t.unit, t.kind, t.period, u.time_zone, u.period_anchor::text AS period_anchor,
+SELECT t.type_key, t.name, t.unit, t.kind, t.period, u.time_zone, to_jsonb(u.period_anchor) #>> '{}' AS period_anchor,
        u.id IS NOT NULL AS known, l.user_id IS NOT NULL AS counted,
        coalesce(l.limit_amount, t.default_limit) AS limit_amount, coalesce(l.used_amount, 0) AS used_amount,
        coalesce(l.reserved_amount, 0) AS reserved_amount, ${ms('l.period_start')} AS period_start, ${ms('l.period_end')} AS period_end,

@@ -245,7 +245,7 @@ t.test('400 and 415: a body that is not the JSON it says it is', async t => {
   isProblem(t, await send('application/json', '{"reason":'), 400, { field: 'body' })
   isProblem(t, await send('application/json', ''), 400, { field: 'body' })
   isProblem(t, await send('application/json', '{"__proto__": {"reason": "x"}}'), 400, { field: 'body' })
-  isProblem(t, await send('text/plain', 'because'), 400, { field: 'body' })
+  isProblem(t, await send('text/plain', 'because'), 415, { field: 'body' })
   isProblem(t, await send('application/xml', '<reason/>'), 415, { field: 'body' })
   t.strictSame(await tally(quota, user), [5, 2, 3])
 })

@@ -102,7 +102,7 @@ t.test('400 and 415: a body that is not the JSON it says it is', async t => {
     })
   isProblem(t, await send('application/json', '{"quota_type":'), 400, { field: 'body' })
   isProblem(t, await send('application/json', '{"__proto__": {"quota_type": "calls"}}'), 400, { field: 'body' })
-  isProblem(t, await send('text/plain', 'calls'), 400, { field: 'body' })
+  isProblem(t, await send('text/plain', 'calls'), 415, { field: 'body' })
   isProblem(t, await send('application/xml', '<calls/>'), 415, { field: 'body' })
   isProblem(t, await send('application/json', JSON.stringify({ reason: 'x'.repeat(2 ** 21) })), 413, { field: 'body' })
   t.strictSame(await tally(quota, user), [5, 0, 5])
