@@ -63,7 +63,9 @@ t.test('what an operator does while clients hammer', async t => {
         const query = ['', '?fails=1', '?costs=2', '?costs=5'][(client + i) % 4]
         const { statusCode } = await ask(i % 2 === 0 ? one : two, query)
         if (statusCode === 200) charged += 1
-        else if (statusCode !== 402 && statusCode !== 500) throw new Error(`answered ${statusCode}`)
+        // Answered from memory, without a wait for anything: this process must come to its sockets all the same.
+        else if (statusCode === 402) await new Promise(resolve => setTimeout(resolve, 2))
+        else if (statusCode !== 500) throw new Error(`answered ${statusCode}`)
       }
     })
     const found: string[] = []
