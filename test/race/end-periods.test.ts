@@ -1,17 +1,16 @@
 import t from 'tap'
 import { commit } from '../../src/store/commit.ts'
-import { connect } from '../../src/store/connect.ts'
 import { declareTypes } from '../../src/store/declare-types.ts'
 import { ensureUser } from '../../src/store/ensure-user.ts'
 import { openPeriods } from '../../src/store/open-period.ts'
 import { setType } from '../../src/store/set-type.ts'
 import { BY, costing, tryHold } from '../fixtures/charges.ts'
-import { server } from '../fixtures/database.ts'
+import { crowd, server } from '../fixtures/database.ts'
 import { violations } from '../fixtures/invariants.ts'
 
 t.test('a type that begins to restart ends what runs behind what was charged meanwhile', async t => {
   const pg = await server(t)
-  const db = await connect({ url: await pg.migrated(), max: 12 })
+  const db = await crowd(await pg.migrated(), 12)
   t.teardown(() => db.close())
   await declareTypes(db, { calls: { limit: -1, period: 'never' } })
   const users = Array.from({ length: 40 }, (_, i) => `user ${i}`)

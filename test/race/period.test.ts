@@ -10,14 +10,14 @@ import { openPeriods } from '../../src/store/open-period.ts'
 import { release } from '../../src/store/release.ts'
 import { resetQuota } from '../../src/store/reset-quota.ts'
 import { type Amounts, BY, costing, hold, logOf, periodsOf, standing, tryHold, wanted } from '../fixtures/charges.ts'
-import { server } from '../fixtures/database.ts'
+import { crowd, server } from '../fixtures/database.ts'
 import { violations } from '../fixtures/invariants.ts'
 import { deadlocks, untilWaiting } from '../fixtures/lock-waits.ts'
 
 const pg = await server(t)
 
 const database = async (max = 50) => {
-  const db = await connect({ url: await pg.migrated(), max })
+  const db = await crowd(await pg.migrated(), max)
   t.teardown(() => db.close())
   return db
 }

@@ -16,7 +16,7 @@ import { resetQuota } from '../../src/store/reset-quota.ts'
 import { setLevel } from '../../src/store/set-level.ts'
 import { voidCharges } from '../../src/store/void.ts'
 import { type Amounts, auditOf, BY, costing, hold, logOf, standing, tryHold, wanted } from '../fixtures/charges.ts'
-import { server } from '../fixtures/database.ts'
+import { crowd, server } from '../fixtures/database.ts'
 import { violations } from '../fixtures/invariants.ts'
 import { deadlocks, untilWaiting } from '../fixtures/lock-waits.ts'
 import { children } from '../fixtures/processes.ts'
@@ -24,7 +24,7 @@ import { children } from '../fixtures/processes.ts'
 const pg = await server(t)
 
 const database = async (url: string, max = 10) => {
-  const db = await connect({ url, max })
+  const db = await crowd(url, max)
   t.teardown(() => db.close())
   return db
 }

@@ -5,7 +5,7 @@ import { declareTypes } from '../../src/store/declare-types.ts'
 import { expireReservations } from '../../src/store/expire-reservations.ts'
 import { release } from '../../src/store/release.ts'
 import { type Amounts, costing, hold, logOf, periodsOf, standing, tryHold } from '../fixtures/charges.ts'
-import { server } from '../fixtures/database.ts'
+import { crowd, server } from '../fixtures/database.ts'
 import { violations } from '../fixtures/invariants.ts'
 import { deadlocks, untilWaiting } from '../fixtures/lock-waits.ts'
 import { children } from '../fixtures/processes.ts'
@@ -13,7 +13,7 @@ import { children } from '../fixtures/processes.ts'
 const pg = await server(t)
 
 const database = async (max = 50) => {
-  const db = await connect({ url: await pg.migrated(), max })
+  const db = await crowd(await pg.migrated(), max)
   t.teardown(() => db.close())
   return db
 }

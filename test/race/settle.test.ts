@@ -1,7 +1,6 @@
 import t from 'tap'
 import { charge } from '../../src/store/charge.ts'
 import { commit } from '../../src/store/commit.ts'
-import { connect } from '../../src/store/connect.ts'
 import { type Database, stateOf } from '../../src/store/database.ts'
 import { declareTypes } from '../../src/store/declare-types.ts'
 import { expireReservations, listExpired } from '../../src/store/expire-reservations.ts'
@@ -9,14 +8,14 @@ import { release } from '../../src/store/release.ts'
 import { renewReservations } from '../../src/store/renew-reservations.ts'
 import { voidCharges } from '../../src/store/void.ts'
 import { costing, hold, logOf, standing, wanted } from '../fixtures/charges.ts'
-import { server } from '../fixtures/database.ts'
+import { crowd, server } from '../fixtures/database.ts'
 import { violations } from '../fixtures/invariants.ts'
 import { deadlocks } from '../fixtures/lock-waits.ts'
 
 const pg = await server(t)
 
 const database = async (url: string, max = 20) => {
-  const db = await connect({ url, max })
+  const db = await crowd(url, max)
   t.teardown(() => db.close())
   return db
 }

@@ -2,6 +2,7 @@ import t from 'tap'
 import { adjustQuota } from '../../src/store/adjust-quota.ts'
 import { commit } from '../../src/store/commit.ts'
 import { declareTypes } from '../../src/store/declare-types.ts'
+import { ensureUser } from '../../src/store/ensure-user.ts'
 import { release } from '../../src/store/release.ts'
 import { resetQuota } from '../../src/store/reset-quota.ts'
 import { viewQuotas } from '../../src/store/view-quotas.ts'
@@ -146,6 +147,7 @@ onBoth(
 
 onBoth('−1 is unlimited from now on, and a number ends that', async (t, db) => {
   await declareTypes(db, { calls: { limit: 0 } })
+  await ensureUser(db, 'alice')
   t.match(await adjustQuota(db, 'alice', 'calls', -1, BY), { limit: -1, remaining: -1 })
   await hold(db, 'alice', { calls: 1_000_000 })
   t.match(await adjustQuota(db, 'alice', 'calls', 2_000_000, BY), { limit: 2_000_000, remaining: 1_000_000 })
@@ -153,6 +155,7 @@ onBoth('−1 is unlimited from now on, and a number ends that', async (t, db) =>
 
 onBoth('an adjustment is in the audit log, and leaves the default of others alone', async (t, db) => {
   await declareTypes(db, { calls: { limit: 10 } })
+  await ensureUser(db, 'alice')
   await adjustQuota(db, 'alice', 'calls', 50, BY)
   await adjustQuota(db, 'alice', 'calls', -1, { actor: 'application', reason: null, requestId: null })
   t.match(await auditOf(db, 'alice'), [
@@ -162,8 +165,14 @@ onBoth('an adjustment is in the audit log, and leaves the default of others alon
   t.strictSame(await standing(db, 'bob', 'calls'), [0, 0, 10])
 })
 
-onBoth('adjusting a type that is nowhere gives nothing, and writes no audit row', async (t, db) => {
-  await declareTypes(db, { calls: { limit: 10 } })
-  t.equal(await adjustQuota(db, 'alice', 'nowhere', 5, BY), undefined)
-  t.strictSame(await auditOf(db, 'alice'), [])
-})
+onBoth(
+  'adjusting a type or a user that is nowhere gives nothing, makes nobody, and writes no audit row',
+  async (t, db) => {
+    await declareTypes(db, { calls: { limit: 10 } })
+    t.equal(await adjustQuota(db, 'alice', 'calls', 5, BY), undefined)
+    t.equal((await db.query('SELECT 1 FROM quota_users')).length, 0)
+    await ensureUser(db, 'alice')
+    t.equal(await adjustQuota(db, 'alice', 'nowhere', 5, BY), undefined)
+    t.strictSame(await auditOf(db, 'alice'), [])
+  }
+)
