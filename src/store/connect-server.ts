@@ -46,7 +46,7 @@ export function connectServer(
   }
   const operator = new Lane(url, { ...settings, max: Math.min(max, OPERATOR_CONNECTIONS) }, OPERATOR_SESSION)
   const metering = new Lane(url, { ...settings, max }, sessionWithin(storeTimeoutMs))
-  const prepares = preparing(() => operator.client, options.prepare ?? toldBy(query.get('prepare')))
+  const prepares = preparing(operator, options.prepare ?? toldBy(query.get('prepare')))
   const askOn =
     (lane: Lane): Database['query'] =>
     async <Row>(text: string, values: Values = [], within = deadlineMs) =>
@@ -117,13 +117,22 @@ async function* streamRows<Row>(
  * mode (PgBouncer before 1.21, and others) the next statement meets another server, and postgres.js reads garbage. A pooler shows
  * itself: it makes up the backend's process id that a client is told.
  */
-function preparing(client: () => postgres.Sql, told: boolean | undefined): () => Promise<boolean> {
+function preparing(lane: Lane, told: boolean | undefined): () => Promise<boolean> {
   let known = told
+  let asking: Promise<boolean> | undefined
+  const ask = async () => {
+    const rows = await lane.run('SELECT pg_backend_pid() AS pid', [], false, DEADLINE_MS)
+    const { pid } = (rows as { pid: number }[])[0] as { pid: number }
+    known = pid === (rows as { state: { pid: number } }).state.pid
+    return known
+  }
   return async () => {
     if (known !== undefined) return known
-    const rows = await client().unsafe<{ pid: number }[]>('SELECT pg_backend_pid() AS pid')
-    known = rows[0]?.pid === (rows as unknown as { state: { pid: number } }).state.pid
-    return known
+    // Asked once, also by many at once.
+    asking ??= ask().finally(() => {
+      asking = undefined
+    })
+    return await asking
   }
 }
 

@@ -17,37 +17,89 @@ const RETIRE_SECONDS = 5
 /** postgres.js waits for ever to end a connection whose server crashed. */
 export const CLOSE_SECONDS = 1
 
+/** Connections of one generation, and how many statements they have. */
+interface Pool {
+  client: postgres.Sql
+  outstanding: number
+}
+
+/** A statement that waits for a connection. */
+type Waiting = (pool: Pool) => void
+
+/**
+ * Never more statements than connections: those that wait do so here, where they can leave again. One that postgres.js holds cannot: where a
+ * connection opens for a statement that was cancelled meanwhile, it stays neither open nor closed for ever (3.4.9).
+ */
 export class Lane {
   readonly #open: (session: Session) => postgres.Sql
+  readonly #size: number
+  readonly #waiting = new Set<Waiting>()
   #session: Session
-  #client: postgres.Sql
+  #pool: Pool
   #replacedAt = Number.NEGATIVE_INFINITY
   #isClosed = false
   /** When each connection answered last. */
   readonly #heardAt = new WeakMap<object, number>()
 
-  constructor(url: string, settings: Settings, session: Session) {
-    this.#open = session => postgres(url, { ...settings, connection: { ...settings.connection, ...session } })
+  constructor(url: string, settings: Settings & { max: number }, session: Session) {
+    this.#open = session =>
+      postgres(url, { ...settings, backoff, connection: { ...settings.connection, ...session } } as Settings)
+    this.#size = settings.max
     this.#session = session
-    this.#client = this.#open(session)
+    this.#pool = { client: this.#open(session), outstanding: 0 }
   }
 
   get client(): postgres.Sql {
-    return this.#client
+    return this.#pool.client
   }
 
   async run(text: string, values: Values, prepare: boolean, deadlineMs: number): Promise<unknown> {
-    const client = this.#client
-    const query = client.unsafe(text, [...values], { prepare }) as Sent
+    const end = performance.now() + deadlineMs
+    const pool = await this.#connection(deadlineMs)
+    const query = pool.client.unsafe(text, [...values], { prepare }) as Sent
     const sentAt = performance.now()
+    // By the driver's word, also where nobody waits for it any more.
+    const isOver = () => this.#release(pool)
+    query.then(isOver, isOver)
     try {
-      const rows = await withDeadline<unknown>(query, deadlineMs, () => this.#giveUp(client, query, sentAt))
+      const rows = await withDeadline<unknown>(query, Math.max(end - sentAt, 1), () =>
+        this.#giveUp(pool, query, sentAt)
+      )
       this.#hear(query)
       return rows
     } catch (error) {
       if (stateOf(error) !== undefined) this.#hear(query)
       if (!this.#takesNoSession(error)) throw error
-      return await this.run(text, values, prepare, deadlineMs)
+      return await this.run(text, values, prepare, Math.max(end - performance.now(), 1))
+    }
+  }
+
+  async close(): Promise<void> {
+    this.#isClosed = true
+    await endClient(this.#pool.client, CLOSE_SECONDS)
+  }
+
+  /** The first come first. */
+  async #connection(deadlineMs: number): Promise<Pool> {
+    if (this.#pool.outstanding < this.#size && this.#waiting.size === 0) return take(this.#pool)
+    let waiting: Waiting | undefined
+    const free = new Promise<Pool>(resolve => {
+      waiting = resolve
+      this.#waiting.add(resolve)
+    })
+    return await withDeadline(free, deadlineMs, () => this.#waiting.delete(waiting as Waiting))
+  }
+
+  #release(pool: Pool): void {
+    pool.outstanding -= 1
+    if (pool === this.#pool) this.#admit()
+  }
+
+  #admit(): void {
+    for (const waiting of this.#waiting) {
+      if (this.#pool.outstanding >= this.#size) return
+      this.#waiting.delete(waiting)
+      waiting(take(this.#pool))
     }
   }
 
@@ -55,28 +107,22 @@ export class Lane {
     if (state) this.#heardAt.set(state, performance.now())
   }
 
-  async close(): Promise<void> {
-    this.#isClosed = true
-    await endClient(this.#client, CLOSE_SECONDS)
-  }
-
   /**
    * A connection on which nothing was answered meanwhile, not even that a statement took too long, is dead. After a network black hole
-   * of 3 s every one of a pool stayed silent for good; with a new pool it took 0.3 s to recover.
+   * of 3 s every one of a pool stayed silent for good. One that is only being opened has a time limit of its own.
    */
-  #giveUp(client: postgres.Sql, query: Sent, sentAt: number): void {
-    // It waits for a connection, and none need be dead. It leaves the queue, and is never sent.
-    if (!query.state) return void query.cancel()
-    const heardAt = this.#heardAt.get(query.state) ?? Number.NEGATIVE_INFINITY
-    if (client === this.#client && heardAt < sentAt) this.#replace(RETIRE_SECONDS)
+  #giveUp(pool: Pool, { state }: Sent, sentAt: number): void {
+    const isDead = state && (this.#heardAt.get(state) ?? Number.NEGATIVE_INFINITY) < sentAt
+    if (isDead && pool === this.#pool) this.#replace()
   }
 
-  #replace(patienceSeconds: number): void {
+  #replace(): void {
     const now = performance.now()
     if (this.#isClosed || now - this.#replacedAt < REPLACE_EVERY_MS) return
     this.#replacedAt = now
-    void endClient(this.#client, patienceSeconds)
-    this.#client = this.#open(this.#session)
+    void endClient(this.#pool.client, RETIRE_SECONDS)
+    this.#pool = { client: this.#open(this.#session), outstanding: 0 }
+    this.#admit()
   }
 
   /** A pooler such as PgBouncer takes none of it: there the deadline alone must do, and the server's defaults hold. */
@@ -88,11 +134,19 @@ export class Lane {
     if (Object.keys(this.#session).length > 0) {
       this.#session = {}
       this.#replacedAt = Number.NEGATIVE_INFINITY
-      this.#replace(RETIRE_SECONDS)
+      this.#replace()
     }
     return true
   }
 }
+
+function take(pool: Pool): Pool {
+  pool.outstanding += 1
+  return pool
+}
+
+/** Seconds until the next attempt to connect. By itself postgres.js comes to wait 20 after an outage. */
+const backoff = (retries: number): number => (0.5 + Math.random() / 2) * Math.min(2 ** retries / 50, 0.5)
 
 /** Ends a pool, or leaves it where it does not end. */
 export async function endClient(client: postgres.Sql, seconds: number): Promise<void> {

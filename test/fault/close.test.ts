@@ -1,0 +1,118 @@
+import { once } from 'node:events'
+import t, { type Test } from 'tap'
+import { connect } from '../../src/store/connect.ts'
+import { server } from '../fixtures/database.ts'
+import { checkBooks, openReservations, until } from '../fixtures/ledger.ts'
+import { askTagged, type Reply } from '../fixtures/load.ts'
+import { metered } from '../fixtures/metered.ts'
+import { type Network, proxy } from '../fixtures/proxy.ts'
+import { type Target, target } from '../fixtures/target.ts'
+
+const RESERVATION_TTL_MS = 4_000
+/** Ten seconds for what is owed, five for an attempt that began in the tenth, and what upkeep and the pools still wait for. */
+const CLOSE_MS = 25_000
+
+const FAULTS: Record<string, (network: Network) => unknown> = {
+  refuses: network => network.refuse(),
+  'is silent': network => network.silence()
+}
+
+const pg = await server(t)
+// Most of it is waiting.
+t.jobs = 3
+
+/** Servers on a database of their own behind a network, each of which has charged already, and that database past it. */
+async function stage(t: Test, count: number) {
+  const url = await pg.migrated()
+  const network = await proxy(t, url)
+  const options = { connection: network.url, reservationTtlMs: RESERVATION_TTL_MS }
+  const servers = await Promise.all(Array.from({ length: count }, () => target(t, options)))
+  const db = await connect(url)
+  t.teardown(() => db.close())
+  const replies: Reply[] = []
+  for (const { base, counts } of servers) {
+    await until('it is charged', 10_000, async () => {
+      replies.push(await askTagged(base, '/calls', 'alice'))
+      return (await counts()).charged === 1
+    })
+  }
+  const untilHeld = () => until('it is held', 10_000, async () => (await openReservations(db)) > 0)
+  return { network, servers, db, replies, untilHeld }
+}
+
+/** How long it takes from SIGTERM to an end in order. */
+async function end(t: Test, { child }: Target): Promise<number> {
+  const ended = once(child, 'exit')
+  const start = performance.now()
+  child.kill('SIGTERM')
+  t.strictSame(await ended, [0, null])
+  return performance.now() - start
+}
+
+for (const [what, begin] of Object.entries(FAULTS)) {
+  t.test(
+    `a close while the database ${what} ends within 25 s, also with a charge owed`,
+    { buffered: true },
+    async t => {
+      const { network, servers, db, replies, untilHeld } = await stage(t, 2)
+      const [idle, owing] = servers as [Target, Target]
+      const asked = askTagged(owing.base, '/calls?ms=2000', 'alice')
+      await untilHeld()
+      await begin(network)
+      t.equal((await asked).status, 200, 'the reply is not spoilt')
+      t.match(await owing.counts(), { pending: 1 })
+      const [first, second] = await Promise.all([end(t, idle), end(t, owing)])
+      t.comment(`${Math.round(first)} ms with nothing owed, ${Math.round(second)} ms with a charge`)
+      t.ok(first < CLOSE_MS && second < CLOSE_MS)
+      // That charge is lost with its process, which said so in its log; what it held comes back.
+      await metered(t, db, () => {}, { quotas: {}, reservationTtlMs: RESERVATION_TTL_MS })
+      await checkBooks(t, db, { replies, servers: [], reservationTtlMs: RESERVATION_TTL_MS })
+    }
+  )
+
+  t.test(
+    `what fails open is let through within 2 s while the database ${what}, and counted`,
+    { buffered: true },
+    async t => {
+      const { network, servers, db, replies } = await stage(t, 1)
+      const only = servers[0]!
+      const ask = () => askTagged(only.base, '/open', 'alice')
+      const before = replies.length
+      await begin(network)
+      for (let i = 0; i < 3; i++) replies.push(...(await Promise.all([ask(), ask(), ask(), ask(), ask()])))
+      const during = replies.slice(before)
+      t.strictSame(
+        during.map(({ status }) => status),
+        Array(15).fill(200)
+      )
+      t.ok(during.every(({ sentAt, endedAt }) => endedAt - sentAt < 2_000))
+      // A busy machine may have let the one before through as well.
+      const { charged, unenforced } = await only.counts()
+      t.equal(charged + unenforced, 16)
+      t.ok(unenforced >= 15)
+      await network.pass()
+      await until('it is charged again', 5_000, async () => {
+        replies.push(await ask())
+        return (await only.counts()).charged > charged
+      })
+      await checkBooks(t, db, { replies, servers, reservationTtlMs: RESERVATION_TTL_MS })
+    }
+  )
+}
+
+t.test(
+  'a close while the database is gone writes what is owed when it comes back in time',
+  { buffered: true },
+  async t => {
+    const { network, servers, db, replies, untilHeld } = await stage(t, 1)
+    const asked = askTagged(servers[0]!.base, '/calls?ms=2000', 'alice')
+    await untilHeld()
+    await network.refuse()
+    const reply = await asked
+    t.equal(reply.status, 200)
+    const ending = end(t, servers[0]!)
+    setTimeout(network.pass, 2_000)
+    t.comment(`${Math.round(await ending)} ms`)
+    await checkBooks(t, db, { replies: [...replies, reply], servers: [], reservationTtlMs: RESERVATION_TTL_MS })
+  }
+)
