@@ -74,17 +74,22 @@ export async function once(
   const { userId, idempotencyKey } = keyed
   if (idempotencyKey === undefined) return await work(null)
   const recall = async () => answer(await recallCharge(db, userId, idempotencyKey), keyed)
-  const first = await recall()
-  if (first !== undefined) return first
-  try {
-    return await work(idempotencyKey)
-  } catch (error) {
-    const isOvertaken = stateOf(error) === '23505' || error instanceof FST_QUOTA_EXCEEDED
-    const answered = isOvertaken ? await recall() : undefined
-    if (answered === undefined) throw error
-    return answered
+  for (let attempt = 1; ; attempt++) {
+    const first = await recall()
+    if (first !== undefined) return first
+    try {
+      return await work(idempotencyKey)
+    } catch (error) {
+      const isTaken = stateOf(error) === '23505'
+      const answered = isTaken || error instanceof FST_QUOTA_EXCEEDED ? await recall() : undefined
+      if (answered !== undefined) return answered
+      // Taken, and gone with its user or its day before it could be read: nothing was charged.
+      if (!isTaken || attempt === ATTEMPTS) throw error
+    }
   }
 }
+
+const ATTEMPTS = 5
 
 function answer(
   first: Awaited<ReturnType<typeof recallCharge>>,

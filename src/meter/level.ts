@@ -61,13 +61,14 @@ async function moveLevel(
       metadata: boundMetadata(options.metadata),
       idempotencyKey
     }
-    const balance = (await setLevel(db, order)) ?? (await afterFirstSight())
-    if (balance === undefined) throw new FST_QUOTA_UNKNOWN_TYPE(key, 'its row is gone from quota_types')
-    return balance
-
-    async function afterFirstSight(): Promise<Balance | undefined> {
+    for (let attempt = 1; attempt <= ATTEMPTS; attempt++) {
+      const balance = await setLevel(db, order)
+      if (balance !== undefined) return balance
       await ensureUser(db, userId, [type.id])
-      return await setLevel(db, order)
     }
+    throw new FST_QUOTA_UNKNOWN_TYPE(key, 'its row is gone from quota_types')
   })
 }
+
+/** More than a first sight and deletions that come between take together. */
+const ATTEMPTS = 5

@@ -20,11 +20,16 @@ export interface CommittedCharge extends HeldCharge {
   metadata: Metadata
 }
 
+/** Whether the user, as it is now, ever had the period that admitted the charge. */
+const KNOWS_PERIOD = `(
+           EXISTS (SELECT 1 FROM quota_limits l WHERE l.user_id = $1 AND l.quota_type_id = w.quota_type_id AND l.period_start = w.period_start)
+           OR EXISTS (SELECT 1 FROM quota_periods p WHERE p.user_id = $1 AND p.quota_type_id = w.quota_type_id AND p.period_start = w.period_start))`
+
 /**
  * The log row's key is the reservation's id, so a second commit inserts nothing and moves nothing. A reservation that has expired
  * is gone and already given back: the full amount is charged then, but not to another user who came under the id of one that was
- * deleted meanwhile. That one was written down after the charge was admitted (1 ms is what rounding may add), and is refused by NOT
- * NULL (23502), as one that is not there is by the foreign key (23503).
+ * deleted meanwhile. That one was written down after the charge was admitted (1 ms is what rounding may add), or never had the period
+ * that admitted it, and is refused by NOT NULL (23502), as one that is not there is by the foreign key (23503).
  */
 const COMMIT = `
 WITH want AS MATERIALIZED (
@@ -32,7 +37,7 @@ WITH want AS MATERIALIZED (
     AS w (id uuid, quota_type_id int, amount bigint, period_start timestamptz, created_at timestamptz, metadata jsonb)
 ), logged AS (
   INSERT INTO usage_logs (user_id, id, quota_type_id, amount, endpoint, metadata, created_at)
-  SELECT CASE WHEN u.created_at > w.created_at + interval '1 millisecond' AND r.id IS NULL THEN NULL ELSE $1 END,
+  SELECT CASE WHEN r.id IS NULL AND u.id IS NOT NULL AND (u.created_at > w.created_at + interval '1 millisecond' OR NOT ${KNOWS_PERIOD}) THEN NULL ELSE $1 END,
          w.id, w.quota_type_id, w.amount, $3::text, w.metadata, w.created_at
     FROM want w
     LEFT JOIN quota_users u ON u.id = $1

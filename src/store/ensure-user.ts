@@ -44,7 +44,7 @@ export async function ensureUser(
   for (let attempt = 1; ; attempt++) {
     await db.query(NEW_USER, [userId, instantOf(at)])
     try {
-      return await openCounters(db, userId, typeIds, at)
+      return await openMissing(db, userId, typeIds, at)
     } catch (error) {
       // Deleted between the two statements: the next attempt begins anew.
       if (stateOf(error) !== '23503' || attempt === ATTEMPTS) throw error
@@ -55,12 +55,15 @@ export async function ensureUser(
 const ATTEMPTS = 5
 
 /** The same for a user who is there; one who was deleted just now does not come back. */
-export async function openCounters(
-  db: Database,
-  userId: string,
-  typeIds: readonly number[] = [],
-  at?: Date
-): Promise<void> {
+export async function openCounters(db: Database, userId: string, typeIds: readonly number[] = []): Promise<void> {
+  try {
+    await openMissing(db, userId, typeIds)
+  } catch (error) {
+    if (stateOf(error) !== '23503') throw error
+  }
+}
+
+async function openMissing(db: Database, userId: string, typeIds: readonly number[], at?: Date): Promise<void> {
   const missing = await db.query<MissingRow>(MISSING, [userId, `{${typeIds.join(',')}}`, instantOf(at)])
   const want = missing.map(row => {
     const period = periodContaining(periodOf(row), calendarOf(row), dateOf(row.at))

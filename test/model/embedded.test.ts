@@ -1,0 +1,41 @@
+import { mkdtemp, rm } from 'node:fs/promises'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import t from 'tap'
+import { connect } from '../../src/store/connect.ts'
+import type { Database } from '../../src/store/database.ts'
+import { KEPT } from './fixtures/kept.ts'
+import { liveAtRandom, lives } from './fixtures/lives.ts'
+import { CLOCK_PATH, installClock } from './fixtures/shown-clock.ts'
+
+/** A restart takes a second, and means nothing to the model; after so many there are no more. */
+const RESTARTS = 3
+
+const dataDir = await mkdtemp(join(tmpdir(), 'quota-model-'))
+let db = await start()
+let restarts = 0
+t.teardown(async () => {
+  await db.close()
+  await rm(dataDir, { recursive: true, force: true })
+})
+
+async function start(): Promise<Database> {
+  const started = await connect({ dataDir })
+  await installClock(started)
+  await started.query(`SET search_path = ${CLOCK_PATH}`)
+  return started
+}
+
+const live = await lives({
+  count: 1,
+  process: () => db,
+  restart: async () => {
+    if (++restarts > RESTARTS) return
+    await db.close()
+    db = await start()
+  }
+})
+
+for (const [title, commands] of Object.entries(KEPT)) t.test(title, () => live(commands))
+
+t.test('whatever happens, the embedded engine answers and keeps what the model does', t => liveAtRandom(t, live))
