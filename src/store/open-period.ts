@@ -6,22 +6,23 @@ import { type Database, dateOf, instantOf, ms } from './database.ts'
 
 const ENDED = `
 SELECT l.quota_type_id, t.kind, t.period, u.time_zone, to_jsonb(u.period_anchor) #>> '{}' AS period_anchor,
-       ${ms('l.period_start')} AS period_start, ${ms('l.period_end')} AS period_end, ${ms('coalesce($2::timestamptz, now())')} AS at
+       ${ms('l.period_start')} AS period_start, ${ms('coalesce($2::timestamptz, now())')} AS at
   FROM quota_limits l JOIN quota_types t ON t.id = l.quota_type_id JOIN quota_users u ON u.id = l.user_id
  WHERE l.user_id = $1 AND l.period_end <= coalesce($2::timestamptz, now())`
 
 /**
  * Closes what still is the period that was read, and opens the next: of 50 requests at a boundary one does it, and 49 find it
- * done. The running period has a row already; a counter that was inserted by hand may lack it.
+ * done. The next never begins in the closed one: a zone that was changed, or an hour cut short by a DST night, would overlap it. The
+ * running period has a row already; a counter that was inserted by hand may lack it.
  */
 const ROLL = `
 WITH want AS MATERIALIZED (
   SELECT * FROM jsonb_to_recordset($2::text::jsonb)
     AS w (quota_type_id int, closing timestamptz, period_start timestamptz, period_end timestamptz)
 ), ended AS MATERIALIZED (
-  SELECT l.*, w.period_start AS next_start, w.period_end AS next_end
+  SELECT l.*, greatest(w.period_start, l.period_end) AS next_start, w.period_end AS next_end
     FROM quota_limits l JOIN want w ON w.quota_type_id = l.quota_type_id AND w.closing = l.period_start
-   WHERE l.user_id = $1
+   WHERE l.user_id = $1 AND (w.period_end IS NULL OR w.period_end > l.period_end)
    ORDER BY l.quota_type_id
      FOR UPDATE OF l
 ), closed AS (
@@ -42,7 +43,6 @@ interface EndedRow extends CalendarRow {
   kind: QuotaKind
   period: PeriodUnit
   period_start: number
-  period_end: number
   at: number
 }
 
@@ -51,15 +51,8 @@ export async function openPeriods(db: Database, userId: string, at?: Date): Prom
   const ended = await db.query<EndedRow>(ENDED, [userId, instantOf(at)])
   if (ended.length === 0) return
   const want = ended.map(row => {
-    const next = periodContaining(periodOf(row), calendarOf(row), dateOf(row.at))
-    // Never into the closed one: a zone that was changed, or an hour cut short by a DST night, would overlap it.
-    const start = new Date(Math.max(next.start.getTime(), Number(row.period_end)))
-    return {
-      quota_type_id: row.quota_type_id,
-      closing: dateOf(row.period_start),
-      period_start: start,
-      period_end: next.end
-    }
+    const { start, end } = periodContaining(periodOf(row), calendarOf(row), dateOf(row.at))
+    return { quota_type_id: row.quota_type_id, closing: dateOf(row.period_start), period_start: start, period_end: end }
   })
   await db.query(ROLL, [userId, JSON.stringify(want)])
 }

@@ -4,7 +4,7 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import type { LightMyRequestResponse } from 'fastify'
 import t, { type Test } from 'tap'
 import { isAnswer, isProblem, operated, TOKEN } from '../fixtures/admin.ts'
-import { server } from '../fixtures/database.ts'
+import { embeddedDir, server } from '../fixtures/database.ts'
 import { ask, byHeader, metered, newUser } from '../fixtures/metered.ts'
 
 const { app, db, call } = await operated(t, {}, app => {
@@ -50,7 +50,8 @@ t.test('200: with the token who stands behind it, and what happened', async t =>
 })
 
 t.test('200: what kind of connection it is', async t => {
-  const { connection, admin } = { connection: { dataDir: 'memory://' }, admin: { token: TOKEN } }
+  const connection = { dataDir: await embeddedDir(t) }
+  const admin = { token: TOKEN }
   const own = await metered(t, db, () => {}, { connection, admin })
   const reply = await own.inject({ url: '/admin/quotas/health', headers: { 'x-admin-token': TOKEN } })
   t.match(reply.json(), { status: 'healthy', database: { kind: 'embedded' } })

@@ -1,9 +1,7 @@
-import { mkdtemp, rm } from 'node:fs/promises'
-import { tmpdir } from 'node:os'
-import { join } from 'node:path'
 import t from 'tap'
 import { connect } from '../../src/store/connect.ts'
 import type { Database } from '../../src/store/database.ts'
+import { embeddedDir } from '../fixtures/database.ts'
 import { KEPT } from './fixtures/kept.ts'
 import { liveAtRandom, lives } from './fixtures/lives.ts'
 import { CLOCK_PATH, installClock } from './fixtures/shown-clock.ts'
@@ -11,13 +9,10 @@ import { CLOCK_PATH, installClock } from './fixtures/shown-clock.ts'
 /** A restart takes a second, and means nothing to the model; after so many there are no more. */
 const RESTARTS = 3
 
-const dataDir = await mkdtemp(join(tmpdir(), 'quota-model-'))
+const dataDir = await embeddedDir(t)
 let db = await start()
 let restarts = 0
-t.teardown(async () => {
-  await db.close()
-  await rm(dataDir, { recursive: true, force: true })
-})
+t.teardown(() => db.close())
 
 async function start(): Promise<Database> {
   const started = await connect({ dataDir })

@@ -5,22 +5,22 @@ import type { FastifyInstance } from 'fastify'
 import t, { type Test } from 'tap'
 import { buildServer } from '../../src/server/app.ts'
 import type { Settings } from '../../src/server/settings.ts'
+import { embeddedDir } from '../fixtures/database.ts'
 
 const ADMIN = { 'x-admin-token': 'an-admin-token-of-24-ch.' }
-const SETTINGS: Settings = {
+const SETTINGS: Omit<Settings, 'connection'> = {
   host: '127.0.0.1',
   port: 0,
   logLevel: 'silent',
   isAuthEnabled: true,
   isQuotaEnabled: true,
-  connection: { dataDir: 'memory://' },
   adminToken: ADMIN['x-admin-token'],
   isAdminTokenKept: false,
   jwtSecret: 'a-jwt-secret-of-at-least-32-characters'
 }
 
 async function serve(t: Test, settings: Partial<Settings> = {}): Promise<{ app: FastifyInstance; url: string }> {
-  const app = await buildServer({ ...SETTINGS, ...settings })
+  const app = await buildServer({ ...SETTINGS, connection: { dataDir: await embeddedDir(t) }, ...settings })
   t.teardown(() => app.close())
   return { app, url: await app.listen({ host: '127.0.0.1', port: 0 }) }
 }

@@ -4,6 +4,7 @@ import type { InjectOptions, LightMyRequestResponse } from 'fastify'
 import t, { type Test } from 'tap'
 import { buildServer } from '../../src/server/app.ts'
 import { ADMIN_PREFIX } from '../../src/server/quotas.ts'
+import { embeddedDir } from '../fixtures/database.ts'
 
 const ADMIN_TOKEN = 'an-admin-token-of-24-ch.'
 const app = await buildServer({
@@ -12,7 +13,7 @@ const app = await buildServer({
   logLevel: 'silent',
   isAuthEnabled: true,
   isQuotaEnabled: true,
-  connection: { dataDir: 'memory://' },
+  connection: { dataDir: await embeddedDir(t) },
   adminToken: ADMIN_TOKEN,
   isAdminTokenKept: false,
   jwtSecret: 'a-jwt-secret-of-at-least-32-characters'

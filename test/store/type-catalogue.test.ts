@@ -1,6 +1,5 @@
 import { setTimeout as sleep } from 'node:timers/promises'
 import t, { type Test } from 'tap'
-import { connect } from '../../src/store/connect.ts'
 import type { Database } from '../../src/store/database.ts'
 import { declareTypes } from '../../src/store/declare-types.ts'
 import { setType } from '../../src/store/set-type.ts'
@@ -132,7 +131,7 @@ t.test('an answer that comes late does not undo a newer one', async t => {
 })
 
 t.test('keeps what it has read while the database does not answer', async t => {
-  const own = await connect({ dataDir: 'memory://' })
+  const own = await embedded(t)
   await declareTypes(own, { calls: { limit: 10 } })
   const types = await opened(own)
   await own.close()
