@@ -4,8 +4,9 @@ import { server } from '../fixtures/database.ts'
 import { PATIENT } from '../fixtures/fault.ts'
 import { target } from '../fixtures/target.ts'
 
-const WARM_UP = 40_000
-const REQUESTS = 200_000
+const WARM_UP = 30_000
+/** After the warm-up; 200 000 take five minutes. */
+const REQUESTS = Number(process.env.MEMORY_REQUESTS ?? 40_000)
 const CLIENTS = 50
 const MAX_GROWTH_MB = 20
 
@@ -33,7 +34,7 @@ async function memoryOf(base: string): Promise<{ rss: number; heap: number }> {
   return { rss: rss / 1_000_000, heap: heapUsed / 1_000_000 }
 }
 
-t.test(`memory is flat over ${REQUESTS} requests`, { timeout: 600_000 }, async (t: Test) => {
+t.test(`memory is flat over ${REQUESTS} requests`, async (t: Test) => {
   const { base, counts } = await target(t, { ...PATIENT, connection: await pg.migrated() })
   const agent = new Agent({ keepAlive: true, maxSockets: CLIENTS })
   t.teardown(() => agent.destroy())
