@@ -20,6 +20,7 @@ import { addSelfRoute } from './request/self.ts'
 import { connect } from './store/connect.ts'
 import type { Database } from './store/database.ts'
 import { declareTypes } from './store/declare-types.ts'
+import { Metering } from './store/metering.ts'
 import { TypeCatalogue } from './store/type-catalogue.ts'
 import { DenialTally } from './upkeep/denial-tally.ts'
 import { LiveReservationSet } from './upkeep/live-reservations.ts'
@@ -92,7 +93,17 @@ async function wire(
     count(event)
     logEvent(event, log)
   }
-  const guardName = addGuard(app, { ...options, ...foundation, leaseMs, live, owed, denials, denialOfType, emit })
+  const guardName = addGuard(app, {
+    ...options,
+    ...foundation,
+    store: new Metering(db, options.storeTimeoutMs),
+    leaseMs,
+    live,
+    owed,
+    denials,
+    denialOfType,
+    emit
+  })
   const routes: MeteredRoute[] = []
   const counts = () => ({ ...counter.read(), pending: owed.size })
   app.decorate('quota', {

@@ -5,7 +5,6 @@ import type { DenialOptions, StoreFailure } from '../quota/denial.ts'
 import { FST_QUOTA_STORE, FST_QUOTA_UNAUTHORIZED } from '../quota/errors.ts'
 import { deniedEvent } from '../quota/events.ts'
 import type { Admission, WantedCharge } from '../store/admit.ts'
-import { within } from '../store/database.ts'
 import { releaseById } from '../store/release.ts'
 import type { TypeCatalogue } from '../store/type-catalogue.ts'
 import type { QuotaHeaders } from './headers.ts'
@@ -13,7 +12,7 @@ import { type Identify, identifyUser } from './identify.ts'
 import { GUARD_NAME, type RequestMetering, type RouteMatcher } from './match.ts'
 import { refuseExceeded, refuseUnauthorized, refuseUnavailable } from './refuse.ts'
 import { type RequestQuota, unenforcedQuota, unmeteredQuota } from './request-quota.ts'
-import { takeCharges, wantedCharges } from './reserve.ts'
+import { wantedCharges } from './reserve.ts'
 import { type SettleContext, Settlement } from './settle.ts'
 
 export interface GuardContext extends SettleContext {
@@ -82,12 +81,9 @@ async function onRequest(context: GuardContext, request: FastifyRequest, reply: 
     const recalled = context.denials.recall(userId, wanted)
     if (recalled !== undefined) return deny(context, metering, userId, recalled, request, reply)
     const { changes } = context.denials
-    const admission = await takeCharges(
-      within(context.db, context.storeTimeoutMs),
-      userId,
-      wanted,
-      context.leaseMs
-    ).catch(error => giveBack(context, userId, wanted, request, error))
+    const admission = await context.store
+      .reserve({ userId, charges: wanted, leaseMs: context.leaseMs })
+      .catch(error => giveBack(context, userId, wanted, request, error))
     if (!admission.admitted) {
       context.denials.remember(userId, wanted, admission, changes)
       return deny(context, metering, userId, admission, request, reply)

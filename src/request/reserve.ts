@@ -4,9 +4,7 @@ import { v7 as uuid } from 'uuid'
 import { isAmount } from '../quota/amount.ts'
 import { FST_QUOTA_AMOUNT_FUNCTION } from '../quota/errors.ts'
 import type { ChargeAmount } from '../quota/rule.ts'
-import type { Admission, WantedCharge } from '../store/admit.ts'
-import type { Database } from '../store/database.ts'
-import { reserve } from '../store/reserve.ts'
+import type { WantedCharge } from '../store/admit.ts'
 import type { TypeCatalogue } from '../store/type-catalogue.ts'
 import type { RequestMetering } from './match.ts'
 
@@ -38,10 +36,3 @@ async function amountOf(type: string, amount: ChargeAmount<FastifyRequest>, requ
     throw new FST_QUOTA_AMOUNT_FUNCTION(type, `gave ${String(value)}, which is no whole number from 0 to 2^53−1`)
   return value
 }
-
-export const takeCharges = (
-  db: Database,
-  userId: string,
-  charges: readonly WantedCharge[],
-  leaseMs: number
-): Promise<Admission> => reserve(db, { userId, charges, leaseMs })

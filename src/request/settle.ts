@@ -5,11 +5,9 @@ import type { Emit } from '../quota/events.ts'
 import { boundMetadata } from '../quota/metadata.ts'
 import { isSuccess } from '../quota/outcome.ts'
 import type { AdmittedCharge } from '../store/admit.ts'
-import { commit } from '../store/commit.ts'
-import { type Database, within } from '../store/database.ts'
-import { release } from '../store/release.ts'
+import type { Database } from '../store/database.ts'
+import { type Metering, type Settling, settlingOn } from '../store/metering.ts'
 import type { LiveReservations } from '../store/renew-reservations.ts'
-import { voidCharges } from '../store/void.ts'
 import type { DenialMemory } from './denial-memory.ts'
 import { type Cost, type QuotaHeaders, quotaHeaders } from './headers.ts'
 import type { RequestMetering } from './match.ts'
@@ -18,8 +16,8 @@ import { MeteredQuota } from './request-quota.ts'
 
 export interface SettleContext {
   db: Database
-  /** How long a request waits to be charged; what takes longer is written later. */
-  storeTimeoutMs: number
+  /** For what a request waits for; what takes longer is written later. */
+  store: Metering
   owed: Owed
   emit: Emit<FastifyBaseLogger>
   denials: DenialMemory
@@ -129,10 +127,10 @@ export class Settlement {
     const write = this.#write(this.#state, target)
     this.#state = target
     if (target === 'charged') this.quota.close()
-    const { db, owed, storeTimeoutMs } = this.#context
+    const { db, owed, store } = this.#context
     return owed.attempt(
-      () => write(within(db, storeTimeoutMs)),
-      () => write(db),
+      () => write(store),
+      () => write(settlingOn(db)),
       this.#listener()
     )
   }
@@ -141,13 +139,13 @@ export class Settlement {
     const { userId } = this.quota
     if (target === 'charged') {
       const charges = this.#admitted.map((charge, i) => ({ ...charge, ...this.#logged(i) }))
-      return async db => {
-        this.#written = { state: target, balances: await commit(db, userId, charges, this.endpoint) }
+      return async store => {
+        this.#written = { state: target, balances: await store.commit(userId, charges, this.endpoint) }
       }
     }
-    if (from === 'charged') return db => voidCharges(db, userId, this.#admitted)
-    return async db => {
-      this.#written = { state: target, balances: await release(db, userId, this.#admitted) }
+    if (from === 'charged') return store => store.voidCharges(userId, this.#admitted)
+    return async store => {
+      this.#written = { state: target, balances: await store.release(userId, this.#admitted) }
     }
   }
 
@@ -186,7 +184,7 @@ export class Settlement {
   #ids = () => this.#admitted.map(charge => charge.id)
 }
 
-type Write = (db: Database) => Promise<void>
+type Write = (store: Settling) => Promise<void>
 
 /** What the balance will be once `reserved` has become `cost`. */
 function projected(balance: Balance, reserved: number, cost: number): Balance {

@@ -1,0 +1,138 @@
+// What requests ask of the store: grouped where it is plain, one by one where it is not, and each within its time.
+import type { Balance } from '../quota/balance.ts'
+import { FST_QUOTA_STORE } from '../quota/errors.ts'
+import { type Admission, type AdmissionOrder, balanceOf } from './admit.ts'
+import { type CommittedCharge, commit, type HeldCharge } from './commit.ts'
+import { type Database, dateOf, stateOf, withDeadline, within } from './database.ts'
+import { Group } from './group.ts'
+import { type Move, type Moved, moveManyUsers, moveOneUser } from './move-many.ts'
+import { release } from './release.ts'
+import { reserve } from './reserve.ts'
+import { voidCharges } from './void.ts'
+
+/** Writes what became of a request; each may be done twice, and is then done once. */
+export interface Settling {
+  commit(userId: string, charges: readonly CommittedCharge[], endpoint: string | null): Promise<Map<string, Balance>>
+  release(userId: string, charges: readonly HeldCharge[]): Promise<Map<string, Balance>>
+  voidCharges(userId: string, charges: readonly HeldCharge[]): Promise<void>
+}
+
+/** One request's at a time. */
+export const settlingOn = (db: Database): Settling => ({
+  commit: (...given) => commit(db, ...given),
+  release: (...given) => release(db, ...given),
+  voidCharges: (...given) => voidCharges(db, ...given)
+})
+
+/** Larger ones gained nothing, and each waits for the whole statement. */
+const GROUP_SIZE = 100
+
+export class Metering implements Settling {
+  readonly #db: Database
+  readonly #timeoutMs: number
+  readonly #all: Group<Move, Moved>
+  readonly #users = new Map<string, Group<Move, Moved>>()
+
+  /** `timeoutMs` is how long a request waits for each of these. */
+  constructor(db: Database, timeoutMs: number) {
+    this.#db = db
+    this.#timeoutMs = timeoutMs
+    this.#all = new Group(moves => this.#ask(moveManyUsers, moves), GROUP_SIZE)
+  }
+
+  /** Holds all charges, or none. */
+  async reserve(order: AdmissionOrder & { leaseMs: number }): Promise<Admission> {
+    const { userId, leaseMs, charges } = order
+    const db = within(this.#db, this.#timeoutMs)
+    const charge = onlyOne(charges)
+    const moved =
+      charge &&
+      (await this.#move({
+        do: 'reserve',
+        userId,
+        id: charge.id,
+        typeId: charge.typeId,
+        amount: charge.amount,
+        leaseMs
+      }))
+    if (charge === undefined || moved === undefined) return await reserve(db, order)
+    return {
+      admitted: true,
+      charges: [
+        {
+          ...charge,
+          periodStart: dateOf(moved.period_start),
+          admittedAt: dateOf(moved.admitted_at as number),
+          balance: balanceOf(charge.type, moved)
+        }
+      ],
+      at: dateOf(moved.at)
+    }
+  }
+
+  async commit(
+    userId: string,
+    charges: readonly CommittedCharge[],
+    endpoint: string | null
+  ): Promise<Map<string, Balance>> {
+    const db = within(this.#db, this.#timeoutMs)
+    const charge = onlyOne(charges)
+    const moved = charge && (await this.#move({ ...charge, do: 'commit', userId, endpoint }))
+    if (charge === undefined || moved === undefined) return await commit(db, userId, charges, endpoint)
+    return new Map([[charge.type, balanceOf(charge.type, moved)]])
+  }
+
+  async release(userId: string, charges: readonly HeldCharge[]): Promise<Map<string, Balance>> {
+    const db = within(this.#db, this.#timeoutMs)
+    const charge = onlyOne(charges)
+    const moved = charge && (await this.#move({ ...charge, do: 'release', userId }))
+    if (charge === undefined || moved === undefined) return await release(db, userId, charges)
+    return new Map([[charge.type, balanceOf(charge.type, moved)]])
+  }
+
+  voidCharges(userId: string, charges: readonly HeldCharge[]): Promise<void> {
+    return voidCharges(within(this.#db, this.#timeoutMs), userId, charges)
+  }
+
+  /** Undefined: it is not plain, and nothing was done. */
+  async #move(move: Move): Promise<Moved | undefined> {
+    const moved = (await this.#join(this.#all, move)) ?? (await this.#join(this.#ofUser(move.userId), move))
+    return moved?.done ? moved : undefined
+  }
+
+  async #join(group: Group<Move, Moved>, move: Move): Promise<Moved | undefined> {
+    const { answer, leave } = group.join(move)
+    return this.#db.kind === 'embedded' ? await answer : await withDeadline(answer, this.#timeoutMs, leave)
+  }
+
+  /** For a user whose counters somebody else is moving: many processes at one user wait for the row once a group, not once a request. */
+  #ofUser(userId: string): Group<Move, Moved> {
+    const group =
+      this.#users.get(userId) ??
+      new Group<Move, Moved>(
+        moves => this.#ask(moveOneUser, moves),
+        GROUP_SIZE,
+        () => this.#users.delete(userId)
+      )
+    this.#users.set(userId, group)
+    return group
+  }
+
+  /** Where the database refuses all because of one, each asks for itself. */
+  async #ask(statement: typeof moveManyUsers, moves: readonly Move[]): Promise<(Moved | undefined)[]> {
+    try {
+      return await statement(within(this.#db, this.#timeoutMs), moves)
+    } catch (error) {
+      if (!isUndone(error)) throw error
+      return moves.map(() => undefined)
+    }
+  }
+}
+
+/** Several charges of one request are all or none, which the statement for many does not see to. */
+const onlyOne = <Charge>(charges: readonly Charge[]): Charge | undefined =>
+  charges.length === 1 ? charges[0] : undefined
+
+/** The database answered that it did none of it because of a value (22…), a constraint (23…) or a conflict (40…). */
+const isUndone = (error: unknown): boolean =>
+  error instanceof FST_QUOTA_STORE && /^(22|23|40)/.test(stateOf(error) ?? '')
