@@ -97,13 +97,13 @@ async function* streamRows<Row>(
   batch: number
 ): AsyncGenerator<Row[]> {
   const run = (statement: string, given: Values = []) =>
-    withDeadline<unknown>(client.unsafe(statement, [...given]), EXPORT_DEADLINE_MS)
+    withDeadline(client.unsafe(statement, [...given]).then(rowsOf<Row>), EXPORT_DEADLINE_MS)
   try {
     await run('BEGIN READ ONLY')
     await run(`SET LOCAL statement_timeout = ${EXPORT_DEADLINE_MS}`)
     await run(`DECLARE quota_export NO SCROLL CURSOR FOR ${text}`, values)
     for (;;) {
-      const rows = (await run(`FETCH ${batch} FROM quota_export`)) as Row[]
+      const rows = await run(`FETCH ${batch} FROM quota_export`)
       if (rows.length > 0) yield [...rows]
       if (rows.length < batch) return
     }

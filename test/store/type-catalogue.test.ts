@@ -15,11 +15,11 @@ const UNKNOWN = { code: 'FST_QUOTA_UNKNOWN_TYPE' }
 /** The database, and how often the types were read from it. */
 function counted(): { db: Database; reads(): number } {
   let reads = 0
-  const guard: Database['guard'] = work => {
+  const query: Database['query'] = (...statement) => {
     reads += 1
-    return db.guard(work)
+    return db.query(...statement)
   }
-  return { db: { ...db, guard }, reads: () => reads }
+  return { db: { ...db, query }, reads: () => reads }
 }
 
 const now = Date.now
@@ -109,8 +109,8 @@ t.test('an answer that comes late does not undo a newer one', async t => {
   let answer = () => {}
   let isFirst = true
   /** The first answer is held back until `answer` is called. */
-  const guard: Database['guard'] = async work => {
-    const rows = await db.guard(work)
+  const query: Database['query'] = async <Row>(...statement: Parameters<Database['query']>) => {
+    const rows = await db.query<Row>(...statement)
     if (isFirst) {
       isFirst = false
       await new Promise<void>(resolve => {
@@ -119,7 +119,7 @@ t.test('an answer that comes late does not undo a newer one', async t => {
     }
     return rows
   }
-  const types = new TypeCatalogue({ ...db, guard })
+  const types = new TypeCatalogue({ ...db, query })
   const slow = types.refresh()
   await sleep(50)
   await setType(db, 'calls', { default_limit: 20 }, BY)
