@@ -5,7 +5,7 @@ import postgres from 'postgres'
 import { FST_QUOTA_SCHEMA, FST_QUOTA_UNREACHABLE } from '../quota/errors.ts'
 import { missingFromSchema } from './check-schema.ts'
 import { type Database, type Orm, rowsOf, stateOf, type Values, withDeadline } from './database.ts'
-import { CLOSE_SECONDS, endClient, Lane, requireAnswer, type Session } from './lane.ts'
+import { CLOSE_SECONDS, endClient, Lane, type Session } from './lane.ts'
 
 /** A URL with what postgres.js takes besides: `max`, `ssl`, `prepare` … */
 export interface ServerConnection extends postgres.Options<Record<string, never>> {
@@ -97,13 +97,13 @@ async function* streamRows<Row>(
   batch: number
 ): AsyncGenerator<Row[]> {
   const run = (statement: string, given: Values = []) =>
-    withDeadline<unknown>(client.unsafe(statement, [...given]).then(requireAnswer), EXPORT_DEADLINE_MS)
+    withDeadline(client.unsafe(statement, [...given]).then(rowsOf<Row>), EXPORT_DEADLINE_MS)
   try {
     await run('BEGIN READ ONLY')
     await run(`SET LOCAL statement_timeout = ${EXPORT_DEADLINE_MS}`)
     await run(`DECLARE quota_export NO SCROLL CURSOR FOR ${text}`, values)
     for (;;) {
-      const rows = (await run(`FETCH ${batch} FROM quota_export`)) as Row[]
+      const rows = await run(`FETCH ${batch} FROM quota_export`)
       if (rows.length > 0) yield [...rows]
       if (rows.length < batch) return
     }

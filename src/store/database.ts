@@ -101,9 +101,16 @@ export const transaction = <T>(db: Database, work: (query: Query) => Promise<T>)
     )
   )
 
-/** `db.execute()` gives an array on postgres.js, and `{ rows }` on PGlite and node-postgres. */
-export const rowsOf = <Row>(result: unknown): Row[] =>
-  Array.isArray(result) ? result : (result as { rows: Row[] }).rows
+/**
+ * `db.execute()` gives an array on postgres.js, and `{ rows }` on PGlite and node-postgres. Where connections are reset again and again,
+ * postgres.js (3.4.9) resolves one of a thousand statements that was never answered with no rows: it lacks the name of its command.
+ */
+export function rowsOf<Row>(result: unknown): Row[] {
+  if (!Array.isArray(result)) return (result as { rows: Row[] }).rows
+  if ((result as { command?: unknown }).command === null)
+    throw new FST_QUOTA_STORE('the connection was lost before the answer')
+  return result
+}
 
 /** postgres.js waits for ever on a dead connection, so the deadline is ours. */
 export async function withDeadline<T>(work: PromiseLike<T>, deadlineMs: number, onLate?: () => void): Promise<T> {

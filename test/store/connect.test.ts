@@ -3,6 +3,7 @@ import { drizzle } from 'drizzle-orm/postgres-js'
 import postgres from 'postgres'
 import t from 'tap'
 import { type Connection, connect, open } from '../../src/store/connect.ts'
+import { rowsOf } from '../../src/store/database.ts'
 import { freePort, server } from '../fixtures/database.ts'
 
 const pg = await server(t)
@@ -100,4 +101,12 @@ t.test('a statement that takes longer than its deadline is given up', async t =>
   const db = await open(pg.url(), { deadlineMs: 300 })
   await t.rejects(db.query('SELECT pg_sleep(2)'), { code: 'FST_QUOTA_STORE', message: /no answer within 300 ms/ })
   await db.close()
+})
+
+t.test('takes what was never answered for a failure, not for no rows', async t => {
+  // What postgres.js resolves a statement with whose connection was reset at the wrong moment.
+  const unanswered = Object.assign([], { command: null })
+  t.throws(() => rowsOf(unanswered), { code: 'FST_QUOTA_STORE' })
+  t.strictSame(rowsOf(Object.assign([], { command: 'SELECT' })), [])
+  t.strictSame(rowsOf({ rows: [1] }), [1])
 })
