@@ -177,13 +177,22 @@ function violationsOf(pairs: readonly Pair[]): Violation[] {
   if (missing) throw new FST_QUOTA_UNKNOWN_TYPE(missing[0].type, 'its row is gone from quota_types')
   const denied = pairs.filter(([, row]) => !row.fits)
   if (denied.length === 0) throw new FST_QUOTA_STORE('the counters kept changing while they were read')
-  return denied.map(([charge, row]) => ({
-    ...balanceOf(charge.type, row),
-    required: charge.amount,
-    retryAfter:
-      row.period_end === null ? null : Math.max(Math.ceil((Number(row.period_end) - Number(row.at)) / 1000), 1)
-  }))
+  return denied.map(pair => violationOf(...pair))
 }
+
+const violationOf = (charge: WantedCharge, row: CounterRow & { at: number }): Violation => ({
+  ...balanceOf(charge.type, row),
+  required: charge.amount,
+  retryAfter: row.period_end === null ? null : Math.max(Math.ceil((Number(row.period_end) - Number(row.at)) / 1000), 1)
+})
+
+/** Of one charge that does not fit. */
+export const refusalOf = (charge: WantedCharge, row: CounterRow & { at: number }): Admission & { admitted: false } => ({
+  admitted: false,
+  violations: [violationOf(charge, row)],
+  balances: [balanceOf(charge.type, row)],
+  at: dateOf(row.at)
+})
 
 const admittedCharge = (charge: WantedCharge, row: AdmittedRow): AdmittedCharge => ({
   ...charge,

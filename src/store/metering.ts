@@ -1,7 +1,7 @@
 // What requests ask of the store: grouped where it is plain, one by one where it is not, and each within its time.
 import type { Balance } from '../quota/balance.ts'
 import { FST_QUOTA_STORE } from '../quota/errors.ts'
-import { type Admission, type AdmissionOrder, balanceOf } from './admit.ts'
+import { type Admission, type AdmissionOrder, balanceOf, refusalOf } from './admit.ts'
 import { type CommittedCharge, commit, type HeldCharge } from './commit.ts'
 import { type Database, dateOf, stateOf, withDeadline, within } from './database.ts'
 import { Group } from './group.ts'
@@ -44,30 +44,15 @@ export class Metering implements Settling {
   async reserve(order: AdmissionOrder & { leaseMs: number }): Promise<Admission> {
     const { userId, leaseMs, charges } = order
     const db = within(this.#db, this.#timeoutMs)
-    const charge = onlyOne(charges)
-    const moved =
-      charge &&
-      (await this.#move({
-        do: 'reserve',
-        userId,
-        id: charge.id,
-        typeId: charge.typeId,
-        amount: charge.amount,
-        leaseMs
-      }))
-    if (charge === undefined || moved === undefined) return await reserve(db, order)
-    return {
-      admitted: true,
-      charges: [
-        {
-          ...charge,
-          periodStart: dateOf(moved.period_start),
-          admittedAt: dateOf(moved.admitted_at as number),
-          balance: balanceOf(charge.type, moved)
-        }
-      ],
-      at: dateOf(moved.at)
-    }
+    const charge = this.#plain(charges)
+    if (charge === undefined) return await reserve(db, order)
+    const { id, typeId, amount } = charge
+    const moved = await this.#move({ do: 'reserve', userId, id, typeId, amount, leaseMs })
+    if (moved?.full) return refusalOf(charge, moved)
+    if (!moved?.done) return await reserve(db, order)
+    const [periodStart, admittedAt] = [dateOf(moved.period_start), dateOf(moved.admitted_at as number)]
+    const admitted = { ...charge, periodStart, admittedAt, balance: balanceOf(charge.type, moved) }
+    return { admitted: true, charges: [admitted], at: dateOf(moved.at) }
   }
 
   async commit(
@@ -76,17 +61,17 @@ export class Metering implements Settling {
     endpoint: string | null
   ): Promise<Map<string, Balance>> {
     const db = within(this.#db, this.#timeoutMs)
-    const charge = onlyOne(charges)
+    const charge = this.#plain(charges)
     const moved = charge && (await this.#move({ ...charge, do: 'commit', userId, endpoint }))
-    if (charge === undefined || moved === undefined) return await commit(db, userId, charges, endpoint)
+    if (charge === undefined || !moved?.done) return await commit(db, userId, charges, endpoint)
     return new Map([[charge.type, balanceOf(charge.type, moved)]])
   }
 
   async release(userId: string, charges: readonly HeldCharge[]): Promise<Map<string, Balance>> {
     const db = within(this.#db, this.#timeoutMs)
-    const charge = onlyOne(charges)
+    const charge = this.#plain(charges)
     const moved = charge && (await this.#move({ ...charge, do: 'release', userId }))
-    if (charge === undefined || moved === undefined) return await release(db, userId, charges)
+    if (charge === undefined || !moved?.done) return await release(db, userId, charges)
     return new Map([[charge.type, balanceOf(charge.type, moved)]])
   }
 
@@ -94,15 +79,22 @@ export class Metering implements Settling {
     return voidCharges(within(this.#db, this.#timeoutMs), userId, charges)
   }
 
-  /** Undefined: it is not plain, and nothing was done. */
-  async #move(move: Move): Promise<Moved | undefined> {
-    const moved = (await this.#join(this.#all, move)) ?? (await this.#join(this.#ofUser(move.userId), move))
-    return moved?.done ? moved : undefined
+  /**
+   * Several charges of one request are all or none, which the statement for many does not see to. The embedded engine plans a statement anew
+   * each time, and gains nothing.
+   */
+  #plain<Charge>(charges: readonly Charge[]): Charge | undefined {
+    return charges.length === 1 && this.#db.kind === 'postgres' ? charges[0] : undefined
   }
 
-  async #join(group: Group<Move, Moved>, move: Move): Promise<Moved | undefined> {
+  async #move(move: Move): Promise<Moved | undefined> {
+    const end = performance.now() + this.#timeoutMs
+    return (await this.#join(this.#all, move, end)) ?? (await this.#join(this.#ofUser(move.userId), move, end))
+  }
+
+  async #join(group: Group<Move, Moved>, move: Move, end: number): Promise<Moved | undefined> {
     const { answer, leave } = group.join(move)
-    return this.#db.kind === 'embedded' ? await answer : await withDeadline(answer, this.#timeoutMs, leave)
+    return await withDeadline(answer, Math.max(end - performance.now(), 1), leave)
   }
 
   /** For a user whose counters somebody else is moving: many processes at one user wait for the row once a group, not once a request. */
@@ -128,10 +120,6 @@ export class Metering implements Settling {
     }
   }
 }
-
-/** Several charges of one request are all or none, which the statement for many does not see to. */
-const onlyOne = <Charge>(charges: readonly Charge[]): Charge | undefined =>
-  charges.length === 1 ? charges[0] : undefined
 
 /** The database answered that it did none of it because of a value (22…), a constraint (23…) or a conflict (40…). */
 const isUndone = (error: unknown): boolean =>

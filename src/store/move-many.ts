@@ -10,10 +10,12 @@ export type Move = { userId: string; id: string; typeId: number } & (
   | { do: 'release'; periodStart: Date }
 )
 
-/** The counter afterwards; for a reserve as it was after its own turn. Without `done` nothing was done, and the numbers mean nothing. */
+/** The counter afterwards; for a reserve as it was after its own turn. */
 export interface Moved extends CounterRow {
   n: number
   done: boolean
+  /** A reserve that does not fit, also after all that was moved here, and nothing is dead that could be given back. */
+  full: boolean
   admitted_at: number | null
   at: number
 }
@@ -26,6 +28,10 @@ export interface Moved extends CounterRow {
  *
  * The counters are set to what was read under the lock, not moved: an UPDATE sees the snapshot's row first.
  */
+/** Unlimited ends where JavaScript's whole numbers do. */
+const ceilingOf = (row: string) =>
+  `CASE WHEN ${row}.limit_amount < 0 THEN ${Number.MAX_SAFE_INTEGER} ELSE ${row}.limit_amount END`
+
 const moveMany = (locking: 'SKIP LOCKED' | '') => `
 WITH clock AS MATERIALIZED (
   SELECT now() AS at
@@ -63,7 +69,7 @@ WITH clock AS MATERIALIZED (
 ), admitted AS MATERIALIZED (
   SELECT w.*, clock.at, greatest(date_trunc('milliseconds', clock.at), w.period_start) AS admitted_at
     FROM wanted w CROSS JOIN clock
-   WHERE w.used_after <= CASE WHEN w.limit_amount < 0 THEN ${Number.MAX_SAFE_INTEGER} ELSE w.limit_amount END
+   WHERE w.used_after <= ${ceilingOf('w')}
 ), delta AS MATERIALIZED (
   SELECT user_id, quota_type_id, sum(used)::bigint AS used, sum(reserved)::bigint AS reserved
     FROM (SELECT user_id, quota_type_id, used, reserved FROM settled
@@ -81,15 +87,17 @@ WITH clock AS MATERIALIZED (
   SELECT a.user_id, a.id, a.quota_type_id, a.amount, a.period_start, a.admitted_at, a.at + a.lease_ms * interval '1 millisecond' FROM admitted a
 )
 SELECT i.n, a.n IS NOT NULL OR h.n IS NOT NULL AS done,
-       coalesce(a.limit_amount, m.limit_amount) AS limit_amount,
-       coalesce(a.used_after::bigint, m.used_amount) AS used_amount,
-       coalesce(a.reserved_after::bigint, m.reserved_amount) AS reserved_amount,
+       i.what = 'r' AND c.running AND coalesce(m.used_amount, c.used_amount) + i.amount > ${ceilingOf('c')}
+         AND NOT EXISTS (SELECT 1 FROM quota_reservations r WHERE r.user_id = i.user_id AND r.expires_at <= clock.at) AS full,
+       coalesce(a.limit_amount, m.limit_amount, c.limit_amount) AS limit_amount,
+       coalesce(a.used_after::bigint, m.used_amount, c.used_amount) AS used_amount,
+       coalesce(a.reserved_after::bigint, m.reserved_amount, c.reserved_amount) AS reserved_amount,
        ${ms('c.period_start')} AS period_start, ${ms('c.period_end')} AS period_end, ${ms('a.admitted_at')} AS admitted_at, ${ms('clock.at')} AS at
   FROM item i CROSS JOIN clock
   JOIN counter c ON c.user_id = i.user_id AND c.quota_type_id = i.quota_type_id
   LEFT JOIN admitted a ON a.n = i.n
   LEFT JOIN held h ON h.n = i.n
-  LEFT JOIN moved m ON m.user_id = h.user_id AND m.quota_type_id = h.quota_type_id`
+  LEFT JOIN moved m ON m.user_id = i.user_id AND m.quota_type_id = i.quota_type_id`
 
 const OF_MANY = moveMany('SKIP LOCKED')
 /** Waits for the rows: for moves of one user, who waits for nobody else. */
