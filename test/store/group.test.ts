@@ -1,0 +1,91 @@
+import { setImmediate as turn } from 'node:timers/promises'
+import t from 'tap'
+import { Group } from '../../src/store/group.ts'
+
+interface Item {
+  userId: string
+  n: number
+}
+
+/** A group whose statements are answered by hand. */
+function byHand(size = 100) {
+  const sent: { items: number[]; answer: (error?: Error) => Promise<void> }[] = []
+  let idle = 0
+  const group = new Group<Item, number>(
+    items =>
+      new Promise((resolve, reject) => {
+        const answer = async (error?: Error) => {
+          if (error) reject(error)
+          else resolve(items.map(({ n }) => (n < 0 ? undefined : n * 10)))
+          await turn()
+          await turn()
+        }
+        sent.push({ items: items.map(({ n }) => n), answer })
+      }),
+    size,
+    () => void idle++
+  )
+  const join = (n: number, userId = 'alice') => group.join({ userId, n })
+  return { sent, join, idle: () => idle }
+}
+
+t.test('what comes in one turn of the event loop leaves together, and at once where nothing is under way', async t => {
+  const { sent, join } = byHand()
+  const answers = [1, 2, 3].map(n => join(n).answer)
+  await turn()
+  t.strictSame(sent[0]!.items, [1, 2, 3])
+  await sent[0]!.answer()
+  t.strictSame(await Promise.all(answers), [10, 20, 30])
+})
+
+t.test('what comes while a statement is under way shares the next one, in the order in which it came', async t => {
+  const { sent, join, idle } = byHand()
+  join(1)
+  await turn()
+  const answers = [2, 3].map(n => join(n).answer)
+  await turn()
+  t.equal(sent.length, 1)
+  await sent[0]!.answer()
+  t.strictSame(sent[1]!.items, [2, 3])
+  t.equal(idle(), 0)
+  await sent[1]!.answer()
+  t.strictSame(await Promise.all(answers), [20, 30])
+  t.equal(idle(), 1, 'says when nothing is left')
+})
+
+t.test('each is told of what failed, and the next statement is sent all the same', async t => {
+  const { sent, join } = byHand()
+  const answers = Promise.allSettled([join(1).answer, join(2).answer])
+  await turn()
+  const next = join(3).answer
+  await sent[0]!.answer(new Error('no'))
+  t.match(await answers, [{ reason: { message: 'no' } }, { reason: { message: 'no' } }])
+  await sent[1]!.answer()
+  t.equal(await next, 30)
+})
+
+t.test('who leaves before the statement is sent is not in it', async t => {
+  const { sent, join } = byHand()
+  join(1)
+  await turn()
+  const [gone, stays] = [join(2), join(3)]
+  gone.leave()
+  await sent[0]!.answer()
+  t.strictSame(sent[1]!.items, [3])
+  await sent[1]!.answer()
+  t.equal(await stays.answer, 30)
+})
+
+t.test('a user with many waits behind those with few, and each user is served in order', async t => {
+  const { sent, join } = byHand(4)
+  join(0)
+  await turn()
+  for (let n = 1; n <= 6; n++) join(n, 'hot')
+  join(7, 'bob')
+  join(8, 'carol')
+  await sent[0]!.answer()
+  t.strictSame(sent[1]!.items, [1, 2, 7, 8])
+  await sent[1]!.answer()
+  t.strictSame(sent[2]!.items, [3, 4, 5, 6])
+  await sent[2]!.answer()
+})
