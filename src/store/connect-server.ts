@@ -121,9 +121,8 @@ function preparing(lane: Lane, told: boolean | undefined): () => Promise<boolean
   let known = told
   let asking: Promise<boolean> | undefined
   const ask = async () => {
-    const rows = await lane.run('SELECT pg_backend_pid() AS pid', [], false, DEADLINE_MS)
-    const { pid } = (rows as { pid: number }[])[0] as { pid: number }
-    known = pid === (rows as { state: { pid: number } }).state.pid
+    const rows = rowsOf<{ pid: number }>(await lane.run('SELECT pg_backend_pid() AS pid', [], false, DEADLINE_MS))
+    known = rows[0]?.pid === (rows as unknown as { state: { pid: number } }).state.pid
     return known
   }
   return async () => {

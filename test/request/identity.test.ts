@@ -100,6 +100,28 @@ for (const [title, authorization] of bad) {
   })
 }
 
+t.test('takes no id that could break out of a header or a line of the log, not even from a verified token', async t => {
+  const lines: string[] = []
+  const own = Fastify({ logger: { level: 'trace', stream: { write: line => void lines.push(line) } } })
+  t.teardown(() => own.close())
+  own.register(quotaPlugin, { connection: db.orm, quotas: QUOTAS, jwt: { secret } })
+  own.get('/work', { config: { quota: 'calls' } }, async () => 'x')
+  const ids = [
+    'mallory\r\nx-admin: 1',
+    'mallory\n{"level":30,"user":"bob"}',
+    'mallory\u0000',
+    'mallory\u009b31m',
+    'mallory\ud800'
+  ]
+  for (const sub of [...ids, 'm'.repeat(256)]) {
+    const response = await own.inject({ url: '/work', headers: { authorization: `Bearer ${sign({ sub })}` } })
+    t.equal(response.statusCode, 401, JSON.stringify(sub))
+    t.notMatch(JSON.stringify([response.headers, response.body]), /mallory|x-admin/)
+  }
+  t.notMatch(lines.join(''), /mallory/)
+  t.strictSame(await db.query("SELECT id FROM quota_users WHERE id LIKE 'mallory%' OR id LIKE 'mmm%'"), [])
+})
+
 t.test('asks identify, also an asynchronous one, for API keys, sessions and organisations', async t => {
   const user = newUser()
   const keys = new Map([['key-1', user]])
