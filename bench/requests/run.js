@@ -95,7 +95,7 @@ async function prepare(sql, name) {
 }
 
 async function run(name, url, { connections, users, limit = UNLIMITED }) {
-  const child = fork(join(import.meta.dirname, 'contenders.js'), [name, url, String(limit)], { stdio: ['ignore', 'inherit', 'inherit', 'ipc'] })
+  const child = fork(join(import.meta.dirname, 'contenders.js'), [name, url, String(limit)], { stdio: ['ignore', 'inherit', 'inherit', 'ipc'], execArgv: process.env.PROFILE ? ['--cpu-prof', '--cpu-prof-dir=' + process.env.PROFILE] : [] })
   const [port] = await once(child, 'message')
   const before = await rowsOf(name, url)
   const ask = seconds =>

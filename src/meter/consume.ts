@@ -1,11 +1,12 @@
 // Charges at once, and once for an idempotency key.
-import { v7 as uuid } from 'uuid'
+
 import { type Balance, remainingOf } from '../quota/balance.ts'
 import { FST_QUOTA_EXCEEDED, FST_QUOTA_IDEMPOTENCY_MISMATCH } from '../quota/errors.ts'
 import { deniedEvent } from '../quota/events.ts'
 import { boundMetadata, type Metadata } from '../quota/metadata.ts'
 import type { Admission } from '../store/admit.ts'
 import { charge, recallCharge } from '../store/charge.ts'
+import { chargeId } from '../store/charge-id.ts'
 import { type Database, stateOf } from '../store/database.ts'
 import { requireAmount, requireIdempotencyKey, requireText, requireUser } from './arguments.ts'
 import type { MeterContext } from './context.ts'
@@ -38,7 +39,7 @@ export async function consume(
   let denied: (Admission & { admitted: false }) | undefined
   try {
     return await once(db, keyed, async idempotencyKey => {
-      const charges = [{ id: uuid(), typeId: type.id, type: key, amount }]
+      const charges = [{ id: chargeId(), typeId: type.id, type: key, amount }]
       const metadata = boundMetadata(options.metadata)
       const admission = await charge(db, { userId, charges, endpoint, metadata, idempotencyKey })
       if (admission.admitted) return admission.charges[0]!.balance

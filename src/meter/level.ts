@@ -1,8 +1,9 @@
 // Levels: lowered by what was given back, or set to what was measured.
-import { v7 as uuid } from 'uuid'
+
 import type { Balance } from '../quota/balance.ts'
 import { FST_QUOTA_KIND_MISMATCH, FST_QUOTA_UNKNOWN_TYPE } from '../quota/errors.ts'
 import { boundMetadata } from '../quota/metadata.ts'
+import { chargeId } from '../store/charge-id.ts'
 import { ensureUser } from '../store/ensure-user.ts'
 import { type LevelMove, setLevel } from '../store/set-level.ts'
 import { requireAmount, requireIdempotencyKey, requireText, requireUser } from './arguments.ts'
@@ -54,7 +55,7 @@ async function moveLevel(
       userId,
       typeId: type.id,
       type: key,
-      id: uuid(),
+      id: chargeId(),
       amount,
       move,
       endpoint: options.endpoint ?? null,

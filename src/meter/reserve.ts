@@ -1,5 +1,5 @@
 // Holds amounts for work that outlives a request: charged or given back when it ends.
-import { v7 as uuid } from 'uuid'
+
 import { isAmount } from '../quota/amount.ts'
 import type { Balance } from '../quota/balance.ts'
 import {
@@ -12,6 +12,7 @@ import { deniedEvent } from '../quota/events.ts'
 import { boundMetadata, type Metadata } from '../quota/metadata.ts'
 import type { QuotaTypeKey } from '../quota/rule.ts'
 import type { Admission, AdmittedCharge, WantedCharge } from '../store/admit.ts'
+import { chargeId } from '../store/charge-id.ts'
 import { commit } from '../store/commit.ts'
 import { type Database, within } from '../store/database.ts'
 import { release } from '../store/release.ts'
@@ -107,7 +108,7 @@ class HeldReservation implements Reservation {
   #released: Promise<void> | undefined
 
   constructor(context: MeterContext, { userId, charges, switchedOff }: Held, options: ReserveOptions, expiresAt: Date) {
-    this.id = charges[0]?.id ?? uuid()
+    this.id = charges[0]?.id ?? chargeId()
     this.#switchedOff = switchedOff
     this.expiresAt = expiresAt
     this.#context = context
@@ -185,7 +186,7 @@ async function readCharges(
     if (charges.some(charge => charge.type === key) || switchedOff.includes(key))
       throw new FST_QUOTA_INVALID_CALL('charges', `names '${key}' twice; add the amounts up`)
     const type = await types.get(key, 'reserved through app.quota.reserve')
-    if (type.isActive) charges.push({ id: uuid(), typeId: type.id, type: key, amount })
+    if (type.isActive) charges.push({ id: chargeId(), typeId: type.id, type: key, amount })
     else switchedOff.push(key)
   }
   return { charges, switchedOff }

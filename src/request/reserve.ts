@@ -1,10 +1,10 @@
 // Takes what a request costs before its handler runs.
 import type { FastifyRequest } from 'fastify'
-import { v7 as uuid } from 'uuid'
 import { isAmount } from '../quota/amount.ts'
 import { FST_QUOTA_AMOUNT_FUNCTION } from '../quota/errors.ts'
 import type { ChargeAmount } from '../quota/rule.ts'
 import type { WantedCharge } from '../store/admit.ts'
+import { chargeId } from '../store/charge-id.ts'
 import type { TypeCatalogue } from '../store/type-catalogue.ts'
 import type { RequestMetering } from './match.ts'
 
@@ -18,7 +18,7 @@ export async function wantedCharges(
   for (const { type: key, amount } of metering.charges) {
     const type = await types.get(key, metering.source)
     if (type.isActive)
-      wanted.push({ id: uuid(), typeId: type.id, type: key, amount: await amountOf(key, amount, request) })
+      wanted.push({ id: chargeId(), typeId: type.id, type: key, amount: await amountOf(key, amount, request) })
   }
   return wanted
 }

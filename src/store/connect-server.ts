@@ -21,6 +21,9 @@ const EXPORT_DEADLINE_MS = 60_000
 /** Connections for all that no request waits for: an operator's questions, upkeep, and what is owed. */
 const OPERATOR_CONNECTIONS = 3
 
+/** Connections for the statements that many requests share: as many as are under way at once. */
+const GROUPED_CONNECTIONS = 2
+
 export interface Patience {
   /** How long a statement may take that no request waits for. */
   deadlineMs?: number | undefined
@@ -46,6 +49,7 @@ export function connectServer(
   }
   const operator = new Lane(url, { ...settings, max: Math.min(max, OPERATOR_CONNECTIONS) }, OPERATOR_SESSION)
   const metering = new Lane(url, { ...settings, max }, sessionWithin(storeTimeoutMs))
+  const grouped = new Lane(url, { ...settings, max: Math.min(max, GROUPED_CONNECTIONS) }, sessionWithin(storeTimeoutMs))
   const prepares = preparing(operator, options.prepare ?? toldBy(query.get('prepare')))
   const askOn =
     (lane: Lane): Database['query'] =>
@@ -58,11 +62,12 @@ export function connectServer(
     },
     query: askOn(operator),
     metering: { query: askOn(metering) },
+    grouped: { query: askOn(grouped) },
     stream: <Row>(text: string, values: Values, batch: number) =>
       streamRows<Row>(postgres(url, { ...settings, max: 1, prepare: false }), text, values, batch),
     guard: work => withDeadline(work, deadlineMs),
     close: async () => {
-      await Promise.all([operator.close(), metering.close()])
+      await Promise.all([operator.close(), metering.close(), grouped.close()])
     }
   }
 }

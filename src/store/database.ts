@@ -24,6 +24,8 @@ export interface Database {
    * too long, so that a row that somebody has locked holds up nobody else for long.
    */
   readonly metering: Pick<Database, 'query'>
+  /** The same for the statements that many requests share: on few connections, whose servers know them by heart. */
+  readonly grouped: Pick<Database, 'query'>
   /**
    * The rows of a SELECT as they are at one moment, `batch` at a time, from a cursor on a connection of its own: the next are
    * asked for when they are wanted, and ending the loop ends the query. Only where such a connection can be had.
@@ -57,6 +59,7 @@ export function openDatabase(
     orm,
     query,
     metering: { query },
+    grouped: { query },
     guard,
     close
   }
@@ -66,11 +69,10 @@ export function openDatabase(
  * The database for one piece of work that a request waits for: all its statements together take no longer than this. The embedded engine
  * cannot be cut short, and has no network that could go silent.
  */
-export function within(db: Database, budgetMs: number): Database {
+export function within(db: Database, budgetMs: number, on: Pick<Database, 'query'> = db.metering): Database {
   if (db.kind === 'embedded') return db
   const end = performance.now() + budgetMs
-  const query: Database['query'] = (text, values) =>
-    db.metering.query(text, values, Math.max(end - performance.now(), 1))
+  const query: Database['query'] = (text, values) => on.query(text, values, Math.max(end - performance.now(), 1))
   // Not a copy: `orm` is read when it is used.
   return Object.create(db, { query: { value: query } })
 }

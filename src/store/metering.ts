@@ -26,6 +26,7 @@ export const settlingOn = (db: Database): Settling => ({
 
 /** Larger ones gained nothing, and each waits for the whole statement. */
 const GROUP_SIZE = 100
+const GROUPS_AT_ONCE = Number(process.env.WIDTH ?? 2)
 
 export class Metering implements Settling {
   readonly #db: Database
@@ -37,7 +38,7 @@ export class Metering implements Settling {
   constructor(db: Database, timeoutMs: number) {
     this.#db = db
     this.#timeoutMs = timeoutMs
-    this.#all = new Group(moves => this.#ask(moveManyUsers, moves), GROUP_SIZE)
+    this.#all = new Group(moves => this.#ask(moveManyUsers, moves), { size: GROUP_SIZE, width: GROUPS_AT_ONCE })
   }
 
   /** Holds all charges, or none. */
@@ -50,8 +51,9 @@ export class Metering implements Settling {
     const moved = await this.#move({ do: 'reserve', userId, id, typeId, amount, leaseMs })
     if (moved?.full) return refusalOf(charge, moved)
     if (!moved?.done) return await reserve(db, order)
-    const [periodStart, admittedAt] = [dateOf(moved.period_start), dateOf(moved.admitted_at as number)]
-    const admitted = { ...charge, periodStart, admittedAt, balance: balanceOf(charge.type, moved) }
+    const balance = balanceOf(charge.type, moved)
+    const admittedAt = dateOf(Math.max(moved.at, moved.period_start))
+    const admitted = { ...charge, periodStart: balance.periodStart, admittedAt, balance }
     return { admitted: true, charges: [admitted], at: dateOf(moved.at) }
   }
 
@@ -62,7 +64,7 @@ export class Metering implements Settling {
   ): Promise<Map<string, Balance>> {
     const db = within(this.#db, this.#timeoutMs)
     const charge = this.#plain(charges)
-    const moved = charge && (await this.#move({ ...charge, do: 'commit', userId, endpoint }))
+    const moved = charge && (await this.#move(commitOf(userId, charge, endpoint)))
     if (charge === undefined || !moved?.done) return await commit(db, userId, charges, endpoint)
     return new Map([[charge.type, balanceOf(charge.type, moved)]])
   }
@@ -70,7 +72,7 @@ export class Metering implements Settling {
   async release(userId: string, charges: readonly HeldCharge[]): Promise<Map<string, Balance>> {
     const db = within(this.#db, this.#timeoutMs)
     const charge = this.#plain(charges)
-    const moved = charge && (await this.#move({ ...charge, do: 'release', userId }))
+    const moved = charge && (await this.#move({ do: 'release', userId, id: charge.id, typeId: charge.typeId }))
     if (charge === undefined || !moved?.done) return await release(db, userId, charges)
     return new Map([[charge.type, balanceOf(charge.type, moved)]])
   }
@@ -101,11 +103,11 @@ export class Metering implements Settling {
   #ofUser(userId: string): Group<Move, Moved> {
     const group =
       this.#users.get(userId) ??
-      new Group<Move, Moved>(
-        moves => this.#ask(moveOneUser, moves),
-        GROUP_SIZE,
-        () => this.#users.delete(userId)
-      )
+      new Group<Move, Moved>(moves => this.#ask(moveOneUser, moves), {
+        size: GROUP_SIZE,
+        width: 1,
+        onIdle: () => this.#users.delete(userId)
+      })
     this.#users.set(userId, group)
     return group
   }
@@ -113,13 +115,27 @@ export class Metering implements Settling {
   /** Where the database refuses all because of one, each asks for itself. */
   async #ask(statement: typeof moveManyUsers, moves: readonly Move[]): Promise<(Moved | undefined)[]> {
     try {
-      return await statement(within(this.#db, this.#timeoutMs), moves)
+      return await statement(within(this.#db, this.#timeoutMs, this.#db.grouped), moves)
     } catch (error) {
       if (!isUndone(error)) throw error
       return moves.map(() => undefined)
     }
   }
 }
+
+const commitOf = (
+  userId: string,
+  { id, typeId, amount, metadata }: CommittedCharge,
+  endpoint: string | null
+): Move => ({
+  do: 'commit',
+  userId,
+  id,
+  typeId,
+  amount,
+  metadata,
+  endpoint
+})
 
 /** The database answered that it did none of it because of a value (22…), a constraint (23…) or a conflict (40…). */
 const isUndone = (error: unknown): boolean =>
