@@ -28,26 +28,13 @@ const LOADS = {
 const chosen = (process.env.LOADS?.split(',') ?? Object.keys(LOADS)).map(key => [key, LOADS[key]])
 const only = process.env.CONTENDERS?.split(',')
 
-const dir = await mkdtemp(join(tmpdir(), 'quota-bench-'))
-await chmod(dir, 0o755)
-const database = new EmbeddedPostgres({
-  databaseDir: join(dir, 'data'),
-  port: await freePort(),
-  user: 'postgres',
-  password: 'postgres',
-  persistent: true,
-  createPostgresUser: process.getuid?.() === 0,
-  onLog: () => {},
-  onError: () => {}
-})
-const urlOf = name => `postgres://postgres:postgres@127.0.0.1:${database.options.port}/${name}`
+const server = await startServer()
+const urlOf = name => Object.assign(new URL(server.url), { pathname: `/${name}` }).href
 
 let isWrong = false
 let databases = 0
 try {
-  await database.initialise()
-  await database.start()
-  const sql = postgres(urlOf('postgres'), { max: 1 })
+  const sql = postgres(server.url, { max: 1, onnotice: () => {} })
   const [{ version, fsync, synchronous_commit }] =
     await sql`SELECT version(), current_setting('fsync') AS fsync, current_setting('synchronous_commit') AS synchronous_commit`
   print(
@@ -56,10 +43,35 @@ try {
   for (const [, load] of chosen) await measure(sql, load)
   await sql.end()
 } finally {
-  await database.stop().catch(() => {})
-  await rm(dir, { recursive: true, force: true })
+  await server.stop()
 }
 if (isWrong) process.exitCode = 1
+
+/** DATABASE_URL's, whose user may create databases; else one that npm brought, built without much optimisation. */
+async function startServer() {
+  if (process.env.DATABASE_URL) return { url: process.env.DATABASE_URL, stop: () => {} }
+  const dir = await mkdtemp(join(tmpdir(), 'quota-bench-'))
+  await chmod(dir, 0o755)
+  const database = new EmbeddedPostgres({
+    databaseDir: join(dir, 'data'),
+    port: await freePort(),
+    user: 'postgres',
+    password: 'postgres',
+    persistent: true,
+    createPostgresUser: process.getuid?.() === 0,
+    onLog: () => {},
+    onError: () => {}
+  })
+  await database.initialise()
+  await database.start()
+  return {
+    url: `postgres://postgres:postgres@127.0.0.1:${database.options.port}/postgres`,
+    stop: async () => {
+      await database.stop().catch(() => {})
+      await rm(dir, { recursive: true, force: true })
+    }
+  }
+}
 
 /** A database for each contender and load, the same in all passes. */
 async function measure(sql, load) {
@@ -85,6 +97,7 @@ async function measure(sql, load) {
 
 async function prepare(sql, name) {
   const own = `bench_${++databases}`
+  await sql.unsafe(`DROP DATABASE IF EXISTS ${own}`)
   await sql.unsafe(`CREATE DATABASE ${own}`)
   if (name.startsWith('quota')) {
     const db = await open(urlOf(own))
@@ -95,7 +108,7 @@ async function prepare(sql, name) {
 }
 
 async function run(name, url, { connections, users, limit = UNLIMITED }) {
-  const child = fork(join(import.meta.dirname, 'contenders.js'), [name, url, String(limit)], { stdio: ['ignore', 'inherit', 'inherit', 'ipc'], execArgv: process.env.PROFILE ? ['--cpu-prof', '--cpu-prof-dir=' + process.env.PROFILE] : [] })
+  const child = fork(join(import.meta.dirname, 'contenders.js'), [name, url, String(limit)], { stdio: ['ignore', 'inherit', 'inherit', 'ipc'], execArgv: process.env.PROFILE ? ['--cpu-prof', '--cpu-prof-interval', '200', '--cpu-prof-dir=' + process.env.PROFILE] : [] })
   const [port] = await once(child, 'message')
   const before = await rowsOf(name, url)
   const ask = seconds =>

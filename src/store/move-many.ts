@@ -42,9 +42,7 @@ WITH item AS MATERIALIZED (
     FROM jsonb_to_recordset($1::text::jsonb)
       AS i (n int, k int, what "char", user_id text, quota_type_id int, id uuid, amount bigint, lease_ms int, endpoint text, metadata jsonb)
 ), counter AS MATERIALIZED (
-  SELECT i.k, l.user_id, l.quota_type_id, l.limit_amount, l.used_amount, l.reserved_amount, l.period_start, l.period_end,
-         CASE WHEN l.limit_amount < 0 THEN ${MOST} ELSE l.limit_amount END AS ceiling,
-         l.period_end IS NULL OR l.period_end > now() AS running
+  SELECT i.k, l.user_id, l.quota_type_id, l.limit_amount, l.used_amount, l.reserved_amount, l.period_start, l.period_end
     FROM item i JOIN quota_limits l ON l.user_id = i.user_id AND l.quota_type_id = i.quota_type_id
    WHERE i.n = i.k
    ORDER BY l.user_id, l.quota_type_id
@@ -54,39 +52,42 @@ WITH item AS MATERIALIZED (
    USING item i JOIN counter c ON c.k = i.k
    -- Both columns of the key from one side: else a plan that was made while the table was empty looks for the id through the whole index.
    WHERE i.what <> 'r' AND r.user_id = i.user_id AND r.id = i.id AND r.period_start = c.period_start
-  RETURNING i.n, i.what, r.user_id, r.quota_type_id, r.id, r.created_at, i.endpoint, i.metadata, r.amount AS held,
-            CASE i.what WHEN 'c' THEN i.amount ELSE 0 END AS amount
+  RETURNING i.n, i.what, CASE i.what WHEN 'c' THEN i.amount ELSE 0 END AS amount, r.amount AS held, r.id, r.created_at, i.endpoint, i.metadata, c.*
 ), logged AS (
   INSERT INTO usage_logs (user_id, id, quota_type_id, amount, endpoint, metadata, created_at)
   SELECT user_id, id, quota_type_id, amount, endpoint, coalesce(metadata, '{}'), created_at FROM held WHERE what = 'c'
 ), turn AS (
-  SELECT i.n, i.k, i.id, i.what = 'r' AS reserves, i.amount, i.lease_ms, c.user_id, c.quota_type_id, c.period_start, c.running, c.ceiling,
-         h.n IS NOT NULL AS settles, h.amount - h.held AS freed, h.held,
-         c.used_amount + sum(CASE i.what WHEN 'r' THEN i.amount ELSE h.amount - h.held END) OVER (PARTITION BY i.k ORDER BY i.n) AS used_after
-    FROM item i JOIN counter c ON c.k = i.k LEFT JOIN held h ON h.n = i.n
+  SELECT n, amount - held AS used, -held AS reserved, NULL::uuid AS id, NULL::int AS lease_ms,
+         k, user_id, quota_type_id, limit_amount, used_amount, reserved_amount, period_start, period_end
+    FROM held
+  UNION ALL
+  SELECT i.n, i.amount, i.amount, i.id, i.lease_ms,
+         c.k, c.user_id, c.quota_type_id, c.limit_amount, c.used_amount, c.reserved_amount, c.period_start, c.period_end
+    FROM item i JOIN counter c ON c.k = i.k WHERE i.what = 'r'
 ), made AS MATERIALIZED (
-  SELECT t.*, CASE WHEN t.reserves THEN t.running AND t.used_after <= t.ceiling ELSE t.settles END AS done,
-         CASE WHEN t.reserves THEN t.amount ELSE t.freed END AS used, CASE WHEN t.reserves THEN t.amount ELSE -t.held END AS reserved
+  SELECT t.*, t.id IS NULL OR (t.period_end IS NULL OR t.period_end > now())
+         AND t.used_amount + sum(t.used) OVER (PARTITION BY t.k ORDER BY t.n) <= CASE WHEN t.limit_amount < 0 THEN ${MOST} ELSE t.limit_amount END AS done
     FROM turn t
-), delta AS MATERIALIZED (
-  SELECT k, coalesce(sum(used) FILTER (WHERE done), 0)::bigint AS used, coalesce(sum(reserved) FILTER (WHERE done), 0)::bigint AS reserved,
+), moved AS MATERIALIZED (
+  SELECT k, user_id, quota_type_id, limit_amount, period_start, period_end,
+         used_amount + coalesce(sum(used) FILTER (WHERE done), 0)::bigint AS used_amount,
+         reserved_amount + coalesce(sum(reserved) FILTER (WHERE done), 0)::bigint AS reserved_amount,
          string_agg(n::text, ',') FILTER (WHERE done) AS done, bool_and(done) AS all_done
-    FROM made GROUP BY k
-), moved AS (
-  UPDATE quota_limits l
-     SET used_amount = c.used_amount + d.used, reserved_amount = c.reserved_amount + d.reserved, updated_at = now()
-    FROM delta d JOIN counter c ON c.k = d.k
-   WHERE l.user_id = c.user_id AND l.quota_type_id = c.quota_type_id AND d.done IS NOT NULL
+    FROM made GROUP BY k, user_id, quota_type_id, limit_amount, used_amount, reserved_amount, period_start, period_end
+), counted AS (
+  UPDATE quota_limits l SET used_amount = m.used_amount, reserved_amount = m.reserved_amount, updated_at = now()
+    FROM moved m
+   WHERE l.user_id = m.user_id AND l.quota_type_id = m.quota_type_id AND m.done IS NOT NULL
 ), reserved AS (
   INSERT INTO quota_reservations (user_id, id, quota_type_id, amount, period_start, created_at, expires_at)
-  SELECT user_id, id, quota_type_id, amount, period_start, greatest(date_trunc('milliseconds', now()), period_start),
+  SELECT user_id, id, quota_type_id, used, period_start, greatest(date_trunc('milliseconds', now()), period_start),
          now() + lease_ms * interval '1 millisecond'
-    FROM made WHERE reserves AND done
+    FROM made WHERE id IS NOT NULL AND done
 )
-SELECT d.k, d.done, c.running, c.limit_amount, c.used_amount + d.used AS used_amount, c.reserved_amount + d.reserved AS reserved_amount,
-       ${ms('c.period_start')} AS period_start, ${ms('c.period_end')} AS period_end, ${ms("date_trunc('milliseconds', now())")} AS at,
-       NOT d.all_done AND EXISTS (SELECT 1 FROM quota_reservations r WHERE r.user_id = c.user_id AND r.expires_at <= now()) AS dead
-  FROM delta d JOIN counter c ON c.k = d.k`
+SELECT m.k, m.done, m.period_end IS NULL OR m.period_end > now() AS running, m.limit_amount, m.used_amount, m.reserved_amount,
+       ${ms('m.period_start')} AS period_start, ${ms('m.period_end')} AS period_end, ${ms("date_trunc('milliseconds', now())")} AS at,
+       NOT m.all_done AND EXISTS (SELECT 1 FROM quota_reservations r WHERE r.user_id = m.user_id AND r.expires_at <= now()) AS dead
+  FROM moved m`
 
 const OF_MANY = moveMany('SKIP LOCKED')
 /** Waits for the rows: for moves of one user, who waits for nobody else. */
