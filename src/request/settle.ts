@@ -46,7 +46,10 @@ export class Settlement {
   #state: 'held' | 'charged' | 'released' = 'held'
   /** The balances that the last write returned, and what it wrote. */
   #written: { state: 'charged' | 'released'; balances: Map<string, Balance> } | undefined
-  #work: Promise<void> = Promise.resolve()
+  /** What was asked for last, and its answer. */
+  #wanted: 'held' | 'charged' | 'released' = 'held'
+  #said: Promise<void> = NOTHING
+  #owedUntil: Promise<void> | undefined
   #isOwed = false
 
   constructor(
@@ -107,23 +110,34 @@ export class Settlement {
   }
 
   #moveTo(target: 'charged' | 'released', statusCode: number): Promise<void> {
-    return new Promise(resolve => {
-      this.#work = this.#work.then(async () => {
-        if (this.#state === target) return resolve()
-        const attempt = this.#begin(target)
-        const outcome = await attempt.first
-        this.#isOwed = outcome === 'owed'
-        this.#report(outcome, target, statusCode)
-        resolve()
-        await attempt.done
-        this.#isOwed = false
-        // Renewed until then: what is owed must not be given to somebody else meanwhile.
-        this.#context.live.drop(this.#ids())
-      })
-    })
+    if (target === this.#wanted) return this.#said
+    this.#said =
+      this.#wanted === 'held' ? this.#turn(target, statusCode) : this.#turnAfter(this.#said, target, statusCode)
+    this.#wanted = target
+    return this.#said
   }
 
-  #begin(target: 'charged' | 'released'): Attempt {
+  async #turnAfter(before: Promise<void>, target: 'charged' | 'released', statusCode: number): Promise<void> {
+    await before
+    await this.#owedUntil
+    await this.#turn(target, statusCode)
+  }
+
+  async #turn(target: 'charged' | 'released', statusCode: number): Promise<void> {
+    const { outcome, over } = await this.#begin(target)
+    this.#isOwed = outcome === 'owed'
+    this.#report(outcome, target, statusCode)
+    if (over === undefined) this.#end()
+    else this.#owedUntil = over.then(() => this.#end())
+  }
+
+  /** Renewed until here: what is owed must not be given to somebody else meanwhile. */
+  #end(): void {
+    this.#isOwed = false
+    this.#context.live.drop(this.#ids())
+  }
+
+  #begin(target: 'charged' | 'released'): Promise<Attempt> {
     const write = this.#write(this.#state, target)
     this.#state = target
     if (target === 'charged') this.quota.close()
@@ -183,6 +197,8 @@ export class Settlement {
 
   #ids = () => this.#admitted.map(charge => charge.id)
 }
+
+const NOTHING = Promise.resolve()
 
 type Write = (store: Settling) => Promise<void>
 

@@ -29,23 +29,25 @@ const KNOWS_PERIOD = `(
  * The log row's key is the reservation's id, so a second commit inserts nothing and moves nothing. A reservation that has expired
  * is gone and already given back: the full amount is charged then, but not to another user who came under the id of one that was
  * deleted meanwhile. That one was written down after the charge was admitted (1 ms is what rounding may add), or never had the period
- * that admitted it, and is refused by NOT NULL (23502), as one that is not there is by the foreign key (23503).
+ * that admitted it. It is refused by NOT NULL (23502), as one whose counter is gone is.
  */
 const COMMIT = `
 WITH want AS MATERIALIZED (
   SELECT * FROM jsonb_to_recordset($2::text::jsonb)
     AS w (id uuid, quota_type_id int, amount bigint, period_start timestamptz, created_at timestamptz, metadata jsonb)
-), logged AS (
+), ${lockCounters('want')}, logged AS (
   INSERT INTO usage_logs (user_id, id, quota_type_id, amount, endpoint, metadata, created_at)
-  SELECT CASE WHEN r.id IS NULL AND u.id IS NOT NULL AND (u.created_at > w.created_at + interval '1 millisecond' OR NOT ${KNOWS_PERIOD}) THEN NULL ELSE $1 END,
+  SELECT CASE WHEN k.quota_type_id IS NULL
+                OR r.id IS NULL AND u.id IS NOT NULL AND (u.created_at > w.created_at + interval '1 millisecond' OR NOT ${KNOWS_PERIOD}) THEN NULL ELSE $1 END,
          w.id, w.quota_type_id, w.amount, $3::text, w.metadata, w.created_at
     FROM want w
+    LEFT JOIN locked k ON k.quota_type_id = w.quota_type_id
     LEFT JOIN quota_users u ON u.id = $1
     LEFT JOIN quota_reservations r ON r.user_id = $1 AND r.id = w.id
    ORDER BY w.id
   ON CONFLICT (user_id, id) DO NOTHING
   RETURNING id, amount
-), ${lockCounters('want', 'logged')}, held AS (
+), held AS (
   DELETE FROM quota_reservations r USING want w WHERE r.user_id = $1 AND r.id = w.id AND ${ONCE_LOCKED} RETURNING r.id, r.amount
 ), delta AS MATERIALIZED (
   SELECT w.quota_type_id, w.period_start, sum(coalesce(l.amount, 0) - coalesce(h.amount, 0))::bigint AS used, -sum(coalesce(h.amount, 0))::bigint AS reserved
@@ -53,7 +55,7 @@ WITH want AS MATERIALIZED (
 ), ${MOVE_COUNTERS}
 ${MOVED_ROWS}`
 
-/** The balances afterwards, of those charges whose period still runs. Rejects with SQLSTATE 23503 or 23502 when the user was deleted. */
+/** The balances afterwards, of those charges whose period still runs. Rejects with SQLSTATE 23502 when the user was deleted. */
 export async function commit(
   db: Database,
   userId: string,

@@ -89,19 +89,19 @@ function bind(text: string, values: Values): SQL {
 }
 
 /**
- * Runs several statements as one, all within one deadline. Each sees what was committed before it began, also by those for whom
- * the one before it waited: READ COMMITTED, whatever the server's default is.
+ * Runs several statements as one, all within one deadline: the database's, or `deadlineMs`. Each sees what was committed before it began,
+ * also by those for whom the one before it waited: READ COMMITTED, whatever the server's default is.
  */
-export const transaction = <T>(db: Database, work: (query: Query) => Promise<T>): Promise<T> =>
-  db.guard(
-    db.orm.transaction(
-      (tx: Orm) => {
-        const run = runThrough(tx)
-        return work(async <Row>(text: string, values: Values = []) => rowsOf<Row>(await run(text, values)))
-      },
-      { isolationLevel: 'read committed' }
-    )
+export function transaction<T>(db: Database, work: (query: Query) => Promise<T>, deadlineMs?: number): Promise<T> {
+  const running = db.orm.transaction(
+    (tx: Orm) => {
+      const run = runThrough(tx)
+      return work(async <Row>(text: string, values: Values = []) => rowsOf<Row>(await run(text, values)))
+    },
+    { isolationLevel: 'read committed' }
   )
+  return deadlineMs === undefined ? db.guard(running) : withDeadline(running, deadlineMs)
+}
 
 /**
  * `db.execute()` gives an array on postgres.js, and `{ rows }` on PGlite and node-postgres. Where connections are reset again and again,

@@ -1,5 +1,5 @@
-// Deletes a user with all that hangs from the row: counters, periods, reservations, log. The audit log keeps that it happened.
-import { type Database, iso } from './database.ts'
+// Deletes a user with all that there is of it: counters, periods, reservations, log. The audit log keeps that it happened.
+import { type Database, iso, transaction } from './database.ts'
 import { type Actor, AUDIT_COLUMNS, auditValues } from './record-audit.ts'
 
 /** Counters are locked before all that hangs from them, as by every statement. */
@@ -22,10 +22,25 @@ WITH counter AS MATERIALIZED (
 )
 SELECT id FROM gone`
 
+/**
+ * By a statement of its own, for the log has no foreign key: it sees what was written by those for whose locks the first one waited. Nobody
+ * writes there any more, for the counters are gone.
+ */
+const DELETE_LOG = 'DELETE FROM usage_logs WHERE user_id = $1'
+
 /** A log of a million rows takes its time, and it is all or nothing. */
 const DEADLINE_MS = 10 * 60_000
 
 /** False when there was no such user. Requests that run meanwhile are not charged any more. */
-export async function deleteUser(db: Database, userId: string, by: Actor): Promise<boolean> {
-  return (await db.query(DELETE_USER, [userId, ...auditValues(by)], DEADLINE_MS)).length > 0
-}
+export const deleteUser = (db: Database, userId: string, by: Actor): Promise<boolean> =>
+  transaction(
+    db,
+    async query => {
+      const gone = await query(DELETE_USER, [userId, ...auditValues(by)])
+      // Somebody may come under this id at this moment, but not before this is committed where there was one.
+      if (gone.length === 0) return false
+      await query(DELETE_LOG, [userId])
+      return true
+    },
+    DEADLINE_MS
+  )

@@ -1,7 +1,10 @@
 // Group commit: what arrives while a statement is under way shares the next one.
+import { FST_QUOTA_STORE } from '../quota/errors.ts'
 
 interface Waiting<Item, Answer> {
   item: Item
+  /** By `performance.now()`. */
+  deadline: number
   resolve: (answer: Answer | undefined) => void
   reject: (error: unknown) => void
 }
@@ -26,6 +29,9 @@ export class Group<Item extends { userId: string }, Answer> {
   readonly #send: Send<Item, Answer>
   readonly #options: GroupOptions
   #waiting: Waiting<Item, Answer>[] = []
+  /** Those who wait, and those who are under way. */
+  readonly #unanswered = new Set<Waiting<Item, Answer>>()
+  #timer: NodeJS.Timeout | undefined
   /** Users of the statements under way. */
   readonly #busy = new Set<string>()
   #underWay = 0
@@ -36,18 +42,35 @@ export class Group<Item extends { userId: string }, Answer> {
     this.#options = options
   }
 
-  /** `leave` takes it out again, where it has not been sent yet. */
-  join(item: Item): { answer: Promise<Answer | undefined>; leave: () => void } {
-    let waiting: Waiting<Item, Answer> | undefined
-    const answer = new Promise<Answer | undefined>((resolve, reject) => {
-      waiting = { item, resolve, reject }
+  /** Rejects with FST_QUOTA_STORE where there is no answer by then; what was not sent yet is not sent any more. */
+  join(item: Item, deadline: number): Promise<Answer | undefined> {
+    return new Promise((resolve, reject) => {
+      const waiting = { item, deadline, resolve, reject }
       this.#waiting.push(waiting)
+      this.#unanswered.add(waiting)
+      this.#watch(deadline)
+      this.#schedule()
     })
-    this.#schedule()
-    const leave = () => {
-      this.#waiting = this.#waiting.filter(other => other !== waiting)
+  }
+
+  /** One timer for all. It is not stopped where all was answered: the next item would start it anew. */
+  #watch(deadline: number): void {
+    this.#timer ??= setTimeout(() => this.#giveUp(), Math.max(deadline - performance.now(), 1)).unref()
+  }
+
+  #giveUp(): void {
+    this.#timer = undefined
+    const now = performance.now()
+    let next = Number.POSITIVE_INFINITY
+    for (const waiting of this.#unanswered) {
+      if (waiting.deadline > now) next = Math.min(next, waiting.deadline)
+      else {
+        this.#unanswered.delete(waiting)
+        this.#waiting = this.#waiting.filter(other => other !== waiting)
+        waiting.reject(new FST_QUOTA_STORE('no answer in time'))
+      }
     }
-    return { answer, leave }
+    if (next < Number.POSITIVE_INFINITY) this.#watch(next)
   }
 
   /** After this turn of the event loop: what it brings besides comes along. */
@@ -76,9 +99,16 @@ export class Group<Item extends { userId: string }, Answer> {
   async #ask(batch: readonly Waiting<Item, Answer>[]): Promise<void> {
     try {
       const answers = await this.#send(batch.map(({ item }) => item))
-      for (const [i, { resolve }] of batch.entries()) resolve(answers[i])
+      for (let i = 0; i < batch.length; i++) {
+        const waiting = batch[i] as Waiting<Item, Answer>
+        this.#unanswered.delete(waiting)
+        waiting.resolve(answers[i])
+      }
     } catch (error) {
-      for (const { reject } of batch) reject(error)
+      for (const waiting of batch) {
+        this.#unanswered.delete(waiting)
+        waiting.reject(error)
+      }
     }
   }
 

@@ -53,6 +53,11 @@ export class Lane {
     return this.#pool.client
   }
 
+  /** A statement would be sent at once. */
+  get isFree(): boolean {
+    return this.#pool.outstanding < this.#size && this.#waiting.size === 0
+  }
+
   async run(text: string, values: Values, prepare: boolean, deadlineMs: number): Promise<unknown> {
     const end = performance.now() + deadlineMs
     const pool = await this.#connection(deadlineMs)
@@ -81,7 +86,7 @@ export class Lane {
 
   /** The first come first. */
   async #connection(deadlineMs: number): Promise<Pool> {
-    if (this.#pool.outstanding < this.#size && this.#waiting.size === 0) return take(this.#pool)
+    if (this.isFree) return take(this.#pool)
     let waiting: Waiting | undefined
     const free = new Promise<Pool>(resolve => {
       waiting = resolve

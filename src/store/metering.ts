@@ -3,7 +3,8 @@ import type { Balance } from '../quota/balance.ts'
 import { FST_QUOTA_STORE } from '../quota/errors.ts'
 import { type Admission, type AdmissionOrder, balanceOf, refusalOf } from './admit.ts'
 import { type CommittedCharge, commit, type HeldCharge } from './commit.ts'
-import { type Database, dateOf, stateOf, withDeadline, within } from './database.ts'
+import { GROUPED_CONNECTIONS } from './connect-server.ts'
+import { type Database, dateOf, stateOf, within } from './database.ts'
 import { Group } from './group.ts'
 import { type Move, type Moved, moveManyUsers, moveOneUser } from './move-many.ts'
 import { release } from './release.ts'
@@ -26,7 +27,6 @@ export const settlingOn = (db: Database): Settling => ({
 
 /** Larger ones gained nothing, and each waits for the whole statement. */
 const GROUP_SIZE = 100
-const GROUPS_AT_ONCE = Number(process.env.WIDTH ?? 2)
 
 export class Metering implements Settling {
   readonly #db: Database
@@ -38,19 +38,18 @@ export class Metering implements Settling {
   constructor(db: Database, timeoutMs: number) {
     this.#db = db
     this.#timeoutMs = timeoutMs
-    this.#all = new Group(moves => this.#ask(moveManyUsers, moves), { size: GROUP_SIZE, width: GROUPS_AT_ONCE })
+    this.#all = new Group(moves => this.#ask(moveManyUsers, moves), { size: GROUP_SIZE, width: GROUPED_CONNECTIONS })
   }
 
   /** Holds all charges, or none. */
   async reserve(order: AdmissionOrder & { leaseMs: number }): Promise<Admission> {
     const { userId, leaseMs, charges } = order
-    const db = within(this.#db, this.#timeoutMs)
     const charge = this.#plain(charges)
-    if (charge === undefined) return await reserve(db, order)
+    if (charge === undefined) return await reserve(this.#within(), order)
     const { id, typeId, amount } = charge
     const moved = await this.#move({ do: 'reserve', userId, id, typeId, amount, leaseMs })
     if (moved?.full) return refusalOf(charge, moved)
-    if (!moved?.done) return await reserve(db, order)
+    if (!moved?.done) return await reserve(this.#within(), order)
     const balance = balanceOf(charge.type, moved)
     const admittedAt = dateOf(Math.max(moved.at, moved.period_start))
     const admitted = { ...charge, periodStart: balance.periodStart, admittedAt, balance }
@@ -62,24 +61,24 @@ export class Metering implements Settling {
     charges: readonly CommittedCharge[],
     endpoint: string | null
   ): Promise<Map<string, Balance>> {
-    const db = within(this.#db, this.#timeoutMs)
     const charge = this.#plain(charges)
     const moved = charge && (await this.#move(commitOf(userId, charge, endpoint)))
-    if (charge === undefined || !moved?.done) return await commit(db, userId, charges, endpoint)
+    if (charge === undefined || !moved?.done) return await commit(this.#within(), userId, charges, endpoint)
     return new Map([[charge.type, balanceOf(charge.type, moved)]])
   }
 
   async release(userId: string, charges: readonly HeldCharge[]): Promise<Map<string, Balance>> {
-    const db = within(this.#db, this.#timeoutMs)
     const charge = this.#plain(charges)
     const moved = charge && (await this.#move({ do: 'release', userId, id: charge.id, typeId: charge.typeId }))
-    if (charge === undefined || !moved?.done) return await release(db, userId, charges)
+    if (charge === undefined || !moved?.done) return await release(this.#within(), userId, charges)
     return new Map([[charge.type, balanceOf(charge.type, moved)]])
   }
 
   voidCharges(userId: string, charges: readonly HeldCharge[]): Promise<void> {
-    return voidCharges(within(this.#db, this.#timeoutMs), userId, charges)
+    return voidCharges(this.#within(), userId, charges)
   }
+
+  #within = (): Database => within(this.#db, this.#timeoutMs)
 
   /**
    * Several charges of one request are all or none, which the statement for many does not see to. The embedded engine plans a statement anew
@@ -90,13 +89,8 @@ export class Metering implements Settling {
   }
 
   async #move(move: Move): Promise<Moved | undefined> {
-    const end = performance.now() + this.#timeoutMs
-    return (await this.#join(this.#all, move, end)) ?? (await this.#join(this.#ofUser(move.userId), move, end))
-  }
-
-  async #join(group: Group<Move, Moved>, move: Move, end: number): Promise<Moved | undefined> {
-    const { answer, leave } = group.join(move)
-    return await withDeadline(answer, Math.max(end - performance.now(), 1), leave)
+    const deadline = performance.now() + this.#timeoutMs
+    return (await this.#all.join(move, deadline)) ?? (await this.#ofUser(move.userId).join(move, deadline))
   }
 
   /** For a user whose counters somebody else is moving: many processes at one user wait for the row once a group, not once a request. */

@@ -33,14 +33,13 @@ export const MOVED_ROWS = `
   SELECT quota_type_id, limit_amount, used_amount, reserved_amount, ${ms('period_start')} AS period_start, ${ms('period_end')} AS period_end FROM running`
 
 /**
- * $1 user. The counters of the types in `named`, locked before any reservation is touched: who deletes the user holds them, and whoever held a
+ * $1 user. The counters of the types in `named`, locked before any reservation or log row is touched: who deletes the user holds them, and whoever held a
  * reservation and waited for its counter would close a circle with the deletion that waits for the reservation.
  */
-export const lockCounters = (named: string, after = ''): string => `
+export const lockCounters = (named: string): string => `
   locked AS MATERIALIZED (
     SELECT l.quota_type_id, l.period_start FROM quota_limits l
      WHERE l.user_id = $1 AND l.quota_type_id IN (SELECT quota_type_id FROM ${named})
-     ${after === '' ? '' : `AND (SELECT count(*) FROM ${after}) >= 0`}
      ORDER BY l.quota_type_id
        FOR UPDATE
   )`

@@ -111,11 +111,11 @@ onBoth('a commit after the time is up, but before anybody gave it back, is charg
   t.strictSame(await standing(db, 'alice', 'calls', LATER), [3, 0, 7])
 })
 
-onBoth('a commit whose user was deleted is refused with SQLSTATE 23503', async (t, db) => {
+onBoth('a commit whose user was deleted is refused with SQLSTATE 23502', async (t, db) => {
   await declareTypes(db, { calls: { limit: 10 } })
   const held = await hold(db, 'alice', { calls: 3 })
   await db.query("DELETE FROM quota_users WHERE id = 'alice'")
-  await t.rejects(commit(db, 'alice', costing(held), null), { code: 'FST_QUOTA_STORE', cause: { code: '23503' } })
+  await t.rejects(commit(db, 'alice', costing(held), null), { code: 'FST_QUOTA_STORE', cause: { code: '23502' } })
 })
 
 onBoth('a release gives everything back, and a second one nothing', async (t, db) => {

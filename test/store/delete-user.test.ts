@@ -90,7 +90,7 @@ onBoth(
     const given = await hold(db, 'alice', { calls: 1 })
     await deleteUser(db, 'alice', BY)
     const error = await commit(db, 'alice', costing(late), null).catch(error => error)
-    t.equal(stateOf(error), '23503')
+    t.equal(stateOf(error), '23502')
     t.equal((await release(db, 'alice', given)).size, 0)
     t.strictSame(await rowsOf(db, 'alice'), {})
   }

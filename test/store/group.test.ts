@@ -8,7 +8,7 @@ interface Item {
 }
 
 /** A group whose statements are answered by hand. */
-function byHand(size = 100) {
+function byHand({ size = 100, width = 1 } = {}) {
   const sent: { items: number[]; answer: (error?: Error) => Promise<void> }[] = []
   let idle = 0
   const group = new Group<Item, number>(
@@ -22,16 +22,16 @@ function byHand(size = 100) {
         }
         sent.push({ items: items.map(({ n }) => n), answer })
       }),
-    size,
-    () => void idle++
+    { size, width, onIdle: () => void idle++ }
   )
-  const join = (n: number, userId = 'alice') => group.join({ userId, n })
+  const join = (n: number, userId = 'alice', patienceMs = 60_000) =>
+    group.join({ userId, n }, performance.now() + patienceMs)
   return { sent, join, idle: () => idle }
 }
 
 t.test('what comes in one turn of the event loop leaves together, and at once where nothing is under way', async t => {
   const { sent, join } = byHand()
-  const answers = [1, 2, 3].map(n => join(n).answer)
+  const answers = [1, 2, 3].map(n => join(n))
   await turn()
   t.strictSame(sent[0]!.items, [1, 2, 3])
   await sent[0]!.answer()
@@ -42,7 +42,7 @@ t.test('what comes while a statement is under way shares the next one, in the or
   const { sent, join, idle } = byHand()
   join(1)
   await turn()
-  const answers = [2, 3].map(n => join(n).answer)
+  const answers = [2, 3].map(n => join(n))
   await turn()
   t.equal(sent.length, 1)
   await sent[0]!.answer()
@@ -55,29 +55,57 @@ t.test('what comes while a statement is under way shares the next one, in the or
 
 t.test('each is told of what failed, and the next statement is sent all the same', async t => {
   const { sent, join } = byHand()
-  const answers = Promise.allSettled([join(1).answer, join(2).answer])
+  const answers = Promise.allSettled([join(1), join(2)])
   await turn()
-  const next = join(3).answer
+  const next = join(3)
   await sent[0]!.answer(new Error('no'))
   t.match(await answers, [{ reason: { message: 'no' } }, { reason: { message: 'no' } }])
   await sent[1]!.answer()
   t.equal(await next, 30)
 })
 
-t.test('who leaves before the statement is sent is not in it', async t => {
+t.test('who has waited long enough is told, and not sent any more', async t => {
+  // As the connection of the statement does.
+  const alive = setInterval(() => {}, 1_000)
+  t.teardown(() => clearInterval(alive))
   const { sent, join } = byHand()
-  join(1)
+  const [first, late, stays] = [join(1, 'alice', 20), join(2, 'alice', 40), join(3)]
   await turn()
-  const [gone, stays] = [join(2), join(3)]
-  gone.leave()
+  const waiting = join(4, 'alice', 20)
+  await t.rejects(first, { code: 'FST_QUOTA_STORE' }, 'under way')
+  await t.rejects(waiting, { code: 'FST_QUOTA_STORE' }, 'not sent')
+  await t.rejects(late, { code: 'FST_QUOTA_STORE' })
+  const next = join(5)
   await sent[0]!.answer()
-  t.strictSame(sent[1]!.items, [3])
+  t.equal(await stays, 30)
+  t.strictSame(sent[1]!.items, [5])
   await sent[1]!.answer()
-  t.equal(await stays.answer, 30)
+  t.equal(await next, 50)
+})
+
+t.test('two statements are under way at once, and never for one user', async t => {
+  const { sent, join, idle } = byHand({ width: 2 })
+  join(1, 'alice')
+  await turn()
+  join(2, 'alice')
+  await turn()
+  t.equal(sent.length, 1, 'alice waits for herself')
+  join(3, 'bob')
+  await turn()
+  t.strictSame(sent[1]!.items, [3])
+  join(4, 'carol')
+  await turn()
+  t.equal(sent.length, 2)
+  await sent[0]!.answer()
+  t.strictSame(sent[2]!.items, [2, 4])
+  await sent[1]!.answer()
+  t.equal(idle(), 0)
+  await sent[2]!.answer()
+  t.equal(idle(), 1)
 })
 
 t.test('a user with many waits behind those with few, and each user is served in order', async t => {
-  const { sent, join } = byHand(4)
+  const { sent, join } = byHand({ size: 4 })
   join(0)
   await turn()
   for (let n = 1; n <= 6; n++) join(n, 'hot')

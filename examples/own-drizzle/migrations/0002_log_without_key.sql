@@ -1,0 +1,1 @@
+ALTER TABLE "usage_logs" DROP CONSTRAINT "usage_logs_counter_fk";
