@@ -74,19 +74,6 @@ app.get('/calls', { config: { quota: 'calls' } }, async () => ({ ok: true }))
 await app.listen({ host: '127.0.0.1', port: 0 })
 process.send(app.server.address().port)
 process.once('SIGTERM', async () => {
-  if (globalThis.G)
-    console.log(
-      'GG batches',
-      G.length,
-      'size',
-      (G.reduce((x, y) => x + y[0], 0) / G.length).toFixed(1),
-      'ms',
-      (G.reduce((x, y) => x + y[1], 0) / G.length).toFixed(2),
-      'span',
-      (G.at(-1)[2] - G[0][2]).toFixed(0),
-      'median',
-      [...G].sort((a, b) => a[1] - b[1])[G.length >> 1][1].toFixed(2)
-    )
   await app.close()
   process.exit(0)
 })

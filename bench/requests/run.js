@@ -1,5 +1,5 @@
 // What a quota costs a request, beside peers: same route, same load, one after another, several passes.
-// `npm run bench`; `PASSES=1 DURATION=2 LOADS=uniform` makes it short. Fails on an error, an overshoot or a missing log row.
+// `npm run bench`; `PASSES=1 DURATION=2 LOADS=uniform CONTENDERS=bare,quota` makes it short. Fails on an error, an overshoot or a missing log row.
 import { fork } from 'node:child_process'
 import { once } from 'node:events'
 import { chmod, mkdtemp, rm } from 'node:fs/promises'
@@ -125,10 +125,7 @@ async function prepare(sql, name) {
 
 async function run(name, url, { connections, users, limit = UNLIMITED }) {
   const child = fork(join(import.meta.dirname, 'contenders.js'), [name, url, String(limit)], {
-    stdio: ['ignore', 'inherit', 'inherit', 'ipc'],
-    execArgv: process.env.PROFILE
-      ? ['--cpu-prof', '--cpu-prof-interval', '200', '--cpu-prof-dir=' + process.env.PROFILE]
-      : []
+    stdio: ['ignore', 'inherit', 'inherit', 'ipc']
   })
   const [port] = await once(child, 'message')
   const before = await rowsOf(name, url)
