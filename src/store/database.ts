@@ -11,7 +11,7 @@ export type DatabaseKind = 'postgres' | 'embedded' | 'drizzle'
 
 export interface Database {
   readonly kind: DatabaseKind
-  /** For statements that the query builder says best. */
+  /** Drizzle itself, for what takes more than one statement: a transaction, the migrations. */
   readonly orm: Orm
   /**
    * Runs one statement with `$1`-style values, each a text, a number, a boolean or null: what every driver sends alike.
@@ -31,7 +31,7 @@ export interface Database {
    * asked for when they are wanted, and ending the loop ends the query. Only where such a connection can be had.
    */
   stream?<Row>(text: string, values: Values, batch: number): AsyncGenerator<Row[]>
-  /** The same deadline and errors, for the query builder. */
+  /** The same deadline and errors, for a transaction. */
   guard<T>(work: PromiseLike<T>): Promise<T>
   close(): Promise<void>
 }
