@@ -1,4 +1,4 @@
-// Brings the tables to this version: the shipped migrations, in one transaction, one process at a time.
+// Brings the tables to this version: the shipped migrations, one process at a time.
 import { fileURLToPath } from 'node:url'
 import { sql } from 'drizzle-orm'
 import { readMigrationFiles } from 'drizzle-orm/migrator'
@@ -15,6 +15,16 @@ const LOCK = 7_310_584_209_461
 export async function migrate(db: Database): Promise<number> {
   // `drizzle-kit push` makes the same tables without writing down that it did.
   const isPushed = (await missingFromSchema(db)).length === 0
+  let applied = 0
+  while (await applyNext(db, isPushed)) applied += 1
+  return applied
+}
+
+/**
+ * One a transaction: each locks the tables it changes in the order in which statements lock them, and holds none from the migration before
+ * it. All in one deadlocked with the servers that were being served meanwhile.
+ */
+async function applyNext(db: Database, isPushed: boolean): Promise<boolean> {
   return await db.orm.transaction(async (tx: Orm) => {
     await tx.execute(sql`SELECT pg_advisory_xact_lock(${sql.raw(String(LOCK))})`)
     // Without a sequence: drizzle-kit filters tables, not sequences, and a push would try to drop it.
@@ -22,15 +32,17 @@ export async function migrate(db: Database): Promise<number> {
       sql`CREATE TABLE IF NOT EXISTS quota_migrations (hash text PRIMARY KEY, created_at timestamptz NOT NULL DEFAULT now())`
     )
     const applied = await appliedHashes(tx)
-    const pending = readMigrationFiles({ migrationsFolder: MIGRATIONS_FOLDER }).filter(
-      migration => !applied.has(migration.hash)
-    )
-    const isBaseline = isPushed && applied.size === 0
-    for (const migration of pending) {
-      if (!isBaseline) for (const statement of migration.sql) await tx.execute(sql.raw(statement))
-      await tx.execute(sql`INSERT INTO quota_migrations (hash) VALUES (${migration.hash})`)
+    const pending = readMigrationFiles({ migrationsFolder: MIGRATIONS_FOLDER }).filter(({ hash }) => !applied.has(hash))
+    const write = ({ hash }: { hash: string }) => tx.execute(sql`INSERT INTO quota_migrations (hash) VALUES (${hash})`)
+    if (isPushed && applied.size === 0) {
+      for (const migration of pending) await write(migration)
+      return false
     }
-    return isBaseline ? 0 : pending.length
+    const [next] = pending
+    if (next === undefined) return false
+    for (const statement of next.sql) await tx.execute(sql.raw(statement))
+    await write(next)
+    return true
   })
 }
 
