@@ -25,6 +25,7 @@ import { TypeCatalogue } from './store/type-catalogue.ts'
 import { DenialTally } from './upkeep/denial-tally.ts'
 import { LiveReservationSet } from './upkeep/live-reservations.ts'
 import { leaseOf, startUpkeep } from './upkeep/upkeep.ts'
+import { UsageRollups } from './upkeep/usage-rollups.ts'
 
 /** `app.quota`. */
 export interface FastifyQuota extends Meter {
@@ -85,6 +86,7 @@ async function wire(
   const changed = (userId?: string) => denials.forget(userId)
   const counter = new EventCounter()
   const tally = new DenialTally(db)
+  const rollups = new UsageRollups(db)
   const count = (event: QuotaEvent) => {
     counter.count(event)
     tally.hear(event)
@@ -113,8 +115,16 @@ async function wire(
   })
   if (options.selfUrl !== undefined) addSelfRoute(app, { ...foundation, url: options.selfUrl })
   if (options.admin !== undefined)
-    await addAdminRoutes(app, { db, types, counts, changed, flushDenials: () => tally.flush(), ...options.admin })
-  const upkeep = startUpkeep(db, { live, tally }, options.reservationTtlMs, error =>
+    await addAdminRoutes(app, {
+      db,
+      types,
+      counts,
+      changed,
+      flushDenials: () => tally.flush(),
+      wantStatistics: timeZone => rollups.want(timeZone),
+      ...options.admin
+    })
+  const upkeep = startUpkeep(db, { live, tally, rollups }, options.reservationTtlMs, error =>
     app.log.error({ err: error }, 'quota upkeep failed; it is tried again')
   )
   app.addHook('onReady', async () => {

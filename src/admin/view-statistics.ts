@@ -99,7 +99,10 @@ const PARAMS = {
   properties: { quotaType: { type: 'string', description: "A quota type's key.", examples: [TYPE_EXAMPLE] } }
 } as const
 
-export function viewStatisticsRoute(admin: FastifyInstance, { db, types, flushDenials }: AdminContext): void {
+export function viewStatisticsRoute(
+  admin: FastifyInstance,
+  { db, types, flushDenials, wantStatistics }: AdminContext
+): void {
   admin.route({
     method: 'GET',
     url: '/statistics/:quotaType',
@@ -118,6 +121,7 @@ export function viewStatisticsRoute(admin: FastifyInstance, { db, types, flushDe
       const { quotaType } = request.params as { quotaType: string }
       const { id: typeId } = await types.get(quotaType, 'named in the path')
       await flushDenials()
+      wantStatistics(timeZone)
       const order = { typeId, days, interval, timeZone, topUsers: TOP_USERS }
       return document(quotaType, order, await viewStatistics(db, order))
     }

@@ -26,7 +26,9 @@ SELECT id FROM gone`
  * By a statement of its own, for the log has no foreign key: it sees what was written by those for whose locks the first one waited. Nobody
  * writes there any more, for the counters are gone.
  */
-const DELETE_LOG = 'DELETE FROM usage_logs WHERE user_id = $1'
+const DELETE_LOG = `
+WITH sums AS (DELETE FROM quota_usage_days WHERE user_id = $1)
+DELETE FROM usage_logs WHERE user_id = $1`
 
 /** A log of a million rows takes its time, and it is all or nothing. */
 const DEADLINE_MS = 10 * 60_000

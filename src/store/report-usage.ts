@@ -2,6 +2,7 @@
 import { monthOf, type Period } from '../quota/period.ts'
 import { calendarOf } from './calendar.ts'
 import type { Database } from './database.ts'
+import { gapsOf, rolledWithin } from './rollup/rolled.ts'
 
 /** One user and quota type in which something was used or denied. */
 export interface UsageLine {
@@ -30,7 +31,8 @@ const USERS = 'SELECT id, time_zone FROM quota_users WHERE id > $1 ORDER BY id L
  *
  * What a level was when the month ended is what it is now without the rows since: the sum of all before gives the same, and reads
  * more of the log each month. The limit is then that of the last period that began before the month's end. Each sum stands below its
- * counter, so that it is a range of an index, however large the log is: 100 000 users with 6 million log rows took a minute. Denials are counted by the hour of UTC: one that a zone's midnight cuts counts in both months.
+ * counter, so that it is a range of an index, however large the log is: 100 000 users with 6 million log rows took a minute. Of the log it reads
+ * what is not added up by days of UTC. Denials are counted by the hour of UTC: one that a zone's midnight cuts counts in both months.
  */
 const REPORT = `
 WITH want AS MATERIALIZED (
@@ -39,13 +41,9 @@ WITH want AS MATERIALIZED (
   SELECT l.*, w.month_start, w.month_end, t.type_key, t.unit, t.kind,
          t.kind = 'flow' AND t.period IN ('hour', 'day', 'week', 'month') AS restarts
     FROM want w JOIN quota_limits l ON l.user_id = w.user_id JOIN quota_types t ON t.id = l.quota_type_id
-), line AS (
-  SELECT c.user_id, c.type_key, c.unit,
-         CASE WHEN span.from_periods THEN begun.used
-              WHEN c.kind = 'level' THEN c.used_amount - c.reserved_amount - since.amount
-              ELSE log.amount END AS used,
-         CASE WHEN span.from_periods THEN begun.granted ELSE coalesce(former.limit_amount, c.limit_amount) END AS granted,
-         log.calls, denied.denials, span.from_periods OR NOT c.restarts AS counts
+), spanned AS MATERIALIZED (
+  SELECT c.*, begun.used AS begun_used, begun.granted AS begun_granted, begun.first IS NOT NULL AS from_periods,
+         coalesce(begun.first, c.month_start) AS first, coalesce(begun.last, c.month_end) AS last
     FROM counter c
    CROSS JOIN LATERAL (
      SELECT sum(p.used_amount - p.reserved_amount) AS used,
@@ -62,13 +60,30 @@ WITH want AS MATERIALIZED (
        ) p
       WHERE c.restarts
    ) begun
+), span AS MATERIALIZED (
+  SELECT DISTINCT first, last FROM spanned
+), ${rolledWithin("'UTC'", '(SELECT min(first) FROM span)', '(SELECT max(last) FROM span)')}, gap AS MATERIALIZED (
+  SELECT s.first, s.last, g.start, g.until FROM span s CROSS JOIN LATERAL (${gapsOf('s.first', 's.last')}) g
+), line AS (
+  SELECT c.user_id, c.type_key, c.unit,
+         CASE WHEN c.from_periods THEN c.begun_used
+              WHEN c.kind = 'level' THEN c.used_amount - c.reserved_amount - since.amount
+              ELSE log.amount END AS used,
+         CASE WHEN c.from_periods THEN c.begun_granted ELSE coalesce(former.limit_amount, c.limit_amount) END AS granted,
+         log.calls, denied.denials, c.from_periods OR NOT c.restarts AS counts
+    FROM spanned c
    CROSS JOIN LATERAL (
-     SELECT begun.first IS NOT NULL AS from_periods, coalesce(begun.first, c.month_start) AS first, coalesce(begun.last, c.month_end) AS last
-   ) span
-   CROSS JOIN LATERAL (
-     SELECT count(*) AS calls, coalesce(sum(u.amount), 0) AS amount
-       FROM usage_logs u
-      WHERE u.user_id = c.user_id AND u.quota_type_id = c.quota_type_id AND u.created_at >= span.first AND u.created_at < span.last
+     SELECT coalesce(sum(s.calls), 0) AS calls, coalesce(sum(s.amount), 0) AS amount
+       FROM (
+         SELECT sum(d.calls) AS calls, sum(d.usage) AS amount
+           FROM quota_usage_days d JOIN rolled r ON r.day_start = d.day_start
+          WHERE d.user_id = c.user_id AND d.quota_type_id = c.quota_type_id AND d.time_zone = 'UTC'
+            AND d.day_start >= c.first AND r.rolled_until <= c.last
+         UNION ALL
+         SELECT count(*), sum(u.amount)
+           FROM gap g JOIN usage_logs u ON u.user_id = c.user_id AND u.created_at >= g.start AND u.created_at < g.until
+          WHERE g.first = c.first AND g.last = c.last AND u.quota_type_id = c.quota_type_id
+       ) s
    ) log
    CROSS JOIN LATERAL (
      SELECT coalesce(sum(u.amount), 0) AS amount
@@ -79,7 +94,7 @@ WITH want AS MATERIALIZED (
      SELECT coalesce(sum(d.denials), 0) AS denials
        FROM quota_denials d
       WHERE d.user_id = c.user_id AND d.quota_type_id = c.quota_type_id
-        AND d.hour >= date_trunc('hour', span.first, 'UTC') AND d.hour < span.last
+        AND d.hour >= date_trunc('hour', c.first, 'UTC') AND d.hour < c.last
    ) denied
     LEFT JOIN LATERAL (
      SELECT q.limit_amount

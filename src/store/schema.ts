@@ -10,6 +10,7 @@ import {
   index,
   integer,
   jsonb,
+  numeric,
   pgTable,
   primaryKey,
   text,
@@ -189,6 +190,68 @@ export const usageLogs = pgTable(
     index('usage_logs_user_id_created_at_idx').on(t.userId, t.createdAt, t.id),
     check('usage_logs_amount_check', sql`abs(${t.amount}) <= ${maxAmount}`)
   ]
+)
+
+/**
+ * The days of a time zone that are added up already, each until `rolled_until`; what is later is read from the log. A day with a
+ * row in `quota_usage_marks` is read from the log whole. The three tables below can be emptied at any time: they are made anew.
+ */
+export const quotaRollups = pgTable(
+  'quota_rollups',
+  {
+    /** IANA name, as it was asked for. */
+    timeZone: text('time_zone').notNull(),
+    dayStart: instant('day_start').notNull(),
+    dayEnd: instant('day_end').notNull(),
+    /** Where an hour of the day begins, or where the day ends. */
+    rolledUntil: instant('rolled_until').notNull()
+  },
+  t => [
+    primaryKey({ name: 'quota_rollups_pkey', columns: [t.timeZone, t.dayStart] }),
+    check('quota_rollups_rolled_until_check', sql`${t.rolledUntil} BETWEEN ${t.dayStart} AND ${t.dayEnd}`)
+  ]
+)
+
+/** The log of a day, added up by user and type. Like the log it has no foreign key. */
+export const quotaUsageDays = pgTable(
+  'quota_usage_days',
+  {
+    timeZone: text('time_zone').notNull(),
+    dayStart: instant('day_start').notNull(),
+    quotaTypeId: integer('quota_type_id').notNull(),
+    userId: text('user_id').notNull(),
+    usage: bigint('usage', { mode: 'number' }).notNull(),
+    calls: bigint('calls', { mode: 'number' }).notNull()
+  },
+  t => [
+    primaryKey({ name: 'quota_usage_days_pkey', columns: [t.timeZone, t.quotaTypeId, t.dayStart, t.userId] }),
+    index('quota_usage_days_user_id_idx').on(t.userId, t.quotaTypeId, t.timeZone, t.dayStart)
+  ]
+)
+
+/** The log of an hour, added up by type. */
+export const quotaUsageHours = pgTable(
+  'quota_usage_hours',
+  {
+    timeZone: text('time_zone').notNull(),
+    hourStart: instant('hour_start').notNull(),
+    quotaTypeId: integer('quota_type_id').notNull(),
+    /** Of all users together: may be more than a bigint. */
+    usage: numeric('usage').notNull(),
+    calls: bigint('calls', { mode: 'number' }).notNull(),
+    users: bigint('users', { mode: 'number' }).notNull()
+  },
+  t => [primaryKey({ name: 'quota_usage_hours_pkey', columns: [t.timeZone, t.hourStart, t.quotaTypeId] })]
+)
+
+/** Quarters of an hour in which the log was changed later than usual, written by triggers; a row a transaction, so that none waits for another. */
+export const quotaUsageMarks = pgTable(
+  'quota_usage_marks',
+  {
+    at: instant('at').notNull(),
+    transaction: bigint('transaction', { mode: 'number' }).notNull()
+  },
+  t => [primaryKey({ name: 'quota_usage_marks_pkey', columns: [t.at, t.transaction] })]
 )
 
 /** The first answer to each idempotency key, for a day. */

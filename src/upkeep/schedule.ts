@@ -7,13 +7,17 @@ export interface Schedule {
 }
 
 /** Runs `work` every `intervalMs`, never twice at once; an error is told, and the next turn comes all the same. */
-export function every(intervalMs: number, work: () => Promise<unknown>, onError: (error: unknown) => void): Schedule {
+export function every(
+  intervalMs: number,
+  work: (stopping: AbortSignal) => Promise<unknown>,
+  onError: (error: unknown) => void
+): Schedule {
   const stopping = new AbortController()
   const { signal } = stopping
   const loop = async () => {
     while (!signal.aborted) {
       await sleep(intervalMs, undefined, { signal, ref: false }).catch(() => {})
-      if (!signal.aborted) await work().catch(onError)
+      if (!signal.aborted) await work(signal).catch(onError)
     }
   }
   const running = loop()

@@ -5,10 +5,12 @@ import { pruneIdempotencyKeys } from '../store/prune-idempotency-keys.ts'
 import type { DenialTally } from './denial-tally.ts'
 import type { LiveReservationSet } from './live-reservations.ts'
 import { every, type Schedule } from './schedule.ts'
+import type { UsageRollups } from './usage-rollups.ts'
 
 /** Users that one sweep gives back to; the next one goes on. */
 const SWEEP_USERS = 500
 const PRUNE_EVERY_MS = 3_600_000
+const ROLL_EVERY_MS = 60_000
 /** How much later than the denial its count may be seen. Where there was none, nothing is asked of the database. */
 const TALLY_EVERY_MS = 1_000
 
@@ -20,7 +22,7 @@ export const leaseOf = (reservationTtlMs: number): number => Math.ceil((reservat
 
 export function startUpkeep(
   db: Database,
-  { live, tally }: { live: LiveReservationSet; tally: DenialTally },
+  { live, tally, rollups }: { live: LiveReservationSet; tally: DenialTally; rollups: UsageRollups },
   reservationTtlMs: number,
   onError: (error: unknown) => void
 ): Schedule {
@@ -28,7 +30,9 @@ export function startUpkeep(
     every(reservationTtlMs / 6, () => live.renew(db), onError),
     every(reservationTtlMs / 3, () => sweep(db), onError),
     every(TALLY_EVERY_MS, () => tally.flush(), onError),
-    every(PRUNE_EVERY_MS, () => prune(db), onError)
+    every(ROLL_EVERY_MS, stopping => rollups.keep(stopping), onError),
+    every(PRUNE_EVERY_MS, () => prune(db), onError),
+    every(PRUNE_EVERY_MS, () => rollups.prune(), onError)
   ]
   return {
     async stop() {

@@ -8,22 +8,27 @@ import { children } from '../fixtures/processes.ts'
 
 const pg = await server(t)
 
-t.test('five processes that migrate an empty database at once: one does it, and none fails', async t => {
-  const migrators = await children(t, 5)
-  for (let round = 0; round < 3; round++) {
-    const url = await pg.empty()
-    const answers = await Promise.all(migrators.map(each => each.ask({ do: 'migrate', url })))
-    t.strictSame(
-      answers.filter(answer => answer.code !== undefined),
-      []
-    )
-    t.equal(answers.filter(answer => Number(answer.value) > 0).length, 1)
-    const db = await connect(url)
-    const rows = await db.query('SELECT hash FROM quota_migrations')
-    t.equal(rows.length, Math.max(...answers.map(answer => Number(answer.value))))
-    await db.close()
+t.test(
+  'five processes that migrate an empty database at once: each migration is applied once, and none fails',
+  async t => {
+    const migrators = await children(t, 5)
+    for (let round = 0; round < 3; round++) {
+      const url = await pg.empty()
+      const answers = await Promise.all(migrators.map(each => each.ask({ do: 'migrate', url })))
+      t.strictSame(
+        answers.filter(answer => answer.code !== undefined),
+        []
+      )
+      const db = await connect(url)
+      const rows = await db.query('SELECT hash FROM quota_migrations')
+      t.equal(
+        answers.reduce((sum, answer) => sum + Number(answer.value), 0),
+        rows.length
+      )
+      await db.close()
+    }
   }
-})
+)
 
 t.test('twenty that declare the same types at once keep one row each', async t => {
   const db = await connect({ url: await pg.migrated(), max: 20 })
