@@ -11,6 +11,7 @@ import type { Identify } from './request/identify.ts'
 import { RouteMatcher } from './request/match.ts'
 import { DEFAULT_SELF_URL, type SelfOptions } from './request/self.ts'
 import type { Connection } from './store/connect.ts'
+import { type RetentionOptions, readRetention } from './upkeep/retention.ts'
 
 export interface QuotaOptions {
   /**
@@ -50,6 +51,8 @@ export interface QuotaOptions {
   storeTimeoutMs?: number
   /** Milliseconds within which a reservation is given back after its process died: 100 to 2^31−1. Default: 60 000. */
   reservationTtlMs?: number
+  /** How many days what was charged and refused is kept. Default: for ever. */
+  retention?: RetentionOptions
 }
 
 const FIELDS = [
@@ -65,6 +68,7 @@ const FIELDS = [
   'settle',
   'storeTimeoutMs',
   'reservationTtlMs',
+  'retention',
   'prefix'
 ]
 const MIN_SECRET_LENGTH = 32
@@ -84,7 +88,8 @@ export function readOptions(options: QuotaOptions) {
     storeFailure = 'closed',
     settle = 'before-reply',
     storeTimeoutMs = 900,
-    reservationTtlMs = 60_000
+    reservationTtlMs = 60_000,
+    retention = {}
   } = options
   requireObject('quotas', quotas, '{ api_calls: { limit: 100 } }')
   for (const [key, declaration] of Object.entries(quotas)) readDeclaration(key, declaration)
@@ -119,7 +124,8 @@ export function readOptions(options: QuotaOptions) {
     storeFailure,
     settle,
     storeTimeoutMs,
-    reservationTtlMs
+    reservationTtlMs,
+    retention: readRetention(retention)
   }
 }
 

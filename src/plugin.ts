@@ -86,7 +86,8 @@ async function wire(
   const changed = (userId?: string) => denials.forget(userId)
   const counter = new EventCounter()
   const tally = new DenialTally(db)
-  const rollups = new UsageRollups(db)
+  const upkeepFailed = (error: unknown) => app.log.error({ err: error }, 'quota upkeep failed; it is tried again')
+  const rollups = new UsageRollups(db, upkeepFailed)
   const count = (event: QuotaEvent) => {
     counter.count(event)
     tally.hear(event)
@@ -124,9 +125,7 @@ async function wire(
       wantStatistics: timeZone => rollups.want(timeZone),
       ...options.admin
     })
-  const upkeep = startUpkeep(db, { live, tally, rollups }, options.reservationTtlMs, error =>
-    app.log.error({ err: error }, 'quota upkeep failed; it is tried again')
-  )
+  const upkeep = startUpkeep(db, { live, tally, rollups }, options, upkeepFailed)
   app.addHook('onReady', async () => {
     routes.push(...options.matcher.verify(app, guardName))
     await requireTypes(routes, types)

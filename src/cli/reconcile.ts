@@ -3,6 +3,7 @@ import { requireReady } from '../store/connect-server.ts'
 import type { Database } from '../store/database.ts'
 import { type Fix, fixCounters } from '../store/fix-counter.ts'
 import { type Discrepancy, findDiscrepancies } from '../store/reconcile.ts'
+import { forgetRollups } from '../store/rollup/roll-usage.ts'
 import { type Command, text, UsageError, type Values } from './command.ts'
 import { CONNECTION_FLAGS, openTarget, readTarget, requireEmbedded } from './connection.ts'
 import { table } from './table.ts'
@@ -67,6 +68,7 @@ async function look(db: Database): Promise<Outcome> {
 
 async function fix(db: Database, reason: string | null): Promise<Outcome> {
   const fixes = await fixCounters(db, { actor: ACTOR, reason, requestId: null })
+  await forgetRollups(db)
   return {
     documents: fixes.map(fixDocument),
     told: describeFixes(fixes),

@@ -4,6 +4,7 @@ import type { Metadata } from '../quota/metadata.ts'
 import { balanceOf, type CounterRow } from './admit.ts'
 import type { Database } from './database.ts'
 import { lockCounters, MOVE_COUNTERS, MOVED_ROWS, ONCE_LOCKED } from './move-counters.ts'
+import { markLate } from './rollup/mark-usage.ts'
 
 /** What is known of a held charge, enough to charge it even after its reservation has expired. */
 export interface HeldCharge {
@@ -46,8 +47,8 @@ WITH want AS MATERIALIZED (
     LEFT JOIN quota_reservations r ON r.user_id = $1 AND r.id = w.id
    ORDER BY w.id
   ON CONFLICT (user_id, id) DO NOTHING
-  RETURNING id, amount
-), held AS (
+  RETURNING id, amount, created_at
+), ${markLate('logged', '$1')}, held AS (
   DELETE FROM quota_reservations r USING want w WHERE r.user_id = $1 AND r.id = w.id AND ${ONCE_LOCKED} RETURNING r.id, r.amount
 ), delta AS MATERIALIZED (
   SELECT w.quota_type_id, w.period_start, sum(coalesce(l.amount, 0) - coalesce(h.amount, 0))::bigint AS used, -sum(coalesce(h.amount, 0))::bigint AS reserved

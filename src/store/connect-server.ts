@@ -82,8 +82,8 @@ export function connectServer(
   }
 }
 
-/** What the statements rest on, whatever the server's defaults are. */
-const SESSION: Session = { default_transaction_isolation: 'read committed', DateStyle: 'ISO' }
+/** What the statements rest on, whatever the server's defaults are. To compile one takes longer than to run it. */
+const SESSION: Session = { default_transaction_isolation: 'read committed', DateStyle: 'ISO', jit: 'off' }
 
 /** Shorter than the deadline, so that a change whose answer nobody waits for any more is not made later. */
 const OPERATOR_SESSION: Session = { ...SESSION, lock_timeout: 4_000, idle_in_transaction_session_timeout: 60_000 }

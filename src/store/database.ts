@@ -1,6 +1,6 @@
 // What every statement takes first: a database, whichever driver stands behind it.
 import { type SQL, sql } from 'drizzle-orm'
-import type { PgDatabase } from 'drizzle-orm/pg-core'
+import type { PgDatabase, PgTransactionConfig } from 'drizzle-orm/pg-core'
 import { FST_QUOTA_STORE } from '../quota/errors.ts'
 
 /** A Drizzle database of any PostgreSQL driver. */
@@ -93,13 +93,24 @@ function bind(text: string, values: Values): SQL {
  * also by those for whom the one before it waited: READ COMMITTED, whatever the server's default is.
  */
 export function transaction<T>(db: Database, work: (query: Query) => Promise<T>, deadlineMs?: number): Promise<T> {
-  const running = db.orm.transaction(
-    (tx: Orm) => {
-      const run = runThrough(tx)
-      return work(async <Row>(text: string, values: Values = []) => rowsOf<Row>(await run(text, values)))
-    },
-    { isolationLevel: 'read committed' }
-  )
+  return inTransaction(db, work, { isolationLevel: 'read committed' }, deadlineMs)
+}
+
+/** Several questions about one moment. */
+export function snapshot<T>(db: Database, work: (query: Query) => Promise<T>, deadlineMs?: number): Promise<T> {
+  return inTransaction(db, work, { isolationLevel: 'repeatable read', accessMode: 'read only' }, deadlineMs)
+}
+
+function inTransaction<T>(
+  db: Database,
+  work: (query: Query) => Promise<T>,
+  config: PgTransactionConfig,
+  deadlineMs?: number
+): Promise<T> {
+  const running = db.orm.transaction((tx: Orm) => {
+    const run = runThrough(tx)
+    return work(async <Row>(text: string, values: Values = []) => rowsOf<Row>(await run(text, values)))
+  }, config)
   return deadlineMs === undefined ? db.guard(running) : withDeadline(running, deadlineMs)
 }
 
@@ -168,6 +179,9 @@ export const dateOrNull = (milliseconds: number | null): Date | null =>
 
 /** The value of a `$n::timestamptz` that stands for "the database's clock" when null. */
 export const instantOf = (at: Date | undefined): string | null => at?.toISOString() ?? null
+
+/** The value of a `$n::text::timestamptz[]`. */
+export const instantArray = (instants: readonly Date[]): string => `{${instants.map(at => at.toISOString()).join(',')}}`
 
 /** The value of a `$n::text::uuid[]`. */
 export const uuidArray = (ids: readonly string[]): string => `{${ids.join(',')}}`

@@ -1,6 +1,7 @@
 // Deletes a user with all that there is of it: counters, periods, reservations, log. The audit log keeps that it happened.
 import { type Database, iso, transaction } from './database.ts'
 import { type Actor, AUDIT_COLUMNS, auditValues } from './record-audit.ts'
+import { markLate } from './rollup/mark-usage.ts'
 
 /** Counters are locked before all that hangs from them, as by every statement. */
 const DELETE_USER = `
@@ -27,8 +28,10 @@ SELECT id FROM gone`
  * writes there any more, for the counters are gone.
  */
 const DELETE_LOG = `
-WITH sums AS (DELETE FROM quota_usage_days WHERE user_id = $1)
-DELETE FROM usage_logs WHERE user_id = $1`
+WITH unlogged AS (
+  DELETE FROM usage_logs WHERE user_id = $1 RETURNING created_at
+), ${markLate('unlogged', '$1')}
+DELETE FROM quota_usage_days WHERE user_id = $1`
 
 /** A log of a million rows takes its time, and it is all or nothing. */
 const DEADLINE_MS = 10 * 60_000

@@ -4,7 +4,6 @@ import { sql } from 'drizzle-orm'
 import { readMigrationFiles } from 'drizzle-orm/migrator'
 import { missingFromSchema } from './check-schema.ts'
 import type { Database, Orm } from './database.ts'
-import { watchUsage } from './rollup/watch-usage.ts'
 
 /** Found from this module, not from the working directory. */
 export const MIGRATIONS_FOLDER = fileURLToPath(new URL('../../drizzle', import.meta.url))
@@ -18,7 +17,6 @@ export async function migrate(db: Database): Promise<number> {
   const isPushed = (await missingFromSchema(db)).length === 0
   let applied = 0
   while (await applyNext(db, isPushed)) applied += 1
-  await watchUsage(db)
   return applied
 }
 

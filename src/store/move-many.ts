@@ -3,6 +3,7 @@
 import type { Metadata } from '../quota/metadata.ts'
 import type { CounterRow } from './admit.ts'
 import type { Database } from './database.ts'
+import { isLate } from './rollup/mark-usage.ts'
 
 export type Move = { userId: string; id: string; typeId: number } & (
   | { do: 'reserve'; amount: number; leaseMs: number }
@@ -30,8 +31,8 @@ const ms = (expression: string) => `round(date_part('epoch', ${expression}) * 10
  * comes before what is reserved.
  *
  * `counter` is locked first and in one order, like everywhere. What somebody else has locked is skipped, so that one user who is held up
- * holds up nobody else. A reservation is charged or given back if it is there and its period runs; what has expired, or belongs to a closed
- * period, is left out. Those who want are let in while the sum of all before them fits, also of those who are refused: too few at worst.
+ * holds up nobody else. A reservation is charged or given back if it is there and its period runs; what has expired, belongs to a closed
+ * period, or was admitted so long ago that its log row leaves a mark, is left out. Those who want are let in while the sum of all before them fits, also of those who are refused: too few at worst.
  * Nobody who is left out is told "no" here.
  *
  * The counters are set to what was read under the lock, not moved: an UPDATE sees the snapshot's row first.
@@ -52,6 +53,7 @@ WITH item AS MATERIALIZED (
    USING item i JOIN counter c ON c.k = i.k
    -- Both columns of the key from one side: else a plan that was made while the table was empty looks for the id through the whole index.
    WHERE i.what <> 'r' AND r.user_id = i.user_id AND r.id = i.id AND r.period_start = c.period_start
+     AND NOT ${isLate('r.created_at')}
   RETURNING i.n, i.what, CASE i.what WHEN 'c' THEN i.amount ELSE 0 END AS amount, r.amount AS held, r.id, r.created_at, i.endpoint, i.metadata, c.*
 ), logged AS (
   INSERT INTO usage_logs (user_id, id, quota_type_id, amount, endpoint, metadata, created_at)

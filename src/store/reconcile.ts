@@ -3,7 +3,7 @@ import { type Database, dateOf, ms } from './database.ts'
 
 /**
  * Gives `wrong`: those of the counters that `where` leaves which are not their sums; `c` is the counter, `t` its type. `used_amount`
- * is the period's log rows plus its open reservations; for a level all log rows.
+ * is the period's log rows plus its open reservations; for a level all log rows. Periods whose log was pruned are left out.
  */
 export const wrongCounters = (where: string): string => `
   counter AS (
@@ -11,7 +11,7 @@ export const wrongCounters = (where: string): string => `
       FROM quota_limits l
     UNION ALL
     SELECT p.user_id, p.quota_type_id, p.period_start, p.period_end, p.used_amount, p.reserved_amount, false
-      FROM quota_periods p WHERE p.closed_at IS NOT NULL
+      FROM quota_periods p WHERE p.closed_at IS NOT NULL AND p.pruned_at IS NULL
   ), truth AS (
     SELECT c.*, t.type_key,
            coalesce((SELECT sum(u.amount) FROM usage_logs u

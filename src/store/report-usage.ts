@@ -2,7 +2,7 @@
 import { monthOf, type Period } from '../quota/period.ts'
 import { calendarOf } from './calendar.ts'
 import type { Database } from './database.ts'
-import { gapsOf, rolledWithin } from './rollup/rolled.ts'
+import { gapTable, rolledTable } from './rollup/rolled.ts'
 
 /** One user and quota type in which something was used or denied. */
 export interface UsageLine {
@@ -62,8 +62,8 @@ WITH want AS MATERIALIZED (
    ) begun
 ), span AS MATERIALIZED (
   SELECT DISTINCT first, last FROM spanned
-), ${rolledWithin("'UTC'", '(SELECT min(first) FROM span)', '(SELECT max(last) FROM span)')}, gap AS MATERIALIZED (
-  SELECT s.first, s.last, g.start, g.until FROM span s CROSS JOIN LATERAL (${gapsOf('s.first', 's.last')}) g
+), ${rolledTable("'UTC'", '(SELECT min(first) FROM span)', '(SELECT max(last) FROM span)')}, gap AS MATERIALIZED (
+  SELECT s.first, s.last, g.start, g.until FROM span s CROSS JOIN LATERAL (${gapTable('s.first', 's.last')}) g
 ), line AS (
   SELECT c.user_id, c.type_key, c.unit,
          CASE WHEN c.from_periods THEN c.begun_used

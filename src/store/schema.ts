@@ -15,6 +15,7 @@ import {
   primaryKey,
   text,
   timestamp,
+  uniqueIndex,
   uuid
 } from 'drizzle-orm/pg-core'
 
@@ -129,7 +130,9 @@ export const quotaPeriods = pgTable(
     usedAmount: amount('used_amount').notNull().default(0),
     reservedAmount: amount('reserved_amount').notNull().default(0),
     /** Null while it runs. */
-    closedAt: instant('closed_at')
+    closedAt: instant('closed_at'),
+    /** When the first of its log rows was deleted for its age: what was used stands here alone since. */
+    prunedAt: instant('pruned_at')
   },
   t => [
     primaryKey({ name: 'quota_periods_pkey', columns: [t.userId, t.quotaTypeId, t.periodStart] }),
@@ -194,7 +197,10 @@ export const usageLogs = pgTable(
 
 /**
  * The days of a time zone that are added up already, each until `rolled_until`; what is later is read from the log. A day with a
- * row in `quota_usage_marks` is read from the log whole. The three tables below can be emptied at any time: they are made anew.
+ * row in `quota_usage_marks` is read from the log whole. Whoever changes the log by hand empties this table, and it is made anew.
+ *
+ * These four have unique indexes for keys: where a primary key has several columns, `drizzle-kit push` may read them back in another order, and
+ * would make it anew.
  */
 export const quotaRollups = pgTable(
   'quota_rollups',
@@ -207,7 +213,7 @@ export const quotaRollups = pgTable(
     rolledUntil: instant('rolled_until').notNull()
   },
   t => [
-    primaryKey({ name: 'quota_rollups_pkey', columns: [t.timeZone, t.dayStart] }),
+    uniqueIndex('quota_rollups_key').on(t.timeZone, t.dayStart),
     check('quota_rollups_rolled_until_check', sql`${t.rolledUntil} BETWEEN ${t.dayStart} AND ${t.dayEnd}`)
   ]
 )
@@ -216,42 +222,47 @@ export const quotaRollups = pgTable(
 export const quotaUsageDays = pgTable(
   'quota_usage_days',
   {
+    userId: text('user_id').notNull(),
+    quotaTypeId: integer('quota_type_id').notNull(),
     timeZone: text('time_zone').notNull(),
     dayStart: instant('day_start').notNull(),
-    quotaTypeId: integer('quota_type_id').notNull(),
-    userId: text('user_id').notNull(),
     usage: bigint('usage', { mode: 'number' }).notNull(),
     calls: bigint('calls', { mode: 'number' }).notNull()
   },
   t => [
-    primaryKey({ name: 'quota_usage_days_pkey', columns: [t.timeZone, t.quotaTypeId, t.dayStart, t.userId] }),
-    index('quota_usage_days_user_id_idx').on(t.userId, t.quotaTypeId, t.timeZone, t.dayStart)
+    uniqueIndex('quota_usage_days_key').on(t.userId, t.quotaTypeId, t.timeZone, t.dayStart),
+    index('quota_usage_days_day_start_idx').on(t.timeZone, t.quotaTypeId, t.dayStart)
   ]
 )
 
-/** The log of an hour, added up by type. */
-export const quotaUsageHours = pgTable(
-  'quota_usage_hours',
+/** The log of a day or an hour, added up by type. */
+export const quotaUsageTotals = pgTable(
+  'quota_usage_totals',
   {
     timeZone: text('time_zone').notNull(),
-    hourStart: instant('hour_start').notNull(),
+    per: text('per').$type<'day' | 'hour'>().notNull(),
+    start: instant('start').notNull(),
     quotaTypeId: integer('quota_type_id').notNull(),
     /** Of all users together: may be more than a bigint. */
     usage: numeric('usage').notNull(),
     calls: bigint('calls', { mode: 'number' }).notNull(),
     users: bigint('users', { mode: 'number' }).notNull()
   },
-  t => [primaryKey({ name: 'quota_usage_hours_pkey', columns: [t.timeZone, t.hourStart, t.quotaTypeId] })]
+  t => [
+    uniqueIndex('quota_usage_totals_key').on(t.timeZone, t.per, t.start, t.quotaTypeId),
+    check('quota_usage_totals_per_check', sql`${t.per} IN ('day', 'hour')`)
+  ]
 )
 
-/** Quarters of an hour in which the log was changed later than usual, written by triggers; a row a transaction, so that none waits for another. */
+/** Quarters of an hour in which a user's log was changed later than usual; a row a transaction, so that none waits for another. */
 export const quotaUsageMarks = pgTable(
   'quota_usage_marks',
   {
+    userId: text('user_id').notNull(),
     at: instant('at').notNull(),
     transaction: bigint('transaction', { mode: 'number' }).notNull()
   },
-  t => [primaryKey({ name: 'quota_usage_marks_pkey', columns: [t.at, t.transaction] })]
+  t => [uniqueIndex('quota_usage_marks_key').on(t.userId, t.at, t.transaction)]
 )
 
 /** The first answer to each idempotency key, for a day. */

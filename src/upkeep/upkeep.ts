@@ -4,6 +4,7 @@ import { expireReservations, listExpired } from '../store/expire-reservations.ts
 import { pruneIdempotencyKeys } from '../store/prune-idempotency-keys.ts'
 import type { DenialTally } from './denial-tally.ts'
 import type { LiveReservationSet } from './live-reservations.ts'
+import { type RetentionOptions, retain } from './retention.ts'
 import { every, type Schedule } from './schedule.ts'
 import type { UsageRollups } from './usage-rollups.ts'
 
@@ -23,20 +24,21 @@ export const leaseOf = (reservationTtlMs: number): number => Math.ceil((reservat
 export function startUpkeep(
   db: Database,
   { live, tally, rollups }: { live: LiveReservationSet; tally: DenialTally; rollups: UsageRollups },
-  reservationTtlMs: number,
+  { reservationTtlMs, retention }: { reservationTtlMs: number; retention: RetentionOptions },
   onError: (error: unknown) => void
 ): Schedule {
   const schedules = [
     every(reservationTtlMs / 6, () => live.renew(db), onError),
     every(reservationTtlMs / 3, () => sweep(db), onError),
     every(TALLY_EVERY_MS, () => tally.flush(), onError),
-    every(ROLL_EVERY_MS, stopping => rollups.keep(stopping), onError),
+    every(ROLL_EVERY_MS, () => rollups.keep(), onError),
     every(PRUNE_EVERY_MS, () => prune(db), onError),
-    every(PRUNE_EVERY_MS, () => rollups.prune(), onError)
+    every(PRUNE_EVERY_MS, () => rollups.prune(), onError),
+    every(PRUNE_EVERY_MS, stopping => retain(db, retention, stopping), onError)
   ]
   return {
     async stop() {
-      await Promise.all(schedules.map(schedule => schedule.stop()))
+      await Promise.all([rollups.stop(), ...schedules.map(schedule => schedule.stop())])
       await tally.flush().catch(onError)
     }
   }

@@ -58,6 +58,16 @@ const refused: [title: string, options: object, message: RegExp][] = [
   ['a storeFailure that is none', { storeFailure: 'ajar' }, /storeFailure .*'closed' or 'open'/],
   ['a settle that is none', { settle: 'never' }, /settle/],
   ['a time to live of 0', { reservationTtlMs: 0 }, /reservationTtlMs/],
+  [
+    'a retention of half a day',
+    { retention: { usageLogs: 0.5 } },
+    /retention\.usageLogs must be a whole number of days/
+  ],
+  [
+    'a retention of what is not known',
+    { retention: { logs: 30 } as never },
+    /retention\.logs is not known; known here: usageLogs, denials/
+  ],
   ['an identify that is no function', { identify: 'sub' }, /identify/],
   ['a short admin token', { admin: { token: 'short' } }, /admin\.token must have at least 16 characters/],
   ['admin routes without a token', { admin: {} }, /admin\.token is missing/],

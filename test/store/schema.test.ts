@@ -191,22 +191,33 @@ t.test('the four documented statements answer as they stand', async t => {
   )
 })
 
-t.test('every table but the types leads its key with the user, and refers only along it or to the types', async t => {
-  const sql = sqlOf(t, await pg.migrated())
-  const keys = await sql`
-    SELECT c.conrelid::regclass::text AS table, a.attname AS first FROM pg_constraint c
-      JOIN pg_attribute a ON a.attrelid = c.conrelid AND a.attnum = c.conkey[1]
-     WHERE c.contype = 'p' AND c.connamespace = 'public'::regnamespace AND a.attname <> 'user_id' ORDER BY 1`
-  t.strictSame(
-    keys.map(key => `${key.table}.${key.first}`),
-    ['quota_migrations.hash', 'quota_types.id', 'quota_users.id']
-  )
-  const references = await sql`
+t.test(
+  'every table that grows with users leads its key with the user, and refers only along it or to the types',
+  async t => {
+    const sql = sqlOf(t, await pg.migrated())
+    const keys = await sql`
+    SELECT i.indrelid::regclass::text AS table, a.attname AS first FROM pg_index i
+      JOIN pg_class c ON c.oid = i.indrelid AND c.relnamespace = 'public'::regnamespace
+      JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = i.indkey[0]
+     WHERE i.indisunique AND a.attname <> 'user_id' ORDER BY 1, 2`
+    t.strictSame(
+      keys.map(key => `${key.table}.${key.first}`),
+      [
+        'quota_migrations.hash',
+        'quota_rollups.time_zone',
+        'quota_types.id',
+        'quota_types.type_key',
+        'quota_usage_totals.time_zone',
+        'quota_users.id'
+      ]
+    )
+    const references = await sql`
     SELECT c.conname AS name FROM pg_constraint c JOIN pg_attribute a ON a.attrelid = c.conrelid AND a.attnum = c.conkey[1]
      WHERE c.contype = 'f' AND a.attname <> 'user_id' AND c.confrelid <> 'quota_types'::regclass`
-  t.strictSame([...references], [])
-  const [code] = await sql`
+    t.strictSame([...references], [])
+    const [code] = await sql`
     SELECT (SELECT count(*) FROM pg_proc WHERE pronamespace = 'public'::regnamespace)::int AS functions,
            (SELECT count(*) FROM pg_trigger WHERE NOT tgisinternal)::int AS triggers`
-  t.strictSame({ ...code }, { functions: 0, triggers: 0 })
-})
+    t.strictSame({ ...code }, { functions: 0, triggers: 0 })
+  }
+)

@@ -3,14 +3,25 @@
 import { setTimeout as sleep } from 'node:timers/promises'
 import postgres from 'postgres'
 import t, { type Test } from 'tap'
+import { commit } from '../../src/store/commit.ts'
 import { open } from '../../src/store/connect.ts'
 import type { Database } from '../../src/store/database.ts'
 import { declareTypes } from '../../src/store/declare-types.ts'
 import { deleteUser } from '../../src/store/delete-user.ts'
-import { forgetMarked, lookAround, pruneRollups, rollUsage, SafeTime } from '../../src/store/rollup/roll-usage.ts'
-import { watchUsage } from '../../src/store/rollup/watch-usage.ts'
+import { Metering } from '../../src/store/metering.ts'
+import { pruneUsage } from '../../src/store/prune-usage.ts'
+import {
+  forgetMarked,
+  forgetRollups,
+  lookAround,
+  pruneRollups,
+  rollUsage,
+  SafeTime
+} from '../../src/store/rollup/roll-usage.ts'
 import { viewStatistics } from '../../src/store/view-statistics.ts'
+import { voidCharges } from '../../src/store/void.ts'
 import { both } from '../fixtures/both.ts'
+import { hold } from '../fixtures/charges.ts'
 import { server } from '../fixtures/database.ts'
 
 const onBothWith = await both(t)
@@ -33,12 +44,13 @@ const scatter = (db: Database, rows: number, users = 7) =>
     [rows, users, DAYS]
   )
 
+/** Every day, however few rows it has. */
 async function rolled(db: Database, zone = 'UTC'): Promise<void> {
   const safe = new SafeTime()
   await lookAround(db, safe)
   await lookAround(db, safe)
   await forgetMarked(db)
-  await rollUsage(db, zone, safe)
+  if (!(await rollUsage(db, zone, safe, { fewest: 1 }))) throw new Error('somebody else was at it')
 }
 
 async function sameAsLog(t: Test, db: Database, what: string, zones: [string, string] = ['UTC', 'Etc/UTC']) {
@@ -62,75 +74,95 @@ onBoth('says what the log says, before and after it is added up, and does not re
   await rolled(db)
   t.ok((await countOf(db, 'quota_usage_days')) >= DAYS * 7)
   await sameAsLog(t, db, 'after')
-  // What is in the log without a mark is not seen: proof that the sums are read.
-  await db.query('ALTER TABLE usage_logs DISABLE TRIGGER quota_usage_deleted')
+  // What is deleted without a mark is still there: proof that the sums are read.
   await db.query("DELETE FROM usage_logs WHERE created_at < now() - interval '36 hours'")
-  await db.query('ALTER TABLE usage_logs ENABLE TRIGGER quota_usage_deleted')
   const { id: typeId } = (await db.query<{ id: number }>('SELECT id FROM quota_types'))[0]!
   const view = (timeZone: string) =>
     viewStatistics(db, { typeId, days: DAYS + 1, interval: 'day', timeZone, topUsers: 3 })
   const calls = ({ series }: Awaited<ReturnType<typeof view>>) => series.reduce((sum, piece) => sum + piece.calls, 0)
   t.equal(calls(await view('UTC')), 3_000)
   t.ok(calls(await view('Etc/UTC')) < 1_500)
+  await forgetRollups(db)
+  await sameAsLog(t, db, 'forgotten')
 })
 
-for (const [what, statement] of Object.entries({
-  'a late charge':
-    "INSERT INTO usage_logs (user_id, quota_type_id, amount, created_at) SELECT 'late', id, 50, now() - interval '30 hours' FROM quota_types",
-  'a charge of now':
-    "INSERT INTO usage_logs (user_id, quota_type_id, amount, created_at) SELECT 'fresh', id, 50, now() FROM quota_types",
-  'rows that are deleted': "DELETE FROM usage_logs WHERE user_id = 'user-3'",
-  'amounts that are changed':
-    "UPDATE usage_logs SET amount = amount + 1 WHERE created_at < now() - interval '50 hours'",
-  'rows that are moved to another day': "UPDATE usage_logs SET created_at = created_at - interval '1 day'",
-  'an emptied log': 'TRUNCATE usage_logs'
-}))
+const hoursAgo = (hours: number) => new Date(Date.now() - hours * 3_600_000)
+const by = { actor: 'test', reason: null, requestId: null }
+
+const changes: Record<string, (db: Database) => Promise<unknown>> = {
+  'a charge that comes late': async db => {
+    const held = await hold(db, 'late', { calls: 50, others: 60 }, { at: hoursAgo(30), leaseMs: 1e9 })
+    await commit(
+      db,
+      'late',
+      held.map(charge => ({ ...charge, amount: 40, metadata: {} })),
+      null
+    )
+  },
+  'a late charge among many': async db => {
+    const [held] = await hold(db, 'late', { calls: 50 }, { at: hoursAgo(30), leaseMs: 1e9 })
+    await new Metering(db, 5_000).commit('late', [{ ...held!, amount: 40, metadata: {} }], null)
+  },
+  'a late charge that is undone': async db => {
+    const held = await hold(db, 'late', { calls: 50, others: 60 }, { at: hoursAgo(30), leaseMs: 1e9 })
+    await commit(
+      db,
+      'late',
+      held.map(charge => ({ ...charge, amount: 40, metadata: {} })),
+      null
+    )
+    await rolled(db)
+    await voidCharges(db, 'late', held)
+  },
+  'a charge of now': async db => {
+    const held = await hold(db, 'fresh', { calls: 50 })
+    await commit(
+      db,
+      'fresh',
+      held.map(charge => ({ ...charge, amount: 40, metadata: {} })),
+      null
+    )
+  },
+  'a user is deleted': db => deleteUser(db, 'user-0', by),
+  'the oldest rows are pruned': db => pruneUsage(db, hoursAgo(50))
+}
+
+for (const [what, change] of Object.entries(changes))
   onBoth(`says what the log says after ${what}`, async (t, db) => {
     await begin(db)
     await scatter(db, 1_000)
     await rolled(db)
-    await db.query(statement)
-    await sameAsLog(t, db, 'marked')
+    const before = await countOf(db, 'usage_logs')
+    await change(db)
+    t.not(await countOf(db, 'usage_logs'), before + (what.endsWith('undone') ? 1 : 0))
+    await sameAsLog(t, db, 'changed')
     await rolled(db)
     t.equal(await countOf(db, 'quota_usage_marks'), 0)
     await sameAsLog(t, db, 'added up anew')
+    const names = await db.query<{ user_id: string }>("SELECT user_id FROM quota_usage_days WHERE user_id = 'user-0'")
+    t.equal(names.length === 0, what === 'a user is deleted')
   })
-
-onBoth('forgets a user who is deleted', async (t, db) => {
-  await begin(db)
-  await scatter(db, 500)
-  await rolled(db)
-  t.ok(await deleteUser(db, 'user-0', { actor: 'test', reason: null, requestId: null }))
-  await sameAsLog(t, db, 'deleted')
-  const names = await db.query<{ user_id: string }>('SELECT DISTINCT user_id FROM quota_usage_days')
-  t.notOk(names.some(({ user_id }) => user_id === 'user-0'))
-})
 
 onBoth('adds up in a zone half an hour off, and one day after the other', async (t, db) => {
   await begin(db)
   await scatter(db, 2_000)
   await rolled(db, 'Asia/Kolkata')
   await sameAsLog(t, db, 'India', ['Asia/Kolkata', 'Asia/Calcutta'])
-  const stopping = { aborted: true }
   const safe = new SafeTime()
   await lookAround(db, safe)
   await lookAround(db, safe)
-  await rollUsage(db, 'Asia/Tokyo', safe, stopping)
+  t.notOk(await rollUsage(db, 'Asia/Tokyo', safe, { signal: { aborted: true }, fewest: 1 }))
   t.equal(await countOf(db, "quota_rollups WHERE time_zone = 'Asia/Tokyo'"), 0)
 })
 
-onBoth('reads the log where there are no triggers, and makes them', async (t, db) => {
+onBoth('leaves days to the log that have few rows', async (t, db) => {
   await begin(db)
-  await scatter(db, 500)
-  await rolled(db)
-  await db.query('DROP TRIGGER quota_usage_deleted ON usage_logs')
-  await db.query("DELETE FROM usage_logs WHERE user_id = 'user-1'")
-  await sameAsLog(t, db, 'not watched')
-  await watchUsage(db)
-  await sameAsLog(t, db, 'watched again')
-  await rolled(db)
-  t.ok((await countOf(db, 'quota_rollups')) > 0)
-  await sameAsLog(t, db, 'added up anew')
+  await scatter(db, 1_000)
+  const safe = new SafeTime()
+  await lookAround(db, safe)
+  await lookAround(db, safe)
+  t.ok(await rollUsage(db, 'UTC', safe))
+  t.equal(await countOf(db, 'quota_rollups'), 0)
 })
 
 onBoth('forgets what no statistic looks back to', async (t, db) => {
@@ -139,11 +171,14 @@ onBoth('forgets what no statistic looks back to', async (t, db) => {
   await rolled(db)
   const days = await countOf(db, 'quota_rollups')
   await db.query(
-    "INSERT INTO quota_rollups VALUES ('UTC', now() - interval '400 days', now() - interval '399 days', now() - interval '399 days')"
+    "INSERT INTO quota_rollups SELECT 'UTC', day, day + interval '1 day', day + interval '1 day' FROM (SELECT date_trunc('day', now(), 'UTC') - interval '400 days' AS day) d"
   )
-  await db.query("INSERT INTO quota_usage_days VALUES ('UTC', now() - interval '400 days', 1, 'old', 1, 1)")
+  await db.query(
+    "INSERT INTO quota_usage_days SELECT 'old', 1, 'UTC', day_start, 1, 1 FROM quota_rollups ORDER BY day_start LIMIT 1"
+  )
   await pruneRollups(db)
   t.equal(await countOf(db, 'quota_rollups'), days)
+  t.equal(await countOf(db, "quota_usage_days WHERE user_id = 'old'"), 0)
 })
 
 const pg = await server(t)
@@ -180,26 +215,53 @@ t.test('a charge whose transaction takes long is not lost', async t => {
   t.ok(Date.now() - safe.until < 25 * 60_000)
 })
 
-t.test('while the log is written, deleted and added up at once', async t => {
+t.test('while the log is written late, undone and added up at once', async t => {
   const db = await open(await pg.migrated())
   t.teardown(() => db.close())
   await begin(db)
   await scatter(db, 1_000)
   let isOver = false
-  const write = async () => {
-    while (!isOver) {
-      await scatter(db, 20, 3)
-      await db.query(
-        'DELETE FROM usage_logs WHERE (user_id, id) IN (SELECT user_id, id FROM usage_logs ORDER BY md5(id::text) LIMIT 5)'
+  const write = async (userId: string) => {
+    for (let turn = 0; !isOver; turn++) {
+      const held = await hold(db, userId, { calls: 1, others: 2 }, { at: hoursAgo((turn % 80) + 1), leaseMs: 1e9 })
+      await commit(
+        db,
+        userId,
+        held.map(charge => ({ ...charge, amount: 3, metadata: {} })),
+        null
       )
-      await sleep(2)
+      if (turn % 3 === 0) await voidCharges(db, userId, held)
+      await sleep(1)
     }
   }
   const roll = async () => {
-    for (let turn = 0; turn < 30; turn++) await rolled(db)
+    for (let turn = 0; turn < 30; turn++) {
+      const safe = new SafeTime()
+      await lookAround(db, safe)
+      await lookAround(db, safe)
+      await forgetMarked(db)
+      await rollUsage(db, 'UTC', safe, { fewest: 1 })
+      await sleep(5)
+    }
     isOver = true
   }
-  await Promise.all([write(), roll(), roll()])
+  // A moment at a time, which no two statements are.
+  const look = async () => {
+    const [type] = await db.query<{ id: number }>('SELECT id FROM quota_types')
+    while (!isOver) {
+      const { series, topUsers } = await viewStatistics(db, {
+        typeId: type!.id,
+        days: 5,
+        interval: 'day',
+        timeZone: 'UTC',
+        topUsers: 100
+      })
+      const sum = (parts: readonly { usage: number }[]) => parts.reduce((total, { usage }) => total + usage, 0)
+      t.equal(sum(series), sum(topUsers), 'by day and by user it is the same')
+      await sleep(20)
+    }
+  }
+  await Promise.all([write('alice'), write('bob'), roll(), roll(), look()])
   await sameAsLog(t, db, 'as it was left')
   await rolled(db)
   await sameAsLog(t, db, 'at the end')

@@ -1,15 +1,17 @@
 // Adds the usage log up, by day and hour, so that statistics need not read it. It stays behind by some minutes, and is exact:
 // what is changed in a time that is added up already leaves a mark, and is read from the log until it is added up anew.
 import { type Series, seriesOf } from '../../quota/series.ts'
-import { type Database, dateOf, ms, transaction } from '../database.ts'
-import { IS_WATCHED, UNMARKED_MINUTES } from './watch-usage.ts'
+import { type Database, dateOf, instantArray, ms, transaction } from '../database.ts'
+import { UNMARKED_MINUTES } from './mark-usage.ts'
 
 /** As far as statistics look back, and a day more for what lies between two time zones. */
 const MOST_DAYS = 366
 /** More than goes unmarked, for a server's clock that is set back. */
-const BEHIND_MS = (UNMARKED_MINUTES + 5) * 60_000
+const BEHIND_MS = (UNMARKED_MINUTES + 2) * 60_000
 /** Some other process is at it: not an error, and not waited for. */
 const LOCK = 'SELECT pg_try_advisory_xact_lock(7310584209462) AS mine'
+/** A day with fewer rows is read from the log in half a millisecond. */
+const FEWEST_ROWS = 1_000
 /** A day of tens of millions of rows takes its time, and holds up nobody. */
 const DEADLINE_MS = 10 * 60_000
 
@@ -24,7 +26,7 @@ interface Moment {
 
 const MOMENT = `
 SELECT ${ms('now()')} AS at, pg_snapshot_xmin(pg_current_snapshot())::text AS oldest, pg_current_xact_id()::text AS newest,
-       EXISTS (SELECT 1 FROM quota_usage_marks) AS marked, ${IS_WATCHED} AS watched`
+       EXISTS (SELECT 1 FROM quota_usage_marks) AS marked`
 
 /**
  * A row without a mark was written by a transaction that began to write less than UNMARKED_MINUTES after its `created_at`. Once all that
@@ -48,14 +50,12 @@ export class SafeTime {
   }
 }
 
-/** Whether rollups can be kept at all, and whether there are marks. */
-export async function lookAround(db: Database, safe: SafeTime): Promise<{ marked: boolean; watched: boolean }> {
-  const [row] = await db.query<{ at: number; oldest: string; newest: string; marked: boolean; watched: boolean }>(
-    MOMENT
-  )
-  const { at, oldest, newest, marked, watched } = row!
+/** Whether there are marks. */
+export async function lookAround(db: Database, safe: SafeTime): Promise<boolean> {
+  const [row] = await db.query<{ at: number; oldest: string; newest: string; marked: boolean }>(MOMENT)
+  const { at, oldest, newest, marked } = row!
   safe.see({ at: Number(at), oldest: BigInt(oldest), newest: BigInt(newest) })
-  return { marked, watched }
+  return marked
 }
 
 /** A day that has a mark is as if it had never been added up. */
@@ -67,8 +67,8 @@ WITH mark AS (
    WHERE EXISTS (SELECT 1 FROM mark m WHERE m.at >= r.day_start AND m.at < r.rolled_until)
 ), days AS (
   DELETE FROM quota_usage_days d USING changed c WHERE d.time_zone = c.time_zone AND d.day_start = c.day_start
-), hours AS (
-  DELETE FROM quota_usage_hours h USING changed c WHERE h.time_zone = c.time_zone AND h.hour_start >= c.day_start AND h.hour_start < c.day_end
+), totals AS (
+  DELETE FROM quota_usage_totals t USING changed c WHERE t.time_zone = c.time_zone AND t.start >= c.day_start AND t.start < c.day_end
 )
 UPDATE quota_rollups r SET rolled_until = r.day_start FROM changed c WHERE r.time_zone = c.time_zone AND r.day_start = c.day_start`
 
@@ -92,23 +92,49 @@ interface Day {
 const OLDEST = `SELECT ${ms('min(created_at)')} AS oldest FROM usage_logs`
 const KNOWN = `SELECT ${ms('day_start')} AS day_start, ${ms('day_end')} AS day_end, ${ms('rolled_until')} AS rolled_until FROM quota_rollups WHERE time_zone = $1`
 
-/** Adds up what is safe and not added up yet, a day at a time, the newest first. Ends when told to, after the day it is at. */
+interface Rolling {
+  /** Ends after the day it is at. */
+  signal?: { readonly aborted: boolean }
+  /** Days with fewer rows are read from the log as fast. */
+  fewest?: number
+}
+
+/** Adds up what is safe and not added up yet, a day at a time, the newest first. False: another process was at it, and not all is done. */
 export async function rollUsage(
   db: Database,
   timeZone: string,
   safe: SafeTime,
-  signal?: { readonly aborted: boolean }
-): Promise<void> {
+  { signal, fewest = FEWEST_ROWS }: Rolling = {}
+): Promise<boolean> {
   const [log] = await db.query<{ oldest: number | null }>(OLDEST)
-  if (typeof log?.oldest !== 'number') return
-  const known = await db.query<{ day_start: number; day_end: number; rolled_until: number }>(KNOWN, [timeZone])
-  const doneOf = new Map(known.map(day => [`${day.day_start} ${day.day_end}`, day.rolled_until]))
-  for (const day of daysUntil(safe.until, log.oldest, timeZone)) {
-    if (signal?.aborted) return
-    const [start, end] = [day.start.getTime(), day.end.getTime()]
-    const until = Math.min(end, lastHour(day.hours, safe.until))
-    if ((doneOf.get(`${start} ${end}`) ?? start) < until) await rollDay(db, timeZone, day, new Date(until))
+  if (typeof log?.oldest !== 'number') return true
+  let isAll = true
+  for (const { day, until } of await daysToRoll(db, timeZone, daysUntil(safe.until, log.oldest, timeZone), safe)) {
+    if (signal?.aborted) return false
+    const isWorthIt = day.isBegun || (await countRows(db, day, fewest)) >= fewest
+    if (isWorthIt && !(await rollDay(db, timeZone, day, until))) isAll = false
   }
+  return isAll
+}
+
+/** Those that something is safe of and not added up. */
+async function daysToRoll(db: Database, timeZone: string, days: readonly Day[], safe: SafeTime) {
+  const known = await db.query<{ day_start: number; day_end: number; rolled_until: number }>(KNOWN, [timeZone])
+  const rolledOf = new Map(known.map(day => [`${day.day_start} ${day.day_end}`, day.rolled_until]))
+  return days.flatMap(day => {
+    const [start, end] = [day.start.getTime(), day.end.getTime()]
+    const rolled = rolledOf.get(`${start} ${end}`)
+    const until = Math.min(end, lastHour(day.hours, safe.until))
+    return (rolled ?? start) < until ? [{ day: { ...day, isBegun: rolled !== undefined }, until: new Date(until) }] : []
+  })
+}
+
+async function countRows(db: Database, { start, end }: Day, most: number): Promise<number> {
+  const [row] = await db.query<{ n: number }>(
+    'SELECT count(*)::int AS n FROM (SELECT 1 FROM usage_logs WHERE created_at >= $1::timestamptz AND created_at < $2::timestamptz LIMIT $3) r',
+    [start.toISOString(), end.toISOString(), most]
+  )
+  return row!.n
 }
 
 /** The newest first. */
@@ -143,47 +169,51 @@ WITH other AS (
 ), days AS (
   DELETE FROM quota_usage_days d USING other o WHERE d.time_zone = $1 AND d.day_start = o.day_start
 )
-DELETE FROM quota_usage_hours h USING other o WHERE h.time_zone = $1 AND h.hour_start >= o.day_start AND h.hour_start < o.day_end`
+DELETE FROM quota_usage_totals t USING other o WHERE t.time_zone = $1 AND t.start >= o.day_start AND t.start < o.day_end`
 
 const BEGIN_DAY = `
 INSERT INTO quota_rollups (time_zone, day_start, day_end, rolled_until) VALUES ($1, $2::timestamptz, $3::timestamptz, $2::timestamptz)
 ON CONFLICT (time_zone, day_start) DO UPDATE SET day_end = excluded.day_end
 RETURNING ${ms('rolled_until')} AS rolled_until`
 
-/** $1 zone, $2 the day, $3 and $4 the span that is added, $5 the first instants of the day's hours as milliseconds. */
+/** $1 zone, $2 the day, $3 and $4 the span that is added, $5 the first instants of the day's hours: a SELECT, which is read once, and not for each row. */
 const ROLL = `
-WITH cut AS MATERIALIZED (
-  SELECT ARRAY(SELECT jsonb_array_elements_text($5::text::jsonb)::float8) AS starts
-), used AS MATERIALIZED (
-  SELECT width_bucket(${ms('u.created_at')}, cut.starts) AS n, u.quota_type_id, u.user_id, sum(u.amount) AS usage, count(*) AS calls
-    FROM usage_logs u CROSS JOIN cut
+WITH used AS MATERIALIZED (
+  SELECT width_bucket(u.created_at, (SELECT $5::text::timestamptz[])) AS n, u.quota_type_id, u.user_id, sum(u.amount) AS usage, count(*) AS calls
+    FROM usage_logs u
    WHERE u.created_at >= $3::timestamptz AND u.created_at < $4::timestamptz
    GROUP BY 1, 2, 3
 ), days AS (
   INSERT INTO quota_usage_days AS d (time_zone, day_start, quota_type_id, user_id, usage, calls)
   SELECT $1, $2::timestamptz, quota_type_id, user_id, sum(usage), sum(calls) FROM used GROUP BY quota_type_id, user_id
-  ON CONFLICT (time_zone, quota_type_id, day_start, user_id)
+  ON CONFLICT (user_id, quota_type_id, time_zone, day_start)
   DO UPDATE SET usage = d.usage + excluded.usage, calls = d.calls + excluded.calls
 ), hours AS (
-  INSERT INTO quota_usage_hours (time_zone, hour_start, quota_type_id, usage, calls, users)
-  SELECT $1, to_timestamp(cut.starts[n] / 1000), quota_type_id, sum(usage), sum(calls), count(*)
-    FROM used CROSS JOIN cut GROUP BY cut.starts[n], quota_type_id
+  INSERT INTO quota_usage_totals (time_zone, per, start, quota_type_id, usage, calls, users)
+  SELECT $1, 'hour', ((SELECT $5::text::timestamptz[]))[n], quota_type_id, sum(usage), sum(calls), count(*) FROM used GROUP BY n, quota_type_id
 )
 UPDATE quota_rollups SET rolled_until = $4::timestamptz WHERE time_zone = $1 AND day_start = $2::timestamptz`
 
-const rollDay = (db: Database, timeZone: string, { start, end, hours }: Day, until: Date): Promise<void> =>
+const TOTAL = `
+INSERT INTO quota_usage_totals (time_zone, per, start, quota_type_id, usage, calls, users)
+SELECT $1, 'day', $2::timestamptz, quota_type_id, sum(usage), sum(calls), count(*)
+  FROM quota_usage_days WHERE time_zone = $1 AND day_start = $2::timestamptz GROUP BY quota_type_id
+ON CONFLICT (time_zone, per, start, quota_type_id) DO UPDATE SET usage = excluded.usage, calls = excluded.calls, users = excluded.users`
+
+const rollDay = (db: Database, timeZone: string, { start, end, hours }: Day, until: Date): Promise<boolean> =>
   transaction(
     db,
     async query => {
       const [lock] = await query<{ mine: boolean }>(LOCK)
-      if (!lock?.mine) return
+      if (!lock?.mine) return false
       const day = [timeZone, start.toISOString(), end.toISOString()]
       await query(FORGET_OTHERS, day)
       const [rolled] = await query<{ rolled_until: number }>(BEGIN_DAY, day)
       const from = dateOf(rolled!.rolled_until)
-      if (from >= until) return
-      const starts = JSON.stringify(hours.map(hour => hour.getTime()))
-      await query(ROLL, [timeZone, start.toISOString(), from.toISOString(), until.toISOString(), starts])
+      if (from >= until) return true
+      await query(ROLL, [timeZone, start.toISOString(), from.toISOString(), until.toISOString(), instantArray(hours)])
+      await query(TOTAL, [timeZone, start.toISOString()])
+      return true
     },
     DEADLINE_MS
   )
@@ -195,8 +225,19 @@ WITH old AS (
 ), days AS (
   DELETE FROM quota_usage_days d USING old o WHERE d.time_zone = o.time_zone AND d.day_start = o.day_start
 )
-DELETE FROM quota_usage_hours h USING old o WHERE h.time_zone = o.time_zone AND h.hour_start >= o.day_start AND h.hour_start < o.day_end`
+DELETE FROM quota_usage_totals t USING old o WHERE t.time_zone = o.time_zone AND t.start >= o.day_start AND t.start < o.day_end`
 
 export async function pruneRollups(db: Database): Promise<void> {
   await db.query(PRUNE)
 }
+
+/** Forgets all that is added up: after the log was changed by somebody who leaves no marks. */
+export const forgetRollups = (db: Database): Promise<void> =>
+  transaction(
+    db,
+    async query => {
+      for (const table of ['quota_rollups', 'quota_usage_days', 'quota_usage_totals'])
+        await query(`DELETE FROM ${table}`)
+    },
+    DEADLINE_MS
+  )

@@ -1,19 +1,45 @@
-// What a statement reads instead of the log: the days that are added up and have no mark, and the gaps that the log must fill.
-import { IS_WATCHED } from './watch-usage.ts'
+// What is read instead of the log: the days that are added up and have no mark, and the gaps that the log must fill.
+import { type Database, dateOf, ms } from '../database.ts'
 
-/**
- * SQL of a table `rolled (day_start, rolled_until)`: days of a time zone within a span. In one statement with what reads the log and the
- * sums they are one moment's.
- */
-export const rolledWithin = (timeZone: string, from: string, until: string): string => `
-rolled AS MATERIALIZED (
+export interface Span {
+  start: Date
+  /** Not included. */
+  end: Date
+}
+
+/** SQL: days of a time zone, each until where it is added up. */
+const rolledWithin = (timeZone: string, from: string, until: string): string => `
   SELECT r.day_start, r.rolled_until FROM quota_rollups r
-   WHERE r.time_zone = ${timeZone} AND r.day_start >= ${from} AND r.day_end <= ${until} AND r.rolled_until > r.day_start AND ${IS_WATCHED}
-     AND NOT EXISTS (SELECT 1 FROM quota_usage_marks m WHERE m.at >= r.day_start AND m.at < r.rolled_until)
-)`
+   WHERE r.time_zone = ${timeZone} AND r.day_start >= ${from} AND r.day_end <= ${until} AND r.rolled_until > r.day_start
+     AND NOT EXISTS (SELECT 1 FROM quota_usage_marks m WHERE m.at >= r.day_start AND m.at < r.rolled_until)`
+
+const ROLLED = `
+SELECT ${ms('day_start')} AS day_start, ${ms('rolled_until')} AS rolled_until
+  FROM (${rolledWithin('$1', '$2::timestamptz', '$3::timestamptz')}) d ORDER BY day_start`
+
+/** The days of a time zone within a span, each until where it is added up. In one snapshot with what reads the log and the sums. */
+export async function rolledDays(query: Database['query'], timeZone: string, { start, end }: Span): Promise<Span[]> {
+  const rows = await query<{ day_start: number; rolled_until: number }>(ROLLED, [
+    timeZone,
+    start.toISOString(),
+    end.toISOString()
+  ])
+  return rows.map(row => ({ start: dateOf(row.day_start), end: dateOf(row.rolled_until) }))
+}
+
+/** The rest of the span. */
+export function gapsOf({ start, end }: Span, rolled: readonly Span[]): Span[] {
+  const starts = [start, ...rolled.map(day => day.end)]
+  const ends = [...rolled.map(day => day.start), end]
+  return starts.map((from, i) => ({ start: from, end: ends[i] as Date })).filter(gap => gap.start < gap.end)
+}
+
+/** The same in SQL, for a statement of its own: `rolled (day_start, rolled_until)`. */
+export const rolledTable = (timeZone: string, from: string, until: string): string =>
+  `rolled AS MATERIALIZED (${rolledWithin(timeZone, from, until)}\n)`
 
 /** SQL: the parts `(start, until)` of a span that are not in `rolled`. */
-export const gapsOf = (from: string, until: string): string => `
+export const gapTable = (from: string, until: string): string => `
   SELECT g.start, g.until
     FROM (SELECT lag(b.rolled_until, 1, ${from}) OVER (ORDER BY b.day_start) AS start, b.day_start AS until
             FROM (SELECT day_start, rolled_until FROM rolled WHERE day_start >= ${from} AND rolled_until <= ${until} UNION ALL SELECT ${until}, NULL) b) g

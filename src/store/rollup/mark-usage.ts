@@ -1,0 +1,24 @@
+// The marks that tell where the usage log was changed in a time that may be added up already: by a charge that came late, by a charge that
+// was undone, by deleting.
+
+/**
+ * Who writes a row within this time of its `created_at` leaves no mark, and so almost nobody does; what is added up stays behind by more
+ * than that. Charges that are made at once have no other `created_at` than now.
+ */
+export const UNMARKED_MINUTES = 15
+
+/** SQL: whether a row with this `created_at` leaves a mark. */
+export const isLate = (createdAt: string): string =>
+  `${createdAt} < clock_timestamp() - interval '${UNMARKED_MINUTES} minutes'`
+
+/**
+ * SQL of a step: marks the quarters of an hour of the rows in `changed (user_id, created_at)`. In the statement that changes them, so that
+ * nobody sees one without the other; under the transaction's id, so that none waits for another.
+ */
+export const markLate = (changed: string, userId = 'c.user_id'): string => `
+  marked AS (
+    INSERT INTO quota_usage_marks (user_id, at, transaction)
+    SELECT DISTINCT ${userId}, to_timestamp(floor(extract(epoch FROM c.created_at) / 900) * 900), pg_current_xact_id()::text::bigint
+      FROM ${changed} c WHERE ${isLate('c.created_at')}
+    ON CONFLICT DO NOTHING
+  )`

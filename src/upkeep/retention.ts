@@ -1,0 +1,47 @@
+// How long what was written down is kept.
+import { setTimeout as sleep } from 'node:timers/promises'
+import { FST_QUOTA_INVALID_OPTION } from '../quota/errors.ts'
+import { refuseUnknown, requireObject } from '../quota/option.ts'
+import type { Database } from '../store/database.ts'
+import type { LogPosition } from '../store/list-usage.ts'
+import { pruneDenials, pruneUsage } from '../store/prune-usage.ts'
+
+export interface RetentionOptions {
+  /**
+   * Days, 1 to 36 500, for which rows of `usage_logs` are kept; default: for ever. Kept longer are those that a counter is the sum of: of a period
+   * that still runs, and of a level. Statistics, and the charges that a report counts, see no further back than this.
+   */
+  usageLogs?: number
+  /** Days, 1 to 36 500, for which it is kept how often users were refused. Default: for ever. */
+  denials?: number
+}
+
+/** Throws FST_QUOTA_INVALID_OPTION. */
+export function readRetention(retention: RetentionOptions): RetentionOptions {
+  requireObject('retention', retention, '{ usageLogs: 400 }')
+  refuseUnknown('retention', retention, ['usageLogs', 'denials'])
+  for (const [field, days] of Object.entries(retention))
+    if (days !== undefined && !(Number.isInteger(days) && days >= 1 && days <= 36_500))
+      throw new FST_QUOTA_INVALID_OPTION(
+        `retention.${field}`,
+        `must be a whole number of days from 1 to 36500, and is ${String(days)}`
+      )
+  return retention
+}
+
+const DAY_MS = 86_400_000
+/** Between two batches, so that the database has time for others. */
+const PAUSE_MS = 50
+
+/** One pass over what is too old. */
+export async function retain(db: Database, { usageLogs, denials }: RetentionOptions, stopping: AbortSignal) {
+  const before = (days: number) => new Date(Date.now() - days * DAY_MS)
+  const pause = () => sleep(PAUSE_MS, undefined, { signal: stopping, ref: false }).catch(() => {})
+  if (denials !== undefined) while (!stopping.aborted && (await pruneDenials(db, before(denials))) > 0) await pause()
+  if (usageLogs === undefined) return
+  let after: LogPosition | undefined
+  do {
+    after = (await pruneUsage(db, before(usageLogs), after)).next
+    await pause()
+  } while (after !== undefined && !stopping.aborted)
+}

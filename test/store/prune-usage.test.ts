@@ -1,0 +1,111 @@
+// What is too old is deleted, and nothing that a counter must still be the sum of.
+import t from 'tap'
+import { v7 } from 'uuid'
+import { charge } from '../../src/store/charge.ts'
+import type { Database } from '../../src/store/database.ts'
+import { declareTypes } from '../../src/store/declare-types.ts'
+import { deleteUser } from '../../src/store/delete-user.ts'
+import { pruneDenials, pruneUsage } from '../../src/store/prune-usage.ts'
+import { findDiscrepancies } from '../../src/store/reconcile.ts'
+import { both } from '../fixtures/both.ts'
+import { wanted } from '../fixtures/charges.ts'
+
+const onBoth = await both(t)
+const day = (date: string) => new Date(`2026-${date}T12:00:00Z`)
+
+async function use(db: Database, userId: string, type: string, ...dates: string[]) {
+  const [want] = await wanted(db, { [type]: 1 })
+  for (const date of dates) {
+    const order = { userId, charges: [{ ...want!, id: v7() }], at: day(date), endpoint: '/a', metadata: {} }
+    const outcome = await charge(db, { ...order, idempotencyKey: null })
+    if (!outcome.admitted) throw new Error('denied')
+  }
+}
+
+const left = async (db: Database) =>
+  (
+    await db.query<{ line: string }>(
+      `SELECT user_id || ' ' || type_key || ' ' || to_char(u.created_at AT TIME ZONE 'UTC', 'MM-DD') AS line
+         FROM usage_logs u JOIN quota_types t ON t.id = u.quota_type_id ORDER BY 1`
+    )
+  ).map(row => row.line)
+
+async function declared(db: Database) {
+  await declareTypes(db, {
+    months: { limit: 100, period: 'month' },
+    ever: { limit: 100, period: 'never' },
+    stored: { limit: 100, kind: 'level' }
+  })
+}
+
+onBoth('deletes what closed periods had before a day, and keeps running ones and levels', async (t, db) => {
+  await declared(db)
+  await use(db, 'alice', 'months', '01-10', '02-10', '02-20', '03-05')
+  await use(db, 'alice', 'ever', '01-10', '03-05')
+  await use(db, 'alice', 'stored', '01-10', '03-05')
+  const { deleted, next } = await pruneUsage(db, day('02-15'))
+  t.strictSame([deleted, next], [2, undefined])
+  t.strictSame(await left(db), [
+    'alice ever 01-10',
+    'alice ever 03-05',
+    'alice months 02-20',
+    'alice months 03-05',
+    'alice stored 01-10',
+    'alice stored 03-05'
+  ])
+  t.strictSame([...(await findDiscrepancies(db))], [], 'a period whose log was pruned is not taken for wrong')
+  const used = await db.query<{ used_amount: number }>(
+    'SELECT used_amount FROM quota_periods WHERE closed_at IS NOT NULL ORDER BY period_start'
+  )
+  t.strictSame(
+    used.map(row => Number(row.used_amount)),
+    [1, 2],
+    'what was used then stays known'
+  )
+  t.strictSame((await pruneUsage(db, day('02-15'))).deleted, 0)
+})
+
+onBoth('does not delete a running period, however old it is', async (t, db) => {
+  await declared(db)
+  await use(db, 'alice', 'months', '01-10', '02-10')
+  t.equal((await pruneUsage(db, day('12-01'))).deleted, 1)
+  t.strictSame(await left(db), ['alice months 02-10'])
+})
+
+onBoth('deletes a thousand at most, and goes on behind what it kept', async (t, db) => {
+  await declared(db)
+  await use(db, 'alice', 'months', '01-01', '02-10')
+  await use(db, 'bob', 'ever', '01-02')
+  const fill = (userId: string, type: string, from: string) =>
+    db.query(
+      `INSERT INTO usage_logs (user_id, quota_type_id, amount, created_at)
+       SELECT $1, id, 0, $3::timestamptz + n * interval '1 second' FROM quota_types CROSS JOIN generate_series(1, 1500) n WHERE type_key = $2`,
+      [userId, type, from]
+    )
+  await fill('bob', 'ever', '2026-01-03T00:00:00Z')
+  await fill('alice', 'months', '2026-01-04T00:00:00Z')
+  const steps: number[] = []
+  let after: Awaited<ReturnType<typeof pruneUsage>>['next']
+  do {
+    const step = await pruneUsage(db, day('02-01'), after)
+    steps.push(step.deleted)
+    after = step.next
+  } while (after !== undefined)
+  t.strictSame(steps, [1, 498, 1000, 2])
+  t.equal((await left(db)).filter(line => line.startsWith('alice')).length, 1)
+})
+
+onBoth('deletes rows of users who are gone, and denials', async (t, db) => {
+  await declared(db)
+  await use(db, 'alice', 'ever', '01-10')
+  await db.query(
+    `INSERT INTO quota_denials (user_id, quota_type_id, hour, denials)
+     SELECT user_id, quota_type_id, hour::timestamptz, 1 FROM quota_limits CROSS JOIN unnest(ARRAY['2026-01-10T10:00:00Z', '2026-03-10T10:00:00Z']) hour WHERE used_amount > 0`
+  )
+  t.equal(await pruneDenials(db, day('02-01')), 1)
+  t.equal(await pruneDenials(db, day('02-01')), 0)
+  // As psql does it, and a server of an older version: the log has no foreign key.
+  await db.query("DELETE FROM quota_users WHERE id = 'alice'")
+  t.equal((await pruneUsage(db, day('02-01'))).deleted, 1)
+  t.notOk(await deleteUser(db, 'alice', { actor: 'test', reason: null, requestId: null }))
+})
