@@ -1,7 +1,7 @@
-/** The smallest value that so large a part of all does not exceed. */
+/** The smallest value that so large a part of all does not exceed; NaN of none. */
 export function quantile(values, part) {
   const sorted = [...values].sort((a, b) => a - b)
-  return sorted[Math.max(Math.ceil(part * sorted.length) - 1, 0)]
+  return sorted[Math.max(Math.ceil(part * sorted.length) - 1, 0)] ?? Number.NaN
 }
 
 export function median(values) {
