@@ -7,23 +7,27 @@ import postgres from 'postgres'
 const DRAWN = 100
 
 /** Every user once: a first sight is not what is measured. */
-export function greet(urls, users) {
+export function greet(urls, { users, from = 0 }) {
   const connections = Math.min(20, users)
-  let next = 0
+  const each = users / connections
+  let next = from
   return fire(urls, {
     connections,
     amount: users,
-    setupClient: client => client.setRequests(requestsFrom((next++ * users) / connections, users))
+    setupClient: client => {
+      client.setRequests(Array.from({ length: each }, (_, i) => requestOf(next + i)))
+      next += each
+    }
   })
 }
 
 /** Users by chance, for so many seconds; connection i asks process i mod n. */
-export const ask = (urls, { connections, users }, seconds) =>
+export const ask = (urls, { connections, users, from = 0 }, seconds) =>
   fire(urls, {
     connections,
     duration: seconds,
     setupClient: client =>
-      client.setRequests(Array.from({ length: DRAWN }, () => requestOf(Math.floor(Math.random() * users))))
+      client.setRequests(Array.from({ length: DRAWN }, () => requestOf(from + Math.floor(Math.random() * users))))
   })
 
 /** Each user twice as often as the limit allows, and none is cut off; tells who got how many 2xx. */
@@ -37,12 +41,8 @@ export async function askToTheEdge(urls, { connections, users, limit }) {
     amount: 2 * users * limit,
     setupClient: client => {
       const first = Math.floor(Math.random() * users)
-      client.setRequests(
-        Array.from({ length: users }, (_, i) => (first + i) % users).map(user => ({
-          ...requestOf(user),
-          onResponse: count(user)
-        }))
-      )
+      const order = Array.from({ length: users }, (_, i) => (first + i) % users)
+      client.setRequests(order.map(user => ({ ...requestOf(user), onResponse: count(user) })))
     }
   })
   return { ...asked, admitted: [...admitted.values()] }
@@ -62,8 +62,6 @@ async function fire(urls, options) {
 }
 
 const requestOf = user => ({ method: 'GET', path: '/calls', headers: { 'x-user': `user-${user}` } })
-
-const requestsFrom = (first, users) => Array.from({ length: users }, (_, i) => requestOf((first + i) % users))
 
 /** One after another on one connection that is kept. */
 export async function askInTurn([url], { users }, seconds) {

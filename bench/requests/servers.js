@@ -69,6 +69,8 @@ export async function startRedis() {
   const options = ['--port', port, '--bind', '127.0.0.1', '--save', '', '--appendonly', 'no']
   const child = spawn('redis-server', options.map(String), { cwd: tmpdir(), stdio: 'ignore' })
   const ended = new Promise(resolve => child.once('exit', resolve).once('error', resolve))
+  // Also where the runner is interrupted.
+  process.once('exit', () => child.kill('SIGTERM'))
   const redis = new Redis({ host: '127.0.0.1', port, maxRetriesPerRequest: null, retryStrategy: () => 50 })
   redis.on('error', () => {})
   const info = await Promise.race([redis.info('server'), ended])
