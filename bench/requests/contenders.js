@@ -1,49 +1,59 @@
-// One contender in a process of its own: `node contenders.js <name> <postgres url> <limit>`. All have the same route; it tells its port.
+// One contender in a process of its own: `node contenders.js <name> <store's url> <limit> <connections>`. All have the same route; it tells its port.
 import rateLimit from '@fastify/rate-limit'
 import Fastify from 'fastify'
+import { Redis } from 'ioredis'
 import pg from 'pg'
-import { RateLimiterPostgres } from 'rate-limiter-flexible'
+import { RateLimiterPostgres, RateLimiterRedis } from 'rate-limiter-flexible'
 import quotaPlugin from '../../dist/index.js'
 
-const CONNECTIONS = 10
-const [name, url, limit] = [process.argv[2], process.argv[3], Number(process.argv[4])]
+const [name, url] = process.argv.slice(2, 4)
+const [limit, connections] = process.argv.slice(4).map(Number)
+/** Besides so many the plugin opens up to two for groups and up to three for its upkeep. */
+const max = connections >= 8 ? connections - 5 : Math.floor(connections / 3)
 
 const userOf = request => request.headers['x-user']
 const quota = (app, options = {}) =>
   app.register(quotaPlugin, {
-    connection: { url, max: CONNECTIONS },
+    connection: { url, max },
     quotas: { calls: { limit, period: 'day' } },
     identify: userOf,
     ...options
   })
 
+const rateLimited = (app, store) =>
+  app.register(rateLimit, { max: limit, timeWindow: '1 day', keyGenerator: userOf, ...store })
+const consuming = (app, limiter) =>
+  app.addHook('onRequest', async (request, reply) => {
+    try {
+      await limiter.consume(userOf(request))
+    } catch (refused) {
+      if (refused instanceof Error) throw refused
+      return reply.code(429).send({ error: 'too many requests' })
+    }
+  })
+
 const CONTENDERS = {
   bare: () => {},
 
-  'rate-limit-memory': app =>
-    app.register(rateLimit, { max: limit, timeWindow: '1 day', keyGenerator: userOf, cache: 20_000 }),
+  'rate-limit-memory': app => rateLimited(app, { cache: 20_000 }),
+  'rate-limit-redis': app => rateLimited(app, { redis: new Redis(url) }),
+  'flexible-redis': app =>
+    consuming(app, new RateLimiterRedis({ storeClient: new Redis(url), points: limit, duration: 86_400 })),
 
   'flexible-postgres': async app => {
-    const pool = new pg.Pool({ connectionString: url, max: CONNECTIONS })
+    const pool = new pg.Pool({ connectionString: url, max: connections })
     const limiter = await new Promise((resolve, reject) => {
       const made = new RateLimiterPostgres(
         { storeClient: pool, tableName: 'flexible', points: limit, duration: 86_400, clearExpiredByTimeout: false },
         error => (error ? reject(error) : resolve(made))
       )
     })
-    app.addHook('onRequest', async (request, reply) => {
-      try {
-        await limiter.consume(userOf(request))
-      } catch (refused) {
-        if (refused instanceof Error) throw refused
-        return reply.code(429).send({ error: 'too many requests' })
-      }
-    })
+    consuming(app, limiter)
   },
 
   // As in the system we replace: what is between the statements lets others past the limit.
   'check-update-insert': async app => {
-    const pool = new pg.Pool({ connectionString: url, max: CONNECTIONS })
+    const pool = new pg.Pool({ connectionString: url, max: connections })
     await pool.query(
       'CREATE TABLE IF NOT EXISTS naive_limits (user_id text PRIMARY KEY, used bigint NOT NULL DEFAULT 0)'
     )
@@ -57,7 +67,8 @@ const CONTENDERS = {
         await pool.query('INSERT INTO naive_limits (user_id) VALUES ($1) ON CONFLICT DO NOTHING', [user])
       if (Number(rows[0]?.used ?? 0) >= limit) return reply.code(429).send({ error: 'too many requests' })
     })
-    app.addHook('onSend', async request => {
+    app.addHook('onSend', async (request, reply) => {
+      if (reply.statusCode !== 200) return
       const user = userOf(request)
       await pool.query('UPDATE naive_limits SET used = used + 1 WHERE user_id = $1', [user])
       await pool.query('INSERT INTO naive_logs (user_id, endpoint) VALUES ($1, $2)', [user, request.routeOptions.url])
@@ -73,6 +84,7 @@ await CONTENDERS[name](app)
 app.get('/calls', { config: { quota: 'calls' } }, async () => ({ ok: true }))
 await app.listen({ host: '127.0.0.1', port: 0 })
 process.send(app.server.address().port)
+process.once('disconnect', () => process.exit(1))
 process.once('SIGTERM', async () => {
   await app.close()
   process.exit(0)
