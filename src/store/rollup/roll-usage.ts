@@ -109,11 +109,16 @@ export async function rollUsage(
   const [log] = await db.query<{ oldest: number | null }>(OLDEST)
   if (typeof log?.oldest !== 'number') return true
   let isAll = true
+  let rolled = 0
   for (const { day, until } of await daysToRoll(db, timeZone, daysUntil(safe.until, log.oldest, timeZone), safe)) {
     if (signal?.aborted) return false
     const isWorthIt = day.isBegun || (await countRows(db, day, fewest)) >= fewest
-    if (isWorthIt && !(await rollDay(db, timeZone, day, until))) isAll = false
+    if (!isWorthIt) continue
+    if (await rollDay(db, timeZone, day, until)) rolled += 1
+    else isAll = false
   }
+  // Else a plan for an empty table is used until autovacuum comes by: it took four times as long.
+  if (rolled > 1) await db.query('ANALYZE quota_usage_days')
   return isAll
 }
 
