@@ -51,6 +51,11 @@ export interface QuotaOptions {
   storeTimeoutMs?: number
   /** Milliseconds within which a reservation is given back after its process died: 100 to 2^31−1. Default: 60 000. */
   reservationTtlMs?: number
+  /**
+   * `true` where the tables are distributed by `user_id`, as on Citus: every statement of a request is of one user then, and requests of one user
+   * share statements only among themselves. Default: `false`.
+   */
+  distributed?: boolean
   /** How many days what was charged and refused is kept. Default: for ever. */
   retention?: RetentionOptions
 }
@@ -69,6 +74,7 @@ const FIELDS = [
   'storeTimeoutMs',
   'reservationTtlMs',
   'retention',
+  'distributed',
   'prefix'
 ]
 const MIN_SECRET_LENGTH = 32
@@ -89,7 +95,8 @@ export function readOptions(options: QuotaOptions) {
     settle = 'before-reply',
     storeTimeoutMs = 900,
     reservationTtlMs = 60_000,
-    retention = {}
+    retention = {},
+    distributed = false
   } = options
   requireObject('quotas', quotas, '{ api_calls: { limit: 100 } }')
   for (const [key, declaration] of Object.entries(quotas)) readDeclaration(key, declaration)
@@ -100,6 +107,8 @@ export function readOptions(options: QuotaOptions) {
   checkStoreFailure('storeFailure', storeFailure)
   if (settle !== 'before-reply' && settle !== 'after-reply')
     throw new FST_QUOTA_INVALID_OPTION('settle', `must be 'before-reply' or 'after-reply', and is '${String(settle)}'`)
+  if (typeof distributed !== 'boolean')
+    throw new FST_QUOTA_INVALID_OPTION('distributed', `must be true or false, and is ${String(distributed)}`)
   if (!(Number.isInteger(storeTimeoutMs) && storeTimeoutMs >= 50 && storeTimeoutMs <= 60_000)) {
     throw new FST_QUOTA_INVALID_OPTION(
       'storeTimeoutMs',
@@ -125,7 +134,8 @@ export function readOptions(options: QuotaOptions) {
     settle,
     storeTimeoutMs,
     reservationTtlMs,
-    retention: readRetention(retention)
+    retention: readRetention(retention),
+    distributed
   }
 }
 

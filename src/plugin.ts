@@ -79,13 +79,13 @@ async function wire(
 ): Promise<void> {
   const { db, types } = foundation
   const leaseMs = leaseOf(options.reservationTtlMs)
-  const live = new LiveReservationSet(leaseMs)
+  const live = new LiveReservationSet(leaseMs, options)
   const owed = new Owed()
   const denialOfType = new Map(Object.entries(options.quotas).map(([key, { denial }]) => [key, denial]))
   const denials = new DenialMemory()
   const changed = (userId?: string) => denials.forget(userId)
   const counter = new EventCounter()
-  const tally = new DenialTally(db)
+  const tally = new DenialTally(db, options)
   const upkeepFailed = (error: unknown) => app.log.error({ err: error }, 'quota upkeep failed; it is tried again')
   const rollups = new UsageRollups(db, upkeepFailed)
   const count = (event: QuotaEvent) => {
@@ -99,7 +99,7 @@ async function wire(
   const guardName = addGuard(app, {
     ...options,
     ...foundation,
-    store: new Metering(db, options.storeTimeoutMs),
+    store: new Metering(db, options.storeTimeoutMs, options),
     leaseMs,
     live,
     owed,

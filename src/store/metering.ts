@@ -31,14 +31,16 @@ const GROUP_SIZE = 100
 export class Metering implements Settling {
   readonly #db: Database
   readonly #timeoutMs: number
-  readonly #all: Group<Move, Moved>
+  readonly #all: Group<Move, Moved> | undefined
   readonly #users = new Map<string, Group<Move, Moved>>()
 
-  /** `timeoutMs` is how long a request waits for each of these. */
-  constructor(db: Database, timeoutMs: number) {
+  /** `timeoutMs` is how long a request waits for each of these; `distributed`: no statement is of more than one user. */
+  constructor(db: Database, timeoutMs: number, { distributed = false }: { distributed?: boolean } = {}) {
     this.#db = db
     this.#timeoutMs = timeoutMs
-    this.#all = new Group(moves => this.#ask(moveManyUsers, moves), { size: GROUP_SIZE, width: GROUPED_CONNECTIONS })
+    if (distributed) return
+    const options = { size: GROUP_SIZE, width: GROUPED_CONNECTIONS }
+    this.#all = new Group(moves => this.#ask(moveManyUsers, moves, db.grouped), options)
   }
 
   /** Holds all charges, or none. */
@@ -90,14 +92,14 @@ export class Metering implements Settling {
 
   async #move(move: Move): Promise<Moved | undefined> {
     const deadline = performance.now() + this.#timeoutMs
-    return (await this.#all.join(move, deadline)) ?? (await this.#ofUser(move.userId).join(move, deadline))
+    return (await this.#all?.join(move, deadline)) ?? (await this.#ofUser(move.userId).join(move, deadline))
   }
 
   /** For a user whose counters somebody else is moving: many processes at one user wait for the row once a group, not once a request. */
   #ofUser(userId: string): Group<Move, Moved> {
     const group =
       this.#users.get(userId) ??
-      new Group<Move, Moved>(moves => this.#ask(moveOneUser, moves), {
+      new Group<Move, Moved>(moves => this.#ask(moveOneUser, moves, this.#db.metering), {
         size: GROUP_SIZE,
         width: 1,
         onIdle: () => this.#users.delete(userId)
@@ -107,9 +109,13 @@ export class Metering implements Settling {
   }
 
   /** Where the database refuses all because of one, each asks for itself. */
-  async #ask(statement: typeof moveManyUsers, moves: readonly Move[]): Promise<(Moved | undefined)[]> {
+  async #ask(
+    statement: typeof moveManyUsers,
+    moves: readonly Move[],
+    on: Pick<Database, 'query'>
+  ): Promise<(Moved | undefined)[]> {
     try {
-      return await statement(within(this.#db, this.#timeoutMs, this.#db.grouped), moves)
+      return await statement(within(this.#db, this.#timeoutMs, on), moves)
     } catch (error) {
       if (!isUndone(error)) throw error
       return moves.map(() => undefined)

@@ -37,7 +37,7 @@ const ms = (expression: string) => `round(date_part('epoch', ${expression}) * 10
  *
  * The counters are set to what was read under the lock, not moved: an UPDATE sees the snapshot's row first.
  */
-const moveMany = (locking: 'SKIP LOCKED' | '') => `
+const moveMany = ({ ofOneUser }: { ofOneUser: boolean }) => `
 WITH item AS MATERIALIZED (
   SELECT n, k, what, user_id, quota_type_id, id, amount, lease_ms, endpoint, metadata
     FROM jsonb_to_recordset($1::text::jsonb)
@@ -45,19 +45,19 @@ WITH item AS MATERIALIZED (
 ), counter AS MATERIALIZED (
   SELECT i.k, l.user_id, l.quota_type_id, l.limit_amount, l.used_amount, l.reserved_amount, l.period_start, l.period_end
     FROM item i JOIN quota_limits l ON l.user_id = i.user_id AND l.quota_type_id = i.quota_type_id
-   WHERE i.n = i.k
+   WHERE i.n = i.k ${ofOneUser ? 'AND l.user_id = $2' : ''}
    ORDER BY l.user_id, l.quota_type_id
-     FOR UPDATE OF l ${locking}
+     FOR UPDATE OF l ${ofOneUser ? '' : 'SKIP LOCKED'}
 ), held AS MATERIALIZED (
   DELETE FROM quota_reservations r
    USING item i JOIN counter c ON c.k = i.k
    -- Both columns of the key from one side: else a plan that was made while the table was empty looks for the id through the whole index.
-   WHERE i.what <> 'r' AND r.user_id = i.user_id AND r.id = i.id AND r.period_start = c.period_start
+   WHERE i.what <> 'r' AND r.user_id = ${ofOneUser ? '$2' : 'i.user_id'} AND r.id = i.id AND r.period_start = c.period_start
      AND NOT ${isLate('r.created_at')}
   RETURNING i.n, i.what, CASE i.what WHEN 'c' THEN i.amount ELSE 0 END AS amount, r.amount AS held, r.id, r.created_at, i.endpoint, i.metadata, c.*
 ), logged AS (
   INSERT INTO usage_logs (user_id, id, quota_type_id, amount, endpoint, metadata, created_at)
-  SELECT user_id, id, quota_type_id, amount, endpoint, coalesce(metadata, '{}'), created_at FROM held WHERE what = 'c'
+  SELECT ${ofOneUser ? '$2' : 'user_id'}, id, quota_type_id, amount, endpoint, coalesce(metadata, '{}'), created_at FROM held WHERE what = 'c'
 ), turn AS (
   SELECT n, amount - held AS used, -held AS reserved, NULL::uuid AS id, NULL::int AS lease_ms,
          k, user_id, quota_type_id, limit_amount, used_amount, reserved_amount, period_start, period_end
@@ -79,21 +79,21 @@ WITH item AS MATERIALIZED (
 ), counted AS (
   UPDATE quota_limits l SET used_amount = m.used_amount, reserved_amount = m.reserved_amount, updated_at = now()
     FROM moved m
-   WHERE l.user_id = m.user_id AND l.quota_type_id = m.quota_type_id AND m.done IS NOT NULL
+   WHERE l.user_id = ${ofOneUser ? '$2' : 'm.user_id'} AND l.quota_type_id = m.quota_type_id AND m.done IS NOT NULL
 ), reserved AS (
   INSERT INTO quota_reservations (user_id, id, quota_type_id, amount, period_start, created_at, expires_at)
-  SELECT user_id, id, quota_type_id, used, period_start, greatest(date_trunc('milliseconds', now()), period_start),
+  SELECT ${ofOneUser ? '$2' : 'user_id'}, id, quota_type_id, used, period_start, greatest(date_trunc('milliseconds', now()), period_start),
          now() + lease_ms * interval '1 millisecond'
     FROM made WHERE id IS NOT NULL AND done
 )
 SELECT m.k, m.done, m.period_end IS NULL OR m.period_end > now() AS running, m.limit_amount, m.used_amount, m.reserved_amount,
        ${ms('m.period_start')} AS period_start, ${ms('m.period_end')} AS period_end, ${ms("date_trunc('milliseconds', now())")} AS at,
-       NOT m.all_done AND EXISTS (SELECT 1 FROM quota_reservations r WHERE r.user_id = m.user_id AND r.expires_at <= now()) AS dead
+       NOT m.all_done AND EXISTS (SELECT 1 FROM quota_reservations r WHERE r.user_id = ${ofOneUser ? '$2' : 'm.user_id'} AND r.expires_at <= now()) AS dead
   FROM moved m`
 
-const OF_MANY = moveMany('SKIP LOCKED')
-/** Waits for the rows: for moves of one user, who waits for nobody else. */
-const OF_ONE = moveMany('')
+const OF_MANY = moveMany({ ofOneUser: false })
+/** Waits for the rows, and for nobody else's; says whose they are at every table, for a database that is distributed by user. */
+const OF_ONE = moveMany({ ofOneUser: true })
 
 /** A counter afterwards, and the numbers of the moves that were made. */
 interface MovedCounter extends CounterRow {
@@ -110,11 +110,16 @@ export const moveManyUsers = (db: Pick<Database, 'query'>, moves: readonly Move[
 
 /** The same for moves of one user, also while others move that user's counters. */
 export const moveOneUser = (db: Pick<Database, 'query'>, moves: readonly Move[]): Promise<(Moved | undefined)[]> =>
-  move(db, OF_ONE, moves)
+  move(db, OF_ONE, moves, [(moves[0] as Move).userId])
 
-async function move(db: Pick<Database, 'query'>, text: string, moves: readonly Move[]): Promise<(Moved | undefined)[]> {
+async function move(
+  db: Pick<Database, 'query'>,
+  text: string,
+  moves: readonly Move[],
+  user: [string] | [] = []
+): Promise<(Moved | undefined)[]> {
   const counters = countersOf(moves)
-  const rows = await db.query<MovedCounter>(text, [itemsOf(counters)])
+  const rows = await db.query<MovedCounter>(text, [itemsOf(counters), ...user])
   const answers: (Moved | undefined)[] = moves.map(() => undefined)
   const byFirst = new Map(rows.map(row => [row.k, row]))
   for (const numbered of counters.values()) {

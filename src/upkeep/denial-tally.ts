@@ -2,6 +2,7 @@
 import type { QuotaEvent } from '../quota/events.ts'
 import { countDenials, type DenialCount } from '../store/count-denials.ts'
 import type { Database } from '../store/database.ts'
+import { byUser } from './by-user.ts'
 
 const HOUR_MS = 3_600_000
 /** Rows of one statement. */
@@ -11,9 +12,11 @@ export class DenialTally {
   #counts = new Map<string, DenialCount>()
   #flushing: Promise<void> = Promise.resolve()
   readonly #db: Database
+  readonly #distributed: boolean
 
-  constructor(db: Database) {
+  constructor(db: Database, { distributed = false }: { distributed?: boolean } = {}) {
     this.#db = db
+    this.#distributed = distributed
   }
 
   hear(event: QuotaEvent): void {
@@ -33,15 +36,14 @@ export class DenialTally {
   async #write(): Promise<void> {
     const counts = [...this.#counts.values()]
     this.#counts = new Map()
-    while (counts.length > 0) {
-      const batch = counts.slice(0, BATCH)
+    const batches = this.#distributed ? byUser(counts) : inBatches(counts)
+    for (const [i, batch] of batches.entries()) {
       try {
         await countDenials(this.#db, batch)
       } catch (error) {
-        for (const count of counts) this.#add(count)
+        for (const count of batches.slice(i).flat()) this.#add(count)
         throw error
       }
-      counts.splice(0, batch.length)
     }
   }
 
@@ -52,3 +54,6 @@ export class DenialTally {
     else known.denials += count.denials
   }
 }
+
+const inBatches = (counts: readonly DenialCount[]): DenialCount[][] =>
+  Array.from({ length: Math.ceil(counts.length / BATCH) }, (_, i) => counts.slice(i * BATCH, (i + 1) * BATCH))

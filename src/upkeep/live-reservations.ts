@@ -1,6 +1,7 @@
 // What this process holds, renewed while it lives: a reservation lives as long as its process, and a handler as long as it likes.
 import type { Database } from '../store/database.ts'
 import { type LiveReservations, renewReservations } from '../store/renew-reservations.ts'
+import { byUser } from './by-user.ts'
 
 interface Held {
   userId: string
@@ -10,9 +11,11 @@ interface Held {
 export class LiveReservationSet implements LiveReservations {
   readonly #held = new Map<string, Held>()
   readonly #leaseMs: number
+  readonly #distributed: boolean
 
-  constructor(leaseMs: number) {
+  constructor(leaseMs: number, { distributed = false }: { distributed?: boolean } = {}) {
     this.#leaseMs = leaseMs
+    this.#distributed = distributed
   }
 
   add(userId: string, ids: readonly string[]): void {
@@ -29,11 +32,9 @@ export class LiveReservationSet implements LiveReservations {
     const now = performance.now()
     const due = [...this.#held].filter(([, held]) => held.renewAt <= now)
     if (due.length === 0) return
-    await renewReservations(
-      db,
-      due.map(([id, { userId }]) => ({ userId, id })),
-      this.#leaseMs
-    )
+    const all = due.map(([id, { userId }]) => ({ userId, id }))
+    const statements = this.#distributed ? byUser(all) : [all]
+    for (const held of statements) await renewReservations(db, held, this.#leaseMs)
     for (const [, held] of due) held.renewAt = now + this.#leaseMs / 3
   }
 }

@@ -57,6 +57,7 @@ const refused: [title: string, options: object, message: RegExp][] = [
   ['a denial with 200', { denial: { statusCode: 200 } }, /denial\.statusCode/],
   ['a storeFailure that is none', { storeFailure: 'ajar' }, /storeFailure .*'closed' or 'open'/],
   ['a settle that is none', { settle: 'never' }, /settle/],
+  ['a distribution that is none', { distributed: 'yes' as never }, /distributed must be true or false, and is yes/],
   ['a time to live of 0', { reservationTtlMs: 0 }, /reservationTtlMs/],
   [
     'a retention of half a day',

@@ -1,0 +1,115 @@
+// Where tables are distributed by user, no statement of a request may be of two users, and all that holds elsewhere holds.
+import t from 'tap'
+import { v7 } from 'uuid'
+import type { Database } from '../../src/store/database.ts'
+import { declareTypes } from '../../src/store/declare-types.ts'
+import { Metering } from '../../src/store/metering.ts'
+import { DenialTally } from '../../src/upkeep/denial-tally.ts'
+import { LiveReservationSet } from '../../src/upkeep/live-reservations.ts'
+import { type Amounts, costing, wanted } from '../fixtures/charges.ts'
+import { crowd, server } from '../fixtures/database.ts'
+import { violations } from '../fixtures/invariants.ts'
+
+const pg = await server(t)
+const USERS = ['alice', 'bob', "c'arol", 'dave/😀']
+
+/** The same database, which also writes down what is sent to it. */
+function watched(db: Database): { db: Database; sent: string[] } {
+  const sent: string[] = []
+  const watch = (lane: Pick<Database, 'query'>): Pick<Database, 'query'> => ({
+    query: (text, values = [], deadlineMs) => {
+      sent.push(JSON.stringify(values))
+      return lane.query(text, values, deadlineMs)
+    }
+  })
+  const lane = (value: Pick<Database, 'query'>) => ({ value: watch(value) })
+  return {
+    db: Object.create(db, {
+      query: { value: watch(db).query },
+      metering: lane(db.metering),
+      grouped: lane(db.grouped)
+    }) as Database,
+    sent
+  }
+}
+
+const usersIn = (values: string) =>
+  USERS.filter(user => values.includes(JSON.stringify(JSON.stringify(user)).slice(3, -3)))
+
+t.test('every statement is of one user, requests of one user share them, and each is exact', async t => {
+  const plain = await crowd(await pg.migrated(), 20)
+  t.teardown(() => plain.close())
+  await declareTypes(plain, { calls: { limit: 40 }, others: { limit: 1_000 } })
+  const { db, sent } = watched(plain)
+  const stores = [new Metering(db, 20_000, { distributed: true }), new Metering(db, 20_000, { distributed: true })]
+  const live = new LiveReservationSet(0, { distributed: true })
+  let admitted = 0
+  await Promise.all(
+    Array.from({ length: 400 }, async (_, i) => {
+      const userId = USERS[i % USERS.length] as string
+      const store = stores[i % 2] as Metering
+      const amounts: Amounts = i % 10 === 0 ? { calls: 1, others: 2 } : { calls: 1 }
+      const charges = (await wanted(plain, amounts)).map(charge => ({ ...charge, id: v7() }))
+      const outcome = await store.reserve({ userId, charges, leaseMs: 60_000 })
+      if (!outcome.admitted) return
+      live.add(
+        userId,
+        charges.map(({ id }) => id)
+      )
+      if (i % 7 === 0) await store.release(userId, outcome.charges)
+      else {
+        admitted += 1
+        await store.commit(userId, costing(outcome.charges), '/a')
+      }
+    })
+  )
+  const perUser = await plain.query<{ used: number }>(
+    `SELECT used_amount::int AS used FROM quota_limits l JOIN quota_types t ON t.id = l.quota_type_id WHERE type_key = 'calls' ORDER BY user_id`
+  )
+  t.equal(
+    perUser.reduce((sum, { used }) => sum + used, 0),
+    admitted
+  )
+  t.ok(perUser.every(({ used }) => used <= 40))
+  t.strictSame(await violations(plain), [])
+
+  await live.renew(db)
+  const tally = new DenialTally(db, { distributed: true })
+  for (const userId of USERS)
+    tally.hear({ name: 'denied', userId, at: new Date(), charges: [{ type: 'calls', amount: 1 }] } as never)
+  await tally.flush()
+  t.equal((await plain.query('SELECT 1 FROM quota_denials')).length, USERS.length)
+
+  t.strictSame(
+    sent.filter(values => usersIn(values).length > 1),
+    []
+  )
+  t.ok(sent.some(values => usersIn(values).length === 1))
+
+  const before = sent.length
+  await Promise.all(
+    (await Promise.all(Array.from({ length: 100 }, () => wanted(plain, { others: 1 })))).map(charges =>
+      stores[0]!.reserve({ userId: 'alice', charges, leaseMs: 60_000 })
+    )
+  )
+  t.ok(sent.length - before < 10, `100 requests of a user share ${sent.length - before} statements`)
+})
+
+t.test('beside processes that group across users', async t => {
+  const plain = await crowd(await pg.migrated(), 20)
+  t.teardown(() => plain.close())
+  await declareTypes(plain, { calls: { limit: 30 } })
+  const stores = [new Metering(plain, 20_000, { distributed: true }), new Metering(plain, 20_000)]
+  const outcomes = await Promise.all(
+    Array.from({ length: 300 }, async (_, i) => {
+      const userId = USERS[i % USERS.length] as string
+      const charges = (await wanted(plain, { calls: 1 })).map(charge => ({ ...charge, id: v7() }))
+      const store = stores[i % 2] as Metering
+      const outcome = await store.reserve({ userId, charges, leaseMs: 60_000 })
+      if (outcome.admitted) await store.commit(userId, costing(outcome.charges), '/a')
+      return outcome.admitted
+    })
+  )
+  t.equal(outcomes.filter(Boolean).length, USERS.length * 30)
+  t.strictSame(await violations(plain), [])
+})
