@@ -15,7 +15,8 @@ export const reconcile: Command = {
   description: `Prints every counter, of running and of closed periods, that is not the sum of its period's usage_logs rows and its
 open reservations. Without --fix it changes nothing. Exit code 0: there is none; 1: there are some.
 With --fix each is set to that sum: usage_logs and quota_reservations are what is believed. Every repair has its row in
-quota_audit_logs, written with it. Exit code 0: every counter is right now; 1: one could not be repaired, and which.
+quota_audit_logs, written with it, and the sums that statistics are read from are made anew. Exit code 0: every counter is right
+now; 1: one could not be repaired, and which.
 Both may run beside applications: one statement sees one moment, and a counter is repaired under its lock.`,
   flags: {
     ...CONNECTION_FLAGS,
