@@ -1,5 +1,5 @@
 // The plugin: the only file that knows every room, and wires them.
-import fastifyJwt, { type FastifyJWTOptions } from '@fastify/jwt'
+import type { FastifyJWTOptions } from '@fastify/jwt'
 import type { FastifyBaseLogger, FastifyInstance } from 'fastify'
 import fp from 'fastify-plugin'
 import { addAdminRoutes } from './admin/admin.ts'
@@ -152,7 +152,8 @@ async function identity(
 ): Promise<{ identify: Identify; asksForToken: boolean }> {
   const names = jwt as { namespace?: string; jwtVerify?: string } | undefined
   const method = names?.jwtVerify ?? (names?.namespace === undefined ? 'jwtVerify' : `${names.namespace}JwtVerify`)
-  if (jwt !== undefined && !app.hasRequestDecorator(method)) await app.register(fastifyJwt, jwt)
+  // Loaded when it is used, as not by all who identify by themselves.
+  if (jwt !== undefined && !app.hasRequestDecorator(method)) await app.register(import('@fastify/jwt'), jwt)
   if (identify !== undefined) return { identify, asksForToken: false }
   if (app.hasRequestDecorator(method)) return { identify: identifyByJwt(method), asksForToken: true }
   throw new FST_QUOTA_NO_IDENTITY()

@@ -14,6 +14,7 @@ import { listTypesRoute } from './list-types.ts'
 import { listUsageRoute } from './list-usage.ts'
 import { listUsersRoute } from './list-users.ts'
 import { resetQuotaRoute } from './reset-quota.ts'
+import { lazySerializer } from './serialize.ts'
 import { setTypeRoute } from './set-type.ts'
 import { updateUserRoute } from './update-user.ts'
 import { strictValidator } from './validate.ts'
@@ -52,6 +53,7 @@ export async function addAdminRoutes(
   await app.register(
     async admin => {
       admin.setValidatorCompiler(strictValidator())
+      admin.setSerializerCompiler(lazySerializer())
       admin.setErrorHandler(answerError)
       // Nothing is sent here but JSON.
       admin.removeContentTypeParser('text/plain')

@@ -2,13 +2,27 @@
 import buildValidatorFactory from '@fastify/ajv-compiler'
 import type { FastifySchema, FastifySchemaCompiler } from 'fastify'
 
+type Compiler = FastifySchemaCompiler<FastifySchema>
+type Validate = ReturnType<Compiler>
+
 /** Fastify's own validator turns `limit: null` into 0 and drops what it does not know: not with money. */
-export function strictValidator(): FastifySchemaCompiler<FastifySchema> {
-  const compile = buildValidatorFactory()(
+export function strictValidator(): Compiler {
+  const compile: Compiler = buildValidatorFactory()(
     {},
     { customOptions: { coerceTypes: false, removeAdditional: false, allErrors: false, verbose: true } }
   )
-  return route => compile({ ...route, schema: asSent(route.schema as ObjectSchema, route.httpPart) })
+  return route => {
+    const schema = asSent(route.schema as ObjectSchema, route.httpPart)
+    // For the first request, as in serialize.ts. What is wrong stands on the function.
+    let check: Validate | undefined
+    const validate: Validate = (data: unknown) => {
+      check ??= compile({ ...route, schema })
+      const isRight = check(data)
+      validate.errors = check.errors ?? null
+      return isRight
+    }
+    return validate
+  }
 }
 
 interface ObjectSchema {

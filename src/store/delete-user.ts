@@ -1,7 +1,7 @@
 // Deletes a user with all that there is of it: counters, periods, reservations, log. The audit log keeps that it happened.
 import { type Database, iso, transaction } from './database.ts'
 import { type Actor, AUDIT_COLUMNS, auditValues } from './record-audit.ts'
-import { markLate } from './rollup/mark-usage.ts'
+import { isLate, quarterOf } from './rollup/mark-usage.ts'
 
 /** Counters are locked before all that hangs from them, as by every statement. */
 const DELETE_USER = `
@@ -30,8 +30,18 @@ SELECT id FROM gone`
 const DELETE_LOG = `
 WITH unlogged AS (
   DELETE FROM usage_logs WHERE user_id = $1 RETURNING created_at
-), ${markLate('unlogged', '$1')}
-DELETE FROM quota_usage_days WHERE user_id = $1`
+), unmarked AS (
+  DELETE FROM quota_usage_marks WHERE user_id = $1 RETURNING at
+), days AS (
+  DELETE FROM quota_usage_days WHERE user_id = $1
+)
+SELECT DISTINCT ${iso('at')} AS at
+  FROM (SELECT ${quarterOf('created_at')} AS at FROM unlogged WHERE ${isLate('created_at')} UNION ALL SELECT at FROM unmarked) c`
+
+/** Nobody's, since nothing is kept of the user. */
+const MARK = `
+INSERT INTO quota_usage_marks (user_id, at, transaction)
+SELECT '', at, pg_current_xact_id()::text::bigint FROM jsonb_to_recordset($1::text::jsonb) AS m (at timestamptz)`
 
 /** A log of a million rows takes its time, and it is all or nothing. */
 const DEADLINE_MS = 10 * 60_000
@@ -44,7 +54,8 @@ export const deleteUser = (db: Database, userId: string, by: Actor): Promise<boo
       const gone = await query(DELETE_USER, [userId, ...auditValues(by)])
       // Somebody may come under this id at this moment, but not before this is committed where there was one.
       if (gone.length === 0) return false
-      await query(DELETE_LOG, [userId])
+      const changed = await query(DELETE_LOG, [userId])
+      if (changed.length > 0) await query(MARK, [JSON.stringify(changed)])
       return true
     },
     DEADLINE_MS

@@ -50,6 +50,8 @@ async function used(user = newUser()): Promise<string> {
   await quota.consume(user, 'calls', 4).catch(() => {})
   // Writes down what was denied until now.
   await call('/statistics/calls')
+  await db.query(`INSERT INTO quota_usage_marks SELECT $1, now() - interval '2 hours', 1`, [user])
+  await db.query(`INSERT INTO quota_usage_days SELECT $1, id, 'UTC', now(), 1, 1 FROM quota_types LIMIT 1`, [user])
   return user
 }
 

@@ -11,6 +11,9 @@ export const UNMARKED_MINUTES = 15
 export const isLate = (createdAt: string): string =>
   `${createdAt} < clock_timestamp() - interval '${UNMARKED_MINUTES} minutes'`
 
+/** SQL: the quarter of an hour that an instant falls into. Days and hours of every time zone begin with one. */
+export const quarterOf = (instant: string): string => `to_timestamp(floor(extract(epoch FROM ${instant}) / 900) * 900)`
+
 /**
  * SQL of a step: marks the quarters of an hour of the rows in `changed (user_id, created_at)`. In the statement that changes them, so that
  * nobody sees one without the other; under the transaction's id, so that none waits for another.
@@ -18,7 +21,7 @@ export const isLate = (createdAt: string): string =>
 export const markLate = (changed: string, userId = 'c.user_id'): string => `
   marked AS (
     INSERT INTO quota_usage_marks (user_id, at, transaction)
-    SELECT DISTINCT ${userId}, to_timestamp(floor(extract(epoch FROM c.created_at) / 900) * 900), pg_current_xact_id()::text::bigint
+    SELECT DISTINCT ${userId}, ${quarterOf('c.created_at')}, pg_current_xact_id()::text::bigint
       FROM ${changed} c WHERE ${isLate('c.created_at')}
     ON CONFLICT DO NOTHING
   )`
