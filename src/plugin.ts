@@ -122,7 +122,7 @@ async function wire(
       counts,
       changed,
       flushDenials: () => tally.flush(),
-      wantStatistics: timeZone => rollups.want(timeZone),
+      wantStatistics: (timeZone, days) => rollups.want(timeZone, days),
       ...options.admin
     })
   const upkeep = startUpkeep(db, { live, tally, rollups }, options, upkeepFailed)

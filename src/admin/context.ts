@@ -15,8 +15,8 @@ export interface AdminContext {
   changed(userId?: string): void
   /** Writes down the denials that this process has counted and not written yet. */
   flushDenials(): Promise<void>
-  /** Statistics of this time zone's days are asked for: they should be kept at hand. */
-  wantStatistics(timeZone: string): void
+  /** Statistics of so many of this time zone's days are asked for: they should be kept at hand. */
+  wantStatistics(timeZone: string, days: number): void
 }
 
 /** Where the actor that `authorize` named is kept on a request; empty before, and for who may see no more than the bare health. */

@@ -121,7 +121,7 @@ export function viewStatisticsRoute(
       const { quotaType } = request.params as { quotaType: string }
       const { id: typeId } = await types.get(quotaType, 'named in the path')
       await flushDenials()
-      wantStatistics(timeZone)
+      wantStatistics(timeZone, days)
       const order = { typeId, days, interval, timeZone, topUsers: TOP_USERS }
       return document(quotaType, order, await viewStatistics(db, order))
     }

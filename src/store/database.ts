@@ -40,8 +40,8 @@ export type Values = readonly (string | number | boolean | null)[]
 
 type Run = (text: string, values: Values) => PromiseLike<unknown>
 
-/** One statement of a transaction. */
-type Query = <Row>(text: string, values?: Values) => Promise<Row[]>
+/** One statement, as of a transaction. */
+export type Query = <Row>(text: string, values?: Values) => Promise<Row[]>
 
 /** Puts the deadline and the one kind of error around a driver. */
 export function openDatabase(

@@ -205,7 +205,7 @@ export const usageLogs = pgTable(
 export const quotaRollups = pgTable(
   'quota_rollups',
   {
-    /** IANA name, as it was asked for. */
+    /** IANA name, as it was asked for; `UTC/29` where so many days are added up together, which then is one row. */
     timeZone: text('time_zone').notNull(),
     dayStart: instant('day_start').notNull(),
     dayEnd: instant('day_end').notNull(),

@@ -1,39 +1,39 @@
 // Adds up what was charged and denied of one quota type: in all, by hour or day, and by user.
 import { type Series, seriesOf } from '../quota/series.ts'
-import { type Database, dateOf, instantArray, ms, snapshot } from './database.ts'
-import { gapsOf, rolledDays, type Span } from './rollup/rolled.ts'
+import { type Database, dateOf, instantArray, ms, type Query, snapshot } from './database.ts'
+import { findWindow } from './rollup/roll-window.ts'
+import { gapsOf, rolledDays, type Span, spansIn } from './rollup/rolled.ts'
 
 /**
  * $1 type, $2 the first instants of the pieces, $3 and $4 the span, $5 how many users, $6 the time zone, $7 the days that are added
- * up, $8 what the pieces are, $9 the days that are added up in part, and then the beginning and end of each gap that the log fills:
- * known to the planner, which would read the whole log for a span that it must guess. `known` are users of a gap whom the sum of that day has
- * counted already. Over 30 days, 10 million rows and 1 000 users it takes 12 ms, where the log took 4 s.
+ * up, $8 what the pieces are, $9 the days that are added up in part, $10 the window that is added up as a whole and $11 how many pieces it
+ * has, and then the beginning and end of each gap that the log fills: known to the planner, which would read the whole log for a span that it
+ * must guess. `known` are users of a gap whom the sum of that day has counted already.
+ *
+ * Over 30 days, 10 million rows and 1 000 users: from the log 4 s, from days 12 ms, from days and a window READING.
  */
-const statistics = (gaps: readonly Span[]) => {
-  const inGap = (instant: string) =>
-    gaps
-      .map((_, i) => `${instant} >= $${10 + 2 * i}::timestamptz AND ${instant} < $${11 + 2 * i}::timestamptz`)
-      .join(' OR ') || 'false'
-  return `
+const statistics = (gaps: readonly Span[]) => `
 WITH fresh AS MATERIALIZED (
   SELECT width_bucket(u.created_at, (SELECT $2::text::timestamptz[])) AS n, u.user_id, sum(u.amount) AS usage, count(*) AS calls
     FROM usage_logs u
-   WHERE u.quota_type_id = $1::int AND (${inGap('u.created_at')})
+   WHERE u.quota_type_id = $1::int AND ${spansIn('u.created_at', gaps, FIRST_EDGE)}
    GROUP BY 1, 2
 ), days AS (
   SELECT d.user_id, sum(d.usage) AS usage, sum(d.calls) AS calls
     FROM quota_usage_days d
-   WHERE d.time_zone = $6 AND d.quota_type_id = $1::int AND d.day_start = ANY ((SELECT $7::text::timestamptz[])::timestamptz[])
+   WHERE d.quota_type_id = $1::int
+     AND (d.time_zone = $6 AND d.day_start = ANY ((SELECT $7::text::timestamptz[])::timestamptz[])
+          OR d.time_zone = $10 AND d.day_start = $3::timestamptz)
    GROUP BY d.user_id
 ), by_user AS MATERIALIZED (
   SELECT user_id, sum(usage) AS usage, sum(calls) AS calls
-    FROM (SELECT * FROM days UNION ALL SELECT user_id, usage, calls FROM fresh) u GROUP BY user_id
+    FROM (SELECT * FROM days UNION ALL SELECT user_id, usage, calls FROM fresh WHERE n > $11::int) u GROUP BY user_id
 )
 SELECT (SELECT count(*) FROM by_user)::float8 AS unique_users,
        (SELECT coalesce(jsonb_agg(jsonb_build_array(width_bucket(t.start, (SELECT $2::text::timestamptz[])), t.usage, t.calls, t.users)), '[]')
           FROM quota_usage_totals t
          WHERE t.time_zone = $6 AND t.per = $8 AND t.quota_type_id = $1::int AND t.start >= $3::timestamptz AND t.start < $4::timestamptz
-           AND NOT (${inGap('t.start')}))::text AS totals,
+           AND NOT ${spansIn('t.start', gaps, FIRST_EDGE)})::text AS totals,
        (SELECT coalesce(jsonb_agg(jsonb_build_array(n, usage, calls, users, known)), '[]')
           FROM (SELECT f.n, sum(f.usage) AS usage, sum(f.calls) AS calls, count(*) AS users, count(d.user_id) AS known
                   FROM fresh f
@@ -46,7 +46,8 @@ SELECT (SELECT count(*) FROM by_user)::float8 AS unique_users,
                  WHERE quota_type_id = $1::int AND hour >= $3::timestamptz AND hour < $4::timestamptz GROUP BY hour) d)::text AS denials,
        (SELECT coalesce(jsonb_agg(jsonb_build_array(user_id, usage, calls) ORDER BY usage DESC, user_id), '[]')
           FROM (SELECT * FROM by_user ORDER BY usage DESC, user_id LIMIT $5::int) top)::text AS top_users`
-}
+
+const FIRST_EDGE = 12
 
 /** Where nothing is added up yet it reads the log. */
 const DEADLINE_MS = 60_000
@@ -84,27 +85,7 @@ export async function viewStatistics(db: Database, order: StatisticsOrder): Prom
   const at = order.at ?? (await clockOf(db))
   const series = seriesOf(interval, days, timeZone, at)
   const span = { start: series.starts[0] as Date, end: series.end }
-  const row = await snapshot(
-    db,
-    async query => {
-      const rolled = await rolledDays(query, timeZone, span)
-      const gaps = gapsOf(span, rolled)
-      const [row] = await query<Record<string, string>>(statistics(gaps), [
-        order.typeId,
-        instantArray(series.starts),
-        span.start.toISOString(),
-        span.end.toISOString(),
-        order.topUsers,
-        timeZone,
-        instantArray(rolled.map(({ start }) => start)),
-        interval,
-        instantArray(interval === 'day' ? startsOfPartial(rolled, gaps) : []),
-        ...gaps.flatMap(({ start, end }) => [start.toISOString(), end.toISOString()])
-      ])
-      return row as Record<string, string>
-    },
-    DEADLINE_MS
-  )
+  const row = await snapshot(db, query => ask(query, order, series, seriesOf('day', days, timeZone, at)), DEADLINE_MS)
   const parsed = (column: string) => JSON.parse(row[column] as string)
   return {
     from: span.start,
@@ -117,6 +98,34 @@ export async function viewStatistics(db: Database, order: StatisticsOrder): Prom
       calls
     }))
   }
+}
+
+async function ask(
+  query: Query,
+  { typeId, timeZone, topUsers, interval }: StatisticsOrder,
+  series: Series,
+  byDay: Series
+): Promise<Record<string, string>> {
+  const span = { start: series.starts[0] as Date, end: series.end }
+  const rolled = await rolledDays(query, timeZone, span)
+  const gaps = gapsOf(span, rolled)
+  const window = await findWindow(query, timeZone, byDay.starts)
+  const inWindow = (instant: Date) => window !== undefined && instant < window.end
+  const [row] = await query<Record<string, string>>(statistics(gaps), [
+    typeId,
+    instantArray(series.starts),
+    span.start.toISOString(),
+    span.end.toISOString(),
+    topUsers,
+    timeZone,
+    instantArray(rolled.map(({ start }) => start).filter(start => !inWindow(start))),
+    interval,
+    instantArray(interval === 'day' ? startsOfPartial(rolled, gaps) : []),
+    window?.name ?? '',
+    series.starts.filter(inWindow).length,
+    ...gaps.flatMap(({ start, end }) => [start.toISOString(), end.toISOString()])
+  ])
+  return row as Record<string, string>
 }
 
 /** Days that a gap goes on from. */

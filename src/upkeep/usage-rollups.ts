@@ -1,19 +1,34 @@
 // Keeps the usage log added up for statistics, in the days of the time zones that are asked for.
 import { type Database, stateOf } from '../store/database.ts'
-import { forgetMarked, lookAround, pruneRollups, rollUsage, SafeTime } from '../store/rollup/roll-usage.ts'
+import { forgetMarked, pruneRollups } from '../store/rollup/forget-usage.ts'
+import { rollUsage } from '../store/rollup/roll-usage.ts'
+import { rollWindow } from '../store/rollup/roll-window.ts'
+import { lookAround, SafeTime } from '../store/rollup/safe-time.ts'
 
 /** Each is kept as the log grows; for more of them the log is read. */
 const MOST_ZONES = 8
+/** Spans of days in a time zone that are kept as a whole; others are added up from their days. */
+const MOST_WINDOWS = 3
+const DEFAULT_DAYS = 30
 const QUARTER_MS = 900_000
 /** Who asks again and again need not wait longer than this for what was not there. */
 const SOONEST_MS = 5_000
+
+interface Zone {
+  /** Until when it is added up, in milliseconds. */
+  until: number
+  /** How many days statistics are asked for, the latest last. */
+  windows: number[]
+}
+
+const NEVER = Number.NEGATIVE_INFINITY
 
 export class UsageRollups {
   readonly #db: Database
   readonly #onError: (error: unknown) => void
   readonly #safe = new SafeTime()
-  /** Those of this process, and until when each was added up: the one asked for last stands last. */
-  readonly #zones = new Map([['UTC', Number.NEGATIVE_INFINITY]])
+  /** Those of this process: the one asked for last stands last. */
+  readonly #zones = new Map<string, Zone>([['UTC', { until: NEVER, windows: [DEFAULT_DAYS] }]])
   readonly #stopping = new AbortController()
   #cannot = false
   #turn: Promise<void> | undefined
@@ -24,16 +39,18 @@ export class UsageRollups {
     this.#onError = onError
   }
 
-  /** Statistics are asked for in this time zone: they are kept from now on. */
-  want(timeZone: string): void {
-    const until = this.#zones.get(timeZone) ?? Number.NEGATIVE_INFINITY
+  /** Statistics of so many days are asked for in this time zone: they are kept from now on. */
+  want(timeZone: string, days: number): void {
+    const zone = this.#zones.get(timeZone) ?? { until: NEVER, windows: [] }
+    if (!zone.windows.includes(days))
+      Object.assign(zone, { until: NEVER, windows: [...zone.windows, days].slice(-MOST_WINDOWS) })
     this.#zones.delete(timeZone)
-    this.#zones.set(timeZone, until)
+    this.#zones.set(timeZone, zone)
     if (this.#zones.size > MOST_ZONES) {
-      const [oldest] = [...this.#zones.keys()].filter(zone => zone !== 'UTC')
+      const [oldest] = [...this.#zones.keys()].filter(name => name !== 'UTC')
       this.#zones.delete(oldest as string)
     }
-    const isOld = Date.now() - until > 8 * QUARTER_MS
+    const isOld = Date.now() - zone.until > 8 * QUARTER_MS
     if (isOld && performance.now() - this.#turnAt > SOONEST_MS) void this.keep()
   }
 
@@ -61,14 +78,24 @@ export class UsageRollups {
     if (this.#safe.until === Number.NEGATIVE_INFINITY) await lookAround(this.#db, this.#safe)
     if (marked) {
       await forgetMarked(this.#db)
-      for (const zone of this.#zones.keys()) this.#zones.set(zone, Number.NEGATIVE_INFINITY)
+      for (const zone of this.#zones.values()) zone.until = NEVER
     }
     const { until } = this.#safe
-    for (const [zone, done] of this.#zones) {
-      if (until - done < QUARTER_MS) continue
-      const isAll = await rollUsage(this.#db, zone, this.#safe, { signal: this.#stopping.signal })
-      if (isAll && this.#zones.has(zone)) this.#zones.set(zone, until)
+    if (until === NEVER) return
+    for (const [name, zone] of this.#zones) {
+      if (until - zone.until < QUARTER_MS) continue
+      const { windows } = zone
+      // Another may have been asked for meanwhile.
+      if ((await this.#keepZone(name, windows)) && zone.windows === windows) zone.until = until
     }
+  }
+
+  async #keepZone(name: string, windows: readonly number[]): Promise<boolean> {
+    const { signal } = this.#stopping
+    if (!(await rollUsage(this.#db, name, this.#safe, { signal }))) return false
+    for (const days of windows)
+      if (signal.aborted || !(await rollWindow(this.#db, name, days, this.#safe))) return false
+    return true
   }
 
   prune(): Promise<void> {

@@ -10,16 +10,13 @@ import { declareTypes } from '../../src/store/declare-types.ts'
 import { deleteUser } from '../../src/store/delete-user.ts'
 import { Metering } from '../../src/store/metering.ts'
 import { pruneUsage } from '../../src/store/prune-usage.ts'
-import {
-  forgetMarked,
-  forgetRollups,
-  lookAround,
-  pruneRollups,
-  rollUsage,
-  SafeTime
-} from '../../src/store/rollup/roll-usage.ts'
+import { forgetMarked, forgetRollups, pruneRollups } from '../../src/store/rollup/forget-usage.ts'
+import { rollUsage } from '../../src/store/rollup/roll-usage.ts'
+import { rollWindow } from '../../src/store/rollup/roll-window.ts'
+import { lookAround, SafeTime } from '../../src/store/rollup/safe-time.ts'
 import { viewStatistics } from '../../src/store/view-statistics.ts'
 import { voidCharges } from '../../src/store/void.ts'
+import { UsageRollups } from '../../src/upkeep/usage-rollups.ts'
 import { both } from '../fixtures/both.ts'
 import { hold } from '../fixtures/charges.ts'
 import { server } from '../fixtures/database.ts'
@@ -51,6 +48,7 @@ async function rolled(db: Database, zone = 'UTC'): Promise<void> {
   await lookAround(db, safe)
   await forgetMarked(db)
   if (!(await rollUsage(db, zone, safe, { fewest: 1 }))) throw new Error('somebody else was at it')
+  await rollWindow(db, zone, DAYS + 1, safe)
 }
 
 async function sameAsLog(t: Test, db: Database, what: string, zones: [string, string] = ['UTC', 'Etc/UTC']) {
@@ -73,6 +71,11 @@ onBoth('says what the log says, before and after it is added up, and does not re
   await sameAsLog(t, db, 'before')
   await rolled(db)
   t.ok((await countOf(db, 'quota_usage_days')) >= DAYS * 7)
+  t.equal(
+    await countOf(db, `quota_usage_days WHERE time_zone = 'UTC/${DAYS}'`),
+    2 * 7,
+    'a row a user and type for all days but today'
+  )
   await sameAsLog(t, db, 'after')
   // What is deleted without a mark is still there: proof that the sums are read.
   await db.query("DELETE FROM usage_logs WHERE created_at < now() - interval '36 hours'")
@@ -241,6 +244,7 @@ t.test('while the log is written late, undone and added up at once', async t => 
       await lookAround(db, safe)
       await forgetMarked(db)
       await rollUsage(db, 'UTC', safe, { fewest: 1 })
+      if (Number.isFinite(safe.until)) await rollWindow(db, 'UTC', DAYS + 1, safe)
       await sleep(5)
     }
     isOver = true
@@ -265,4 +269,33 @@ t.test('while the log is written late, undone and added up at once', async t => 
   await sameAsLog(t, db, 'as it was left')
   await rolled(db)
   await sameAsLog(t, db, 'at the end')
+})
+
+t.test('the upkeep keeps the time zones and spans that were asked for, and says what fails', async t => {
+  const db = await open(await pg.migrated())
+  t.teardown(() => db.close().catch(() => {}))
+  await begin(db)
+  await scatter(db, 6_000)
+  const errors: unknown[] = []
+  const rollups = new UsageRollups(db, error => errors.push(error))
+  rollups.want('Europe/Berlin', DAYS + 1)
+  await rollups.keep()
+  await rollups.keep()
+  const names = await db.query<{ name: string }>('SELECT DISTINCT time_zone AS name FROM quota_rollups ORDER BY 1')
+  t.strictSame(
+    names.map(({ name }) => name),
+    ['Europe/Berlin', `Europe/Berlin/${DAYS}`, 'UTC', 'UTC/29']
+  )
+  await sameAsLog(t, db, 'Berlin', ['Europe/Berlin', 'Europe/Paris'])
+  const [held] = await hold(db, 'late', { calls: 50 }, { at: hoursAgo(30), leaseMs: 1e9 })
+  await commit(db, 'late', [{ ...held!, amount: 40, metadata: {} }], null)
+  await rollups.keep()
+  t.equal(await countOf(db, 'quota_usage_marks'), 0)
+  t.ok((await countOf(db, "quota_usage_days WHERE user_id = 'late'")) >= 4)
+  await sameAsLog(t, db, 'after a late charge', ['Europe/Berlin', 'Europe/Paris'])
+  t.strictSame(errors, [])
+  await db.close()
+  await rollups.keep()
+  t.equal(errors.length, 1)
+  await rollups.stop()
 })

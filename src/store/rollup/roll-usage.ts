@@ -1,87 +1,15 @@
 // Adds the usage log up, by day and hour, so that statistics need not read it. It stays behind by some minutes, and is exact:
 // what is changed in a time that is added up already leaves a mark, and is read from the log until it is added up anew.
 import { type Series, seriesOf } from '../../quota/series.ts'
-import { type Database, dateOf, instantArray, ms, transaction } from '../database.ts'
-import { UNMARKED_MINUTES } from './mark-usage.ts'
+import { type Database, dateOf, instantArray, ms } from '../database.ts'
+import { forgetOthers } from './forget-usage.ts'
+import { alone } from './rolling.ts'
+import type { SafeTime } from './safe-time.ts'
 
 /** As far as statistics look back, and a day more for what lies between two time zones. */
 const MOST_DAYS = 366
-/** More than goes unmarked, for a server's clock that is set back. */
-const BEHIND_MS = (UNMARKED_MINUTES + 2) * 60_000
-/** Some other process is at it: not an error, and not waited for. */
-const LOCK = 'SELECT pg_try_advisory_xact_lock(7310584209462) AS mine'
 /** A day with fewer rows is read from the log in half a millisecond. */
 const FEWEST_ROWS = 1_000
-/** A day of tens of millions of rows takes its time, and holds up nobody. */
-const DEADLINE_MS = 10 * 60_000
-
-/** A moment, and which transactions there were. A snapshot's xmax will not do: transactions beyond it may have begun already. */
-interface Moment {
-  at: number
-  /** The oldest transaction that still ran. */
-  oldest: bigint
-  /** Our own, and so newer than all that had begun to write. */
-  newest: bigint
-}
-
-const MOMENT = `
-SELECT ${ms('now()')} AS at, pg_snapshot_xmin(pg_current_snapshot())::text AS oldest, pg_current_xact_id()::text AS newest,
-       EXISTS (SELECT 1 FROM quota_usage_marks) AS marked`
-
-/**
- * A row without a mark was written by a transaction that began to write less than UNMARKED_MINUTES after its `created_at`. Once all that
- * wrote at a moment have ended, whoever comes later marks what is older than that moment by so much: up to there, what can be seen is all.
- */
-export class SafeTime {
-  #noted: Moment | undefined
-  #until = Number.NEGATIVE_INFINITY
-
-  /** Milliseconds: nothing that is older can still come without a mark. */
-  get until(): number {
-    return this.#until
-  }
-
-  see(moment: Moment): void {
-    if (this.#noted !== undefined && this.#noted.newest < moment.oldest) {
-      this.#until = this.#noted.at - BEHIND_MS
-      this.#noted = undefined
-    }
-    this.#noted ??= moment
-  }
-}
-
-/** Whether there are marks. */
-export async function lookAround(db: Database, safe: SafeTime): Promise<boolean> {
-  const [row] = await db.query<{ at: number; oldest: string; newest: string; marked: boolean }>(MOMENT)
-  const { at, oldest, newest, marked } = row!
-  safe.see({ at: Number(at), oldest: BigInt(oldest), newest: BigInt(newest) })
-  return marked
-}
-
-/** A day that has a mark is as if it had never been added up. */
-const FORGET = `
-WITH mark AS (
-  DELETE FROM quota_usage_marks RETURNING at
-), changed AS MATERIALIZED (
-  SELECT r.time_zone, r.day_start, r.day_end FROM quota_rollups r
-   WHERE EXISTS (SELECT 1 FROM mark m WHERE m.at >= r.day_start AND m.at < r.rolled_until)
-), days AS (
-  DELETE FROM quota_usage_days d USING changed c WHERE d.time_zone = c.time_zone AND d.day_start = c.day_start
-), totals AS (
-  DELETE FROM quota_usage_totals t USING changed c WHERE t.time_zone = c.time_zone AND t.start >= c.day_start AND t.start < c.day_end
-)
-UPDATE quota_rollups r SET rolled_until = r.day_start FROM changed c WHERE r.time_zone = c.time_zone AND r.day_start = c.day_start`
-
-/** Takes the marks away, with what they speak of. */
-export const forgetMarked = (db: Database): Promise<void> =>
-  transaction(
-    db,
-    async query => {
-      const [lock] = await query<{ mine: boolean }>(LOCK)
-      if (lock?.mine) await query(FORGET)
-    },
-    DEADLINE_MS
-  )
 
 interface Day {
   start: Date
@@ -164,18 +92,6 @@ const lastHour = (hours: readonly Date[], until: number): number =>
     ? Number.POSITIVE_INFINITY
     : Math.max(...hours.map(hour => hour.getTime()).filter(hour => hour <= until))
 
-/** A day that was cut differently when it was added up: the rules of the time zone have changed. */
-const FORGET_OTHERS = `
-WITH other AS (
-  DELETE FROM quota_rollups r
-   WHERE r.time_zone = $1 AND r.day_start < $3::timestamptz AND r.day_end > $2::timestamptz
-     AND (r.day_start <> $2::timestamptz OR r.day_end <> $3::timestamptz)
-  RETURNING r.day_start, r.day_end
-), days AS (
-  DELETE FROM quota_usage_days d USING other o WHERE d.time_zone = $1 AND d.day_start = o.day_start
-)
-DELETE FROM quota_usage_totals t USING other o WHERE t.time_zone = $1 AND t.start >= o.day_start AND t.start < o.day_end`
-
 const BEGIN_DAY = `
 INSERT INTO quota_rollups (time_zone, day_start, day_end, rolled_until) VALUES ($1, $2::timestamptz, $3::timestamptz, $2::timestamptz)
 ON CONFLICT (time_zone, day_start) DO UPDATE SET day_end = excluded.day_end
@@ -205,44 +121,13 @@ SELECT $1, 'day', $2::timestamptz, quota_type_id, sum(usage), sum(calls), count(
   FROM quota_usage_days WHERE time_zone = $1 AND day_start = $2::timestamptz GROUP BY quota_type_id
 ON CONFLICT (time_zone, per, start, quota_type_id) DO UPDATE SET usage = excluded.usage, calls = excluded.calls, users = excluded.users`
 
-const rollDay = (db: Database, timeZone: string, { start, end, hours }: Day, until: Date): Promise<boolean> =>
-  transaction(
-    db,
-    async query => {
-      const [lock] = await query<{ mine: boolean }>(LOCK)
-      if (!lock?.mine) return false
-      const day = [timeZone, start.toISOString(), end.toISOString()]
-      await query(FORGET_OTHERS, day)
-      const [rolled] = await query<{ rolled_until: number }>(BEGIN_DAY, day)
-      const from = dateOf(rolled!.rolled_until)
-      if (from >= until) return true
-      await query(ROLL, [timeZone, start.toISOString(), from.toISOString(), until.toISOString(), instantArray(hours)])
-      await query(TOTAL, [timeZone, start.toISOString()])
-      return true
-    },
-    DEADLINE_MS
-  )
-
-/** Forgets days that no statistic looks back to. */
-const PRUNE = `
-WITH old AS (
-  DELETE FROM quota_rollups r WHERE r.day_end < now() - interval '${MOST_DAYS + 2} days' RETURNING r.time_zone, r.day_start, r.day_end
-), days AS (
-  DELETE FROM quota_usage_days d USING old o WHERE d.time_zone = o.time_zone AND d.day_start = o.day_start
-)
-DELETE FROM quota_usage_totals t USING old o WHERE t.time_zone = o.time_zone AND t.start >= o.day_start AND t.start < o.day_end`
-
-export async function pruneRollups(db: Database): Promise<void> {
-  await db.query(PRUNE)
-}
-
-/** Forgets all that is added up: after the log was changed by somebody who leaves no marks. */
-export const forgetRollups = (db: Database): Promise<void> =>
-  transaction(
-    db,
-    async query => {
-      for (const table of ['quota_rollups', 'quota_usage_days', 'quota_usage_totals'])
-        await query(`DELETE FROM ${table}`)
-    },
-    DEADLINE_MS
-  )
+const rollDay = (db: Database, timeZone: string, day: Day, until: Date): Promise<boolean> =>
+  alone(db, async query => {
+    const [start, end] = [day.start.toISOString(), day.end.toISOString()]
+    await forgetOthers(query, timeZone, day)
+    const [rolled] = await query<{ rolled_until: number }>(BEGIN_DAY, [timeZone, start, end])
+    const from = dateOf(rolled!.rolled_until)
+    if (from >= until) return
+    await query(ROLL, [timeZone, start, from.toISOString(), until.toISOString(), instantArray(day.hours)])
+    await query(TOTAL, [timeZone, start])
+  })

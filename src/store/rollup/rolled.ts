@@ -1,5 +1,5 @@
 // What is read instead of the log: the days that are added up and have no mark, and the gaps that the log must fill.
-import { type Database, dateOf, ms } from '../database.ts'
+import { dateOf, ms, type Query } from '../database.ts'
 
 export interface Span {
   start: Date
@@ -18,13 +18,27 @@ SELECT ${ms('day_start')} AS day_start, ${ms('rolled_until')} AS rolled_until
   FROM (${rolledWithin('$1', '$2::timestamptz', '$3::timestamptz')}) d ORDER BY day_start`
 
 /** The days of a time zone within a span, each until where it is added up. In one snapshot with what reads the log and the sums. */
-export async function rolledDays(query: Database['query'], timeZone: string, { start, end }: Span): Promise<Span[]> {
+export async function rolledDays(query: Query, timeZone: string, { start, end }: Span): Promise<Span[]> {
   const rows = await query<{ day_start: number; rolled_until: number }>(ROLLED, [
     timeZone,
     start.toISOString(),
     end.toISOString()
   ])
   return rows.map(row => ({ start: dateOf(row.day_start), end: dateOf(row.rolled_until) }))
+}
+
+/** Whether exactly this is added up as a whole. */
+export async function isRolled(query: Query, name: string, { start, end }: Span): Promise<boolean> {
+  const rolled = await rolledDays(query, name, { start, end })
+  return rolled.some(span => span.start.getTime() === start.getTime() && span.end.getTime() === end.getTime())
+}
+
+/** SQL: whether an instant lies in one of the spans, whose edges are the values from `$first` on. */
+export const spansIn = (instant: string, spans: readonly Span[], first: number): string => {
+  const within = spans.map(
+    (_, i) => `${instant} >= $${first + 2 * i}::timestamptz AND ${instant} < $${first + 1 + 2 * i}::timestamptz`
+  )
+  return within.length === 0 ? 'false' : `(${within.join(' OR ')})`
 }
 
 /** The rest of the span. */

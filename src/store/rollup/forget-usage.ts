@@ -1,0 +1,64 @@
+// Forgets what was added up: where the log was changed since, where nobody looks back to it, or all of it.
+import { type Database, type Query, transaction } from '../database.ts'
+import type { Span } from './rolled.ts'
+import { alone } from './rolling.ts'
+
+/** As far as statistics look back, and days more for what lies between two time zones. */
+const MOST_DAYS = 368
+
+/** A day that has a mark is as if it had never been added up. */
+const FORGET = `
+WITH mark AS (
+  DELETE FROM quota_usage_marks RETURNING at
+), changed AS MATERIALIZED (
+  SELECT r.time_zone, r.day_start, r.day_end FROM quota_rollups r
+   WHERE EXISTS (SELECT 1 FROM mark m WHERE m.at >= r.day_start AND m.at < r.rolled_until)
+), days AS (
+  DELETE FROM quota_usage_days d USING changed c WHERE d.time_zone = c.time_zone AND d.day_start = c.day_start
+), totals AS (
+  DELETE FROM quota_usage_totals t USING changed c WHERE t.time_zone = c.time_zone AND t.start >= c.day_start AND t.start < c.day_end
+)
+UPDATE quota_rollups r SET rolled_until = r.day_start FROM changed c WHERE r.time_zone = c.time_zone AND r.day_start = c.day_start`
+
+/** Takes the marks away, with what they speak of. */
+export const forgetMarked = (db: Database): Promise<boolean> => alone(db, query => query(FORGET))
+
+/** $1 zone, $2 and $3 the span that shall stand alone. */
+const FORGET_OTHERS = `
+WITH other AS (
+  DELETE FROM quota_rollups r
+   WHERE r.time_zone = $1 AND r.day_start < $3::timestamptz AND r.day_end > $2::timestamptz
+     AND (r.day_start <> $2::timestamptz OR r.day_end <> $3::timestamptz)
+  RETURNING r.day_start, r.day_end
+), days AS (
+  DELETE FROM quota_usage_days d USING other o WHERE d.time_zone = $1 AND d.day_start = o.day_start
+)
+DELETE FROM quota_usage_totals t USING other o WHERE t.time_zone = $1 AND t.start >= o.day_start AND t.start < o.day_end`
+
+/** Forgets what overlaps a day or a window and is not that: the window of yesterday, or days as a time zone's former rules cut them. */
+export const forgetOthers = (query: Query, timeZone: string, { start, end }: Span): Promise<unknown> =>
+  query(FORGET_OTHERS, [timeZone, start.toISOString(), end.toISOString()])
+
+/** Forgets days that no statistic looks back to. */
+const PRUNE = `
+WITH old AS (
+  DELETE FROM quota_rollups r WHERE r.day_end < now() - interval '${MOST_DAYS} days' RETURNING r.time_zone, r.day_start, r.day_end
+), days AS (
+  DELETE FROM quota_usage_days d USING old o WHERE d.time_zone = o.time_zone AND d.day_start = o.day_start
+)
+DELETE FROM quota_usage_totals t USING old o WHERE t.time_zone = o.time_zone AND t.start >= o.day_start AND t.start < o.day_end`
+
+export async function pruneRollups(db: Database): Promise<void> {
+  await db.query(PRUNE)
+}
+
+/** Forgets all that is added up: after the log was changed by somebody who leaves no marks. */
+export const forgetRollups = (db: Database): Promise<void> =>
+  transaction(
+    db,
+    async query => {
+      for (const table of ['quota_rollups', 'quota_usage_days', 'quota_usage_totals'])
+        await query(`DELETE FROM ${table}`)
+    },
+    60_000
+  )

@@ -1,0 +1,49 @@
+// Until when the log is complete: what is older can only be changed by those who leave a mark.
+import { type Database, ms } from '../database.ts'
+import { UNMARKED_MINUTES } from './mark-usage.ts'
+
+/** More than goes unmarked, for a server's clock that is set back. */
+const BEHIND_MS = (UNMARKED_MINUTES + 2) * 60_000
+
+/** A moment, and which transactions there were. A snapshot's xmax will not do: transactions beyond it may have begun already. */
+interface Moment {
+  at: number
+  /** The oldest transaction that still ran. */
+  oldest: bigint
+  /** Our own, and so newer than all that had begun to write. */
+  newest: bigint
+}
+
+const MOMENT = `
+SELECT ${ms('now()')} AS at, pg_snapshot_xmin(pg_current_snapshot())::text AS oldest, pg_current_xact_id()::text AS newest,
+       EXISTS (SELECT 1 FROM quota_usage_marks) AS marked`
+
+/**
+ * A row without a mark was written by a transaction that began to write less than UNMARKED_MINUTES after its `created_at`. Once all that
+ * wrote at a moment have ended, whoever comes later marks what is older than that moment by so much: up to there, what can be seen is all.
+ */
+export class SafeTime {
+  #noted: Moment | undefined
+  #until = Number.NEGATIVE_INFINITY
+
+  /** Milliseconds: nothing that is older can still come without a mark. */
+  get until(): number {
+    return this.#until
+  }
+
+  see(moment: Moment): void {
+    if (this.#noted !== undefined && this.#noted.newest < moment.oldest) {
+      this.#until = this.#noted.at - BEHIND_MS
+      this.#noted = undefined
+    }
+    this.#noted ??= moment
+  }
+}
+
+/** Whether there are marks. */
+export async function lookAround(db: Database, safe: SafeTime): Promise<boolean> {
+  const [row] = await db.query<{ at: number; oldest: string; newest: string; marked: boolean }>(MOMENT)
+  const { at, oldest, newest, marked } = row!
+  safe.see({ at: Number(at), oldest: BigInt(oldest), newest: BigInt(newest) })
+  return marked
+}
