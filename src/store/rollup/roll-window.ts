@@ -51,11 +51,12 @@ export async function rollWindow(db: Database, timeZone: string, days: number, s
   const { starts } = seriesOf('day', days, timeZone, new Date(safe.until))
   if (starts.length < FEWEST_DAYS) return true
   const [name, window] = [nameOf(timeZone, days), windowOf(starts)]
-  if (await isRolled(db.query, name, window)) return true
+  // Where days have few rows the log is read as fast.
+  const isWorthIt = (await rolledDays(db.query, timeZone, window)).length >= FEWEST_DAYS
+  if (!isWorthIt || (await isRolled(db.query, name, window))) return true
   return await alone(db, async query => {
     const rolled = await rolledDays(query, timeZone, window)
-    // Where days have few rows the log is read as fast.
-    if (rolled.length < FEWEST_DAYS || (await isRolled(query, name, window))) return
+    if (await isRolled(query, name, window)) return
     const gaps = gapsOf(window, rolled)
     const [start, end] = [window.start.toISOString(), window.end.toISOString()]
     await forgetOthers(query, name, window)
