@@ -68,8 +68,8 @@ async function look(db: Database): Promise<Outcome> {
 }
 
 async function fix(db: Database, reason: string | null): Promise<Outcome> {
-  const fixes = await fixCounters(db, { actor: ACTOR, reason, requestId: null })
   await forgetRollups(db)
+  const fixes = await fixCounters(db, { actor: ACTOR, reason, requestId: null })
   return {
     documents: fixes.map(fixDocument),
     told: describeFixes(fixes),

@@ -1,6 +1,7 @@
 // Adds up what was charged and denied of one quota type: in all, by hour or day, and by user.
 import { type Series, seriesOf } from '../quota/series.ts'
-import { type Database, dateOf, instantArray, ms, type Query, snapshot } from './database.ts'
+import { clockOf } from './clock.ts'
+import { type Database, instantArray, type Query, snapshot } from './database.ts'
 import { findWindow } from './rollup/roll-window.ts'
 import { gapsOf, rolledDays, type Span, spansIn } from './rollup/rolled.ts'
 
@@ -131,11 +132,6 @@ async function ask(
 /** Days that a gap goes on from. */
 const startsOfPartial = (rolled: readonly Span[], gaps: readonly Span[]): Date[] =>
   rolled.filter(day => gaps.some(gap => gap.start.getTime() === day.end.getTime())).map(({ start }) => start)
-
-const clockOf = async (db: Database): Promise<Date> => {
-  const [row] = await db.query<{ at: number }>(`SELECT ${ms('now()')} AS at`)
-  return dateOf((row as { at: number }).at)
-}
 
 /** The database counts pieces from 1, and leaves out those where nothing was. */
 function piecesOf(

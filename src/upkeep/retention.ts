@@ -2,6 +2,7 @@
 import { setTimeout as sleep } from 'node:timers/promises'
 import { FST_QUOTA_INVALID_OPTION } from '../quota/errors.ts'
 import { refuseUnknown, requireObject } from '../quota/option.ts'
+import { clockOf } from '../store/clock.ts'
 import type { Database } from '../store/database.ts'
 import type { LogPosition } from '../store/list-usage.ts'
 import { pruneDenials, pruneUsage } from '../store/prune-usage.ts'
@@ -35,7 +36,9 @@ const PAUSE_MS = 50
 
 /** One pass over what is too old. */
 export async function retain(db: Database, { usageLogs, denials }: RetentionOptions, stopping: AbortSignal) {
-  const before = (days: number) => new Date(Date.now() - days * DAY_MS)
+  if (usageLogs === undefined && denials === undefined) return
+  const now = (await clockOf(db)).getTime()
+  const before = (days: number) => new Date(now - days * DAY_MS)
   const pause = () => sleep(PAUSE_MS, undefined, { signal: stopping, ref: false }).catch(() => {})
   if (denials !== undefined) while (!stopping.aborted && (await pruneDenials(db, before(denials))) > 0) await pause()
   if (usageLogs === undefined) return

@@ -6,17 +6,18 @@ export interface Schedule {
   stop(): Promise<void>
 }
 
-/** Runs `work` every `intervalMs`, never twice at once; an error is told, and the next turn comes all the same. */
+/** Runs `work` every `intervalMs`, at first after `firstMs`, never twice at once; an error is told, and the next turn comes all the same. */
 export function every(
   intervalMs: number,
   work: (stopping: AbortSignal) => Promise<unknown>,
-  onError: (error: unknown) => void
+  onError: (error: unknown) => void,
+  firstMs = intervalMs
 ): Schedule {
   const stopping = new AbortController()
   const { signal } = stopping
   const loop = async () => {
-    while (!signal.aborted) {
-      await sleep(intervalMs, undefined, { signal, ref: false }).catch(() => {})
+    for (let ms = firstMs; !signal.aborted; ms = intervalMs) {
+      await sleep(ms, undefined, { signal, ref: false }).catch(() => {})
       if (!signal.aborted) await work(signal).catch(onError)
     }
   }

@@ -12,6 +12,8 @@ import type { UsageRollups } from './usage-rollups.ts'
 const SWEEP_USERS = 500
 const PRUNE_EVERY_MS = 3_600_000
 const ROLL_EVERY_MS = 60_000
+/** Each time all is looked at that is too old, also what is kept: a minute a million rows. */
+const RETAIN_EVERY_MS = 6 * 3_600_000
 /** How much later than the denial its count may be seen. Where there was none, nothing is asked of the database. */
 const TALLY_EVERY_MS = 1_000
 
@@ -34,7 +36,7 @@ export function startUpkeep(
     every(ROLL_EVERY_MS, () => rollups.keep(), onError),
     every(PRUNE_EVERY_MS, () => prune(db), onError),
     every(PRUNE_EVERY_MS, () => rollups.prune(), onError),
-    every(PRUNE_EVERY_MS, stopping => retain(db, retention, stopping), onError)
+    every(RETAIN_EVERY_MS, stopping => retain(db, retention, stopping), onError, ROLL_EVERY_MS)
   ]
   return {
     async stop() {

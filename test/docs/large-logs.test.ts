@@ -22,7 +22,9 @@ import { pruneUsage } from '../../src/store/prune-usage.ts'
 import { findDiscrepancies } from '../../src/store/reconcile.ts'
 import { reportUsage } from '../../src/store/report-usage.ts'
 import { resetQuota } from '../../src/store/reset-quota.ts'
-import { forgetMarked, lookAround, rollUsage, SafeTime } from '../../src/store/rollup/roll-usage.ts'
+import { forgetMarked } from '../../src/store/rollup/forget-usage.ts'
+import { rollUsage } from '../../src/store/rollup/roll-usage.ts'
+import { lookAround, SafeTime } from '../../src/store/rollup/safe-time.ts'
 import { setLevel } from '../../src/store/set-level.ts'
 import { viewStatistics } from '../../src/store/view-statistics.ts'
 import { voidCharges } from '../../src/store/void.ts'
@@ -118,7 +120,7 @@ t.test('a process goes on with eight time zones, UTC among them', async t => {
   await write(db, 1_500, noonOf(daysAgo(1)))
   const rollups = new UsageRollups(db, error => t.fail(String(error)))
   const zones = [1, 2, 3, 4, 5, 6, 7, 8].map(hours => `Etc/GMT+${hours}`)
-  for (const zone of zones) rollups.want(zone)
+  for (const zone of zones) rollups.want(zone, 30)
   await rollups.keep()
   const kept = await db.query<{ zone: string }>('SELECT DISTINCT time_zone AS zone FROM quota_rollups ORDER BY 1')
   t.strictSame(

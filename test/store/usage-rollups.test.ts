@@ -87,6 +87,10 @@ onBoth('says what the log says, before and after it is added up, and does not re
   t.ok(calls(await view('Etc/UTC')) < 1_500)
   await forgetRollups(db)
   await sameAsLog(t, db, 'forgotten')
+  await rolled(db)
+  await db.query('DELETE FROM quota_rollups')
+  await rolled(db)
+  await sameAsLog(t, db, 'added up anew where only that was emptied')
 })
 
 const hoursAgo = (hours: number) => new Date(Date.now() - hours * 3_600_000)

@@ -1,7 +1,7 @@
 // Forgets what was added up: where the log was changed since, where nobody looks back to it, or all of it.
-import { type Database, type Query, transaction } from '../database.ts'
+import type { Database, Query } from '../database.ts'
 import type { Span } from './rolled.ts'
-import { alone } from './rolling.ts'
+import { alone, aloneAtLast } from './rolling.ts'
 
 /** As far as statistics look back, and days more for what lies between two time zones. */
 const MOST_DAYS = 368
@@ -22,6 +22,16 @@ UPDATE quota_rollups r SET rolled_until = r.day_start FROM changed c WHERE r.tim
 
 /** Takes the marks away, with what they speak of. */
 export const forgetMarked = (db: Database): Promise<boolean> => alone(db, query => query(FORGET))
+
+const FORGET_DAY = `
+WITH days AS (
+  DELETE FROM quota_usage_days WHERE time_zone = $1 AND day_start = $2::timestamptz
+)
+DELETE FROM quota_usage_totals WHERE time_zone = $1 AND start >= $2::timestamptz AND start < $3::timestamptz`
+
+/** Forgets what there may be of a day or window that is about to be added up: somebody has emptied `quota_rollups`, and nothing else. */
+export const forgetSums = (query: Query, timeZone: string, { start, end }: Span): Promise<unknown> =>
+  query(FORGET_DAY, [timeZone, start.toISOString(), end.toISOString()])
 
 /** $1 zone, $2 and $3 the span that shall stand alone. */
 const FORGET_OTHERS = `
@@ -54,11 +64,6 @@ export async function pruneRollups(db: Database): Promise<void> {
 
 /** Forgets all that is added up: after the log was changed by somebody who leaves no marks. */
 export const forgetRollups = (db: Database): Promise<void> =>
-  transaction(
-    db,
-    async query => {
-      for (const table of ['quota_rollups', 'quota_usage_days', 'quota_usage_totals'])
-        await query(`DELETE FROM ${table}`)
-    },
-    60_000
-  )
+  aloneAtLast(db, async query => {
+    for (const table of ['quota_rollups', 'quota_usage_days', 'quota_usage_totals']) await query(`DELETE FROM ${table}`)
+  })

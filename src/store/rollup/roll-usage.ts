@@ -2,7 +2,7 @@
 // what is changed in a time that is added up already leaves a mark, and is read from the log until it is added up anew.
 import { type Series, seriesOf } from '../../quota/series.ts'
 import { type Database, dateOf, instantArray, ms } from '../database.ts'
-import { forgetOthers } from './forget-usage.ts'
+import { forgetOthers, forgetSums } from './forget-usage.ts'
 import { alone } from './rolling.ts'
 import type { SafeTime } from './safe-time.ts'
 
@@ -128,6 +128,7 @@ const rollDay = (db: Database, timeZone: string, day: Day, until: Date): Promise
     const [rolled] = await query<{ rolled_until: number }>(BEGIN_DAY, [timeZone, start, end])
     const from = dateOf(rolled!.rolled_until)
     if (from >= until) return
+    if (from.getTime() === day.start.getTime()) await forgetSums(query, timeZone, day)
     await query(ROLL, [timeZone, start, from.toISOString(), until.toISOString(), instantArray(day.hours)])
     await query(TOTAL, [timeZone, start])
   })

@@ -1,7 +1,7 @@
 // Adds up the days that statistics of so many days end today with, all but today: by user it is then one row, and not one a day.
 import { seriesOf } from '../../quota/series.ts'
 import { type Database, instantArray, type Query } from '../database.ts'
-import { forgetOthers } from './forget-usage.ts'
+import { forgetOthers, forgetSums } from './forget-usage.ts'
 import { gapsOf, isRolled, rolledDays, type Span, spansIn } from './rolled.ts'
 import { alone } from './rolling.ts'
 import type { SafeTime } from './safe-time.ts'
@@ -60,7 +60,7 @@ export async function rollWindow(db: Database, timeZone: string, days: number, s
     const gaps = gapsOf(window, rolled)
     const [start, end] = [window.start.toISOString(), window.end.toISOString()]
     await forgetOthers(query, name, window)
-    await query('DELETE FROM quota_usage_days WHERE time_zone = $1 AND day_start = $2::timestamptz', [name, start])
+    await forgetSums(query, name, window)
     const edges = gaps.flatMap(gap => [gap.start.toISOString(), gap.end.toISOString()])
     await query(ROLL(gaps), [name, start, timeZone, instantArray(rolled.map(day => day.start)), ...edges])
     await query(DONE, [name, start, end])

@@ -1,8 +1,9 @@
 // What everything that changes the sums does under: one process at a time, and as long as it takes.
 import { type Database, type Query, transaction } from '../database.ts'
 
+const KEY = 7_310_584_209_462
 /** Another process is at it: not an error, and not waited for. */
-const LOCK = 'SELECT pg_try_advisory_xact_lock(7310584209462) AS mine'
+const LOCK = `SELECT pg_try_advisory_xact_lock(${KEY}) AS mine`
 /** A day of tens of millions of rows takes its time, and holds up nobody. */
 const DEADLINE_MS = 10 * 60_000
 
@@ -14,6 +15,18 @@ export const alone = (db: Database, work: (query: Query) => Promise<unknown>): P
       const [lock] = await query<{ mine: boolean }>(LOCK)
       if (lock?.mine) await work(query)
       return lock?.mine ?? false
+    },
+    DEADLINE_MS
+  )
+
+/** The same, once others are done. */
+export const aloneAtLast = (db: Database, work: (query: Query) => Promise<unknown>): Promise<void> =>
+  transaction(
+    db,
+    async query => {
+      await query('SET LOCAL lock_timeout = 0')
+      await query(`SELECT pg_advisory_xact_lock(${KEY})`)
+      await work(query)
     },
     DEADLINE_MS
   )
