@@ -12,6 +12,7 @@ import type { Emit, EventCounts, QuotaEvent } from './quota/events.ts'
 import type { RouteQuota } from './quota/rule.ts'
 import { DenialMemory } from './request/denial-memory.ts'
 import { addGuard } from './request/guard.ts'
+import { Holds } from './request/holds.ts'
 import { type Identify, identifyByJwt } from './request/identify.ts'
 import type { MeteredRoute } from './request/match.ts'
 import { Owed } from './request/owed.ts'
@@ -84,6 +85,8 @@ async function wire(
   const denialOfType = new Map(Object.entries(options.quotas).map(([key, { denial }]) => [key, denial]))
   const denials = new DenialMemory()
   const changed = (userId?: string) => denials.forget(userId)
+  const left = (error: unknown) => app.log.debug({ err: error }, 'quota reservation left to expire')
+  const holds = new Holds(db, { ...options, leaseMs, changed, left })
   const counter = new EventCounter()
   const tally = new DenialTally(db, options)
   const upkeepFailed = (error: unknown) => app.log.error({ err: error }, 'quota upkeep failed; it is tried again')
@@ -103,6 +106,7 @@ async function wire(
     leaseMs,
     live,
     owed,
+    holds,
     denials,
     denialOfType,
     emit
@@ -110,7 +114,16 @@ async function wire(
   const routes: MeteredRoute[] = []
   const counts = () => ({ ...counter.read(), pending: owed.size })
   app.decorate('quota', {
-    ...createMeter({ db, types, live, leaseMs, count, changed, storeTimeoutMs: options.storeTimeoutMs }),
+    ...createMeter({
+      db,
+      types,
+      live,
+      reserving: (...given) => holds.reserve(...given),
+      leaseMs,
+      count,
+      changed,
+      storeTimeoutMs: options.storeTimeoutMs
+    }),
     routes: () => routes,
     counts
   })
@@ -131,7 +144,7 @@ async function wire(
     await requireTypes(routes, types)
   })
   app.addHook('onClose', async () => {
-    await owed.close()
+    await owed.close(holds.close())
     await upkeep.stop()
     await db.close()
   })

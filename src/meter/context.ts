@@ -1,5 +1,6 @@
 // What every call of `app.quota` works with.
 import type { QuotaEvent } from '../quota/events.ts'
+import type { Admission, WantedCharge } from '../store/admit.ts'
 import type { Database } from '../store/database.ts'
 import type { LiveReservations } from '../store/renew-reservations.ts'
 import type { TypeCatalogue } from '../store/type-catalogue.ts'
@@ -8,6 +9,8 @@ export interface MeterContext {
   db: Database
   types: TypeCatalogue
   live: LiveReservations
+  /** Runs a reserve. Where it rejects nothing stays held, also if the database carries it out after all. */
+  reserving: (userId: string, charges: readonly WantedCharge[], reserve: () => Promise<Admission>) => Promise<Admission>
   /** How long a reservation is held between renewals. */
   leaseMs: number
   /** Must be told where a user may have room again. */

@@ -64,7 +64,7 @@ export async function reserveFor(
   requireTtl(options.ttlMs)
   const { charges, switchedOff } = await readCharges(context, written)
   const leaseMs = options.ttlMs ?? context.leaseMs
-  const admission = await hold(bounded(context), userId, charges, leaseMs)
+  const admission = await hold(context, userId, charges, leaseMs)
   if (!admission.admitted) {
     const error = new FST_QUOTA_EXCEEDED(admission.violations)
     context.count(deniedEvent(userId, options.endpoint ?? null, admission, error.statusCode as number))
@@ -80,14 +80,14 @@ const bounded = ({ db, storeTimeoutMs }: MeterContext): Database => within(db, s
 
 /** Where every type is switched off there is nothing to hold. */
 const hold = async (
-  db: Database,
+  context: MeterContext,
   userId: string,
   charges: readonly WantedCharge[],
   leaseMs: number
 ): Promise<Admission> =>
   charges.length === 0
     ? { admitted: true, charges: [], at: new Date() }
-    : await reserve(db, { userId, charges, leaseMs })
+    : await context.reserving(userId, charges, () => reserve(bounded(context), { userId, charges, leaseMs }))
 
 interface Held {
   userId: string

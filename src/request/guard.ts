@@ -4,8 +4,7 @@ import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify'
 import type { DenialOptions, StoreFailure } from '../quota/denial.ts'
 import { FST_QUOTA_STORE, FST_QUOTA_UNAUTHORIZED } from '../quota/errors.ts'
 import { deniedEvent } from '../quota/events.ts'
-import type { Admission, WantedCharge } from '../store/admit.ts'
-import { releaseById } from '../store/release.ts'
+import type { Admission } from '../store/admit.ts'
 import type { TypeCatalogue } from '../store/type-catalogue.ts'
 import type { QuotaHeaders } from './headers.ts'
 import { type Identify, identifyUser } from './identify.ts'
@@ -81,9 +80,8 @@ async function onRequest(context: GuardContext, request: FastifyRequest, reply: 
     const recalled = context.denials.recall(userId, wanted)
     if (recalled !== undefined) return deny(context, metering, userId, recalled, request, reply)
     const { changes } = context.denials
-    const admission = await context.store
-      .reserve({ userId, charges: wanted, leaseMs: context.leaseMs })
-      .catch(error => giveBack(context, userId, wanted, request, error))
+    const order = { userId, charges: wanted, leaseMs: context.leaseMs }
+    const admission = await context.holds.reserve(userId, wanted, () => context.store.reserve(order))
     if (!admission.admitted) {
       context.denials.remember(userId, wanted, admission, changes)
       return deny(context, metering, userId, admission, request, reply)
@@ -93,22 +91,6 @@ async function onRequest(context: GuardContext, request: FastifyRequest, reply: 
     if (!(error instanceof FST_QUOTA_STORE)) throw error
     return storeFailed(context, metering, userId, error, request, reply)
   }
-}
-
-/** A statement that was given up on may still be carried out. One attempt to give back what it holds; else it expires. */
-function giveBack(
-  context: GuardContext,
-  userId: string,
-  wanted: readonly WantedCharge[],
-  request: FastifyRequest,
-  error: unknown
-): never {
-  if (error instanceof FST_QUOTA_STORE) {
-    releaseById(context.db, userId, wanted).catch(cause =>
-      request.log.debug({ err: cause }, 'quota reservation left to expire')
-    )
-  }
-  throw error
 }
 
 function hold(
@@ -128,7 +110,8 @@ function hold(
   // Fires on every path: a reply that was sent, hijacked, torn, or never begun.
   finished(reply.raw, () => {
     if (reply.raw.headersSent) settlement.settle(reply.raw.statusCode)
-    else settlement.abandon()
+    // A body that did not come whole is never handled, and a reply that was hijacked never sent.
+    else settlement.abandon(request.raw.complete === false || reply.sent)
   })
 }
 

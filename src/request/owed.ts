@@ -77,10 +77,11 @@ export class Owed {
     return { outcome: 'written' }
   }
 
-  /** Tries without a pause from now on, and resolves when nothing is owed or the patience is over. */
-  async close(): Promise<void> {
+  /** Tries without a pause from now on, and resolves when nothing is owed after `others` or the patience is over. */
+  async close(others?: Promise<void>): Promise<void> {
     this.#giveUpAt = Date.now() + CLOSE_PATIENCE_MS
     this.#closing.abort()
+    await others
     if (this.#unfinished === 0) return
     await new Promise<void>(resolve => {
       this.#onFinished = resolve

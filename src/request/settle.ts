@@ -10,6 +10,7 @@ import { type Metering, type Settling, settlingOn } from '../store/metering.ts'
 import type { LiveReservations } from '../store/renew-reservations.ts'
 import type { DenialMemory } from './denial-memory.ts'
 import { type Cost, type QuotaHeaders, quotaHeaders } from './headers.ts'
+import type { Hold, Holds } from './holds.ts'
 import type { RequestMetering } from './match.ts'
 import type { Attempt, Owed, Written } from './owed.ts'
 import { MeteredQuota } from './request-quota.ts'
@@ -19,6 +20,7 @@ export interface SettleContext {
   /** For what a request waits for; what takes longer is written later. */
   store: Metering
   owed: Owed
+  holds: Holds
   emit: Emit<FastifyBaseLogger>
   denials: DenialMemory
   /** Reservations that living work holds, and that must be kept from expiring. */
@@ -30,12 +32,13 @@ export interface SettleContext {
  * bad header runs onSend(200) and then onSend(500). So this is a small state machine that may be told the status any number of
  * times, and moves only where the last word differs from what is done.
  */
-export class Settlement {
+export class Settlement implements Hold {
   readonly quota: MeteredQuota
   readonly #metering: RequestMetering
   readonly endpoint: string
   /** The client left before anything was sent: no later event will tell the status, so onSend must. */
   isAbandoned = false
+  isLost = false
   /** What the headers speak of, once they are set. */
   isSaidCharged: boolean | undefined
   readonly #admitted: readonly AdmittedCharge[]
@@ -69,6 +72,7 @@ export class Settlement {
     this.endpoint = request.endpoint
     this.#reservedAt = admission.at
     context.live.add(request.userId, this.#ids())
+    context.holds.add(this)
   }
 
   /** Charges or gives back, by this status. Resolves when it is written, or known to be owed; never rejects. */
@@ -89,9 +93,16 @@ export class Settlement {
   }
 
   /** Nobody waits for a reply any more, and no status was sent: let it expire, unless the handler ends all the same. */
-  abandon(): void {
+  abandon(isLost: boolean): void {
     this.isAbandoned = true
+    this.isLost = isLost
     this.#context.live.drop(this.#ids())
+    this.#context.holds.deleteLater(this)
+  }
+
+  /** The application is closing, and its handler has not ended. Should it still succeed, it is charged. */
+  giveBack(): void {
+    void this.#moveTo('released', NOT_ANSWERED)
   }
 
   /** What the reply's headers say: the balances as they are, or will be once what is held has become `target`. */
@@ -114,6 +125,7 @@ export class Settlement {
     this.#said =
       this.#wanted === 'held' ? this.#turn(target, statusCode) : this.#turnAfter(this.#said, target, statusCode)
     this.#wanted = target
+    this.#context.holds.delete(this)
     return this.#said
   }
 
@@ -199,6 +211,8 @@ export class Settlement {
 }
 
 const NOTHING = Promise.resolve()
+/** The status in the log of a request that was never answered. */
+const NOT_ANSWERED = 503
 
 type Write = (store: Settling) => Promise<void>
 

@@ -2,6 +2,7 @@
 import { type SQL, sql } from 'drizzle-orm'
 import type { PgDatabase, PgTransactionConfig } from 'drizzle-orm/pg-core'
 import { FST_QUOTA_STORE } from '../quota/errors.ts'
+import { answeredLate } from './late-answer.ts'
 
 /** A Drizzle database of any PostgreSQL driver. */
 // biome-ignore lint/suspicious/noExplicitAny: the driver's result type and the application's schema are not ours to name
@@ -128,14 +129,16 @@ export function rowsOf<Row>(result: unknown): Row[] {
 /** postgres.js waits for ever on a dead connection, so the deadline is ours. */
 export async function withDeadline<T>(work: PromiseLike<T>, deadlineMs: number, onLate?: () => void): Promise<T> {
   let timer: NodeJS.Timeout | undefined
+  // Once: Drizzle runs its statement each time it is asked for the answer.
+  const answer = Promise.resolve(work)
   const late = new Promise<never>((_, reject) => {
     timer = setTimeout(() => {
-      reject(new FST_QUOTA_STORE(`no answer within ${Math.round(deadlineMs)} ms`))
+      reject(answeredLate(new FST_QUOTA_STORE(`no answer within ${Math.round(deadlineMs)} ms`), answer))
       onLate?.()
     }, deadlineMs)
   })
   try {
-    return await Promise.race([work, late])
+    return await Promise.race([answer, late])
   } catch (error) {
     throw error instanceof FST_QUOTA_STORE ? error : new FST_QUOTA_STORE(describe(error), { cause: driverError(error) })
   } finally {

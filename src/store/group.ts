@@ -1,5 +1,6 @@
 // Group commit: what arrives while a statement is under way shares the next one.
 import { FST_QUOTA_STORE } from '../quota/errors.ts'
+import { answeredLate, NOT_SENT } from './late-answer.ts'
 
 interface Waiting<Item, Answer> {
   item: Item
@@ -7,6 +8,8 @@ interface Waiting<Item, Answer> {
   deadline: number
   resolve: (answer: Answer | undefined) => void
   reject: (error: unknown) => void
+  /** Of the statement that it went with. */
+  answers?: Promise<unknown>
 }
 
 /** Item by item; undefined is for what must be asked for by itself. */
@@ -67,7 +70,7 @@ export class Group<Item extends { userId: string }, Answer> {
       else {
         this.#unanswered.delete(waiting)
         this.#waiting = this.#waiting.filter(other => other !== waiting)
-        waiting.reject(new FST_QUOTA_STORE('no answer in time'))
+        waiting.reject(answeredLate(new FST_QUOTA_STORE('no answer in time'), waiting.answers ?? NOT_SENT))
       }
     }
     if (next < Number.POSITIVE_INFINITY) this.#watch(next)
@@ -98,7 +101,9 @@ export class Group<Item extends { userId: string }, Answer> {
 
   async #ask(batch: readonly Waiting<Item, Answer>[]): Promise<void> {
     try {
-      const answers = await this.#send(batch.map(({ item }) => item))
+      const sent = this.#send(batch.map(({ item }) => item))
+      for (const waiting of batch) waiting.answers = sent
+      const answers = await sent
       for (let i = 0; i < batch.length; i++) {
         const waiting = batch[i] as Waiting<Item, Answer>
         this.#unanswered.delete(waiting)

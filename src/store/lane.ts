@@ -1,6 +1,8 @@
 // A pool of connections to a PostgreSQL server that is given up, and made anew, where the server has gone silent.
 import postgres from 'postgres'
+import { FST_QUOTA_STORE } from '../quota/errors.ts'
 import { stateOf, type Values, withDeadline } from './database.ts'
+import { answeredLate, NOT_SENT } from './late-answer.ts'
 
 type Settings = postgres.Options<Record<string, never>>
 
@@ -87,12 +89,15 @@ export class Lane {
   /** The first come first. */
   async #connection(deadlineMs: number): Promise<Pool> {
     if (this.isFree) return take(this.#pool)
-    let waiting: Waiting | undefined
-    const free = new Promise<Pool>(resolve => {
-      waiting = resolve
+    let leave = () => {}
+    const free = new Promise<Pool>((resolve, reject) => {
       this.#waiting.add(resolve)
+      leave = () => {
+        this.#waiting.delete(resolve)
+        reject(answeredLate(new FST_QUOTA_STORE('no connection was free'), NOT_SENT))
+      }
     })
-    return await withDeadline(free, deadlineMs, () => this.#waiting.delete(waiting as Waiting))
+    return await withDeadline(free, deadlineMs, leave)
   }
 
   #release(pool: Pool): void {

@@ -1,4 +1,6 @@
 import { once } from 'node:events'
+import { connect as openSocket, type Socket } from 'node:net'
+import { setTimeout as sleep } from 'node:timers/promises'
 import t, { type Test } from 'tap'
 import { connect } from '../../src/store/connect.ts'
 import { server } from '../fixtures/database.ts'
@@ -11,6 +13,8 @@ import { type Target, target } from '../fixtures/target.ts'
 const RESERVATION_TTL_MS = 4_000
 /** Ten seconds for what is owed, five for an attempt that began in the tenth, and what upkeep and the pools still wait for. */
 const CLOSE_MS = 25_000
+/** Each time other requests are under way. */
+const CUT_ROUNDS = 8
 
 const FAULTS: Record<string, (network: Network) => unknown> = {
   refuses: network => network.refuse(),
@@ -116,3 +120,27 @@ t.test(
     await checkBooks(t, db, { replies: [...replies, reply], servers: [], reservationTtlMs: RESERVATION_TTL_MS })
   }
 )
+
+/** A client that asks again as soon as it is answered. */
+async function eager({ base }: Target, user: string): Promise<Socket> {
+  const { port, hostname } = new URL(base)
+  const socket = openSocket(Number(port), hostname)
+  await once(socket, 'connect')
+  const ask = () => socket.write(`GET /calls?ms=0 HTTP/1.1\r\nhost: x\r\nx-user: ${user}\r\n\r\n`)
+  socket.on('data', ask).on('error', () => {})
+  ask()
+  return socket
+}
+
+t.test('clients that are cut off just before a close leave nothing held', { buffered: true }, async t => {
+  const held: number[] = []
+  for (let round = 0; round < CUT_ROUNDS; round++) {
+    const { servers, db } = await stage(t, 1)
+    const sockets = await Promise.all(Array.from({ length: 50 }, (_, i) => eager(servers[0]!, `user-${i % 10}`)))
+    await sleep(500)
+    for (const socket of sockets) socket.destroy()
+    await end(t, servers[0]!)
+    held.push(await openReservations(db))
+  }
+  t.strictSame(held, Array(CUT_ROUNDS).fill(0))
+})

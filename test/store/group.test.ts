@@ -1,6 +1,7 @@
 import { setImmediate as turn } from 'node:timers/promises'
 import t from 'tap'
 import { Group } from '../../src/store/group.ts'
+import { lateAnswerTo, NOT_SENT } from '../../src/store/late-answer.ts'
 
 interface Item {
   userId: string
@@ -74,10 +75,13 @@ t.test('who has waited long enough is told, and not sent any more', async t => {
   const waiting = join(4, 'alice', 20)
   await t.rejects(first, { code: 'FST_QUOTA_STORE' }, 'under way')
   await t.rejects(waiting, { code: 'FST_QUOTA_STORE' }, 'not sent')
+  const answerTo = (given: Promise<unknown>) => given.catch(lateAnswerTo)
+  t.equal(await answerTo(waiting), NOT_SENT)
   await t.rejects(late, { code: 'FST_QUOTA_STORE' })
   const next = join(5)
   await sent[0]!.answer()
   t.equal(await stays, 30)
+  t.strictSame(await answerTo(first), [10, 20, 30], 'what became of it can be known')
   t.strictSame(sent[1]!.items, [5])
   await sent[1]!.answer()
   t.equal(await next, 50)

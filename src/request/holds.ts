@@ -1,0 +1,112 @@
+// What this process holds, from the moment it asks for it: what must not stay held is given back, and closing waits for the rest.
+import { setTimeout as sleep } from 'node:timers/promises'
+import { FST_QUOTA_STORE } from '../quota/errors.ts'
+import type { Admission, WantedCharge } from '../store/admit.ts'
+import type { Database } from '../store/database.ts'
+import { mayBeDone } from '../store/may-be-done.ts'
+import { releaseById } from '../store/release.ts'
+import { Owed } from './owed.ts'
+
+/** How long a closing application waits for handlers whose clients have left: two of its ten seconds are for what they leave behind. */
+const CLOSE_PATIENCE_MS = 8_000
+const LOOK_EVERY_MS = 10
+
+/** Held for a request, until it is charged or given back. */
+export interface Hold {
+  /** The client has left, and nothing will tell any more how the request ended. */
+  readonly isLost: boolean
+  giveBack(): void
+}
+
+interface HoldsOptions {
+  storeTimeoutMs: number
+  leaseMs: number
+  /** Is told where a user may have room again. */
+  changed: (userId: string) => void
+  /** Is told why something could not be given back, and was left to expire. */
+  left: (error: unknown) => void
+}
+
+export class Holds {
+  readonly #db: Database
+  readonly #options: HoldsOptions
+  readonly #held = new Set<Hold>()
+  /** Reserves that are under way, and what they may have left. */
+  #unknown = 0
+  /** Apart from what is owed: a charge must not wait behind what would expire by itself. */
+  readonly #returns = new Owed()
+  #isClosing = false
+
+  constructor(db: Database, options: HoldsOptions) {
+    this.#db = db
+    this.#options = options
+  }
+
+  /** Runs `reserve`. Where that rejects nothing stays held, also if the database carries it out after all; while closing it always rejects. */
+  async reserve(
+    userId: string,
+    charges: readonly WantedCharge[],
+    reserve: () => Promise<Admission>
+  ): Promise<Admission> {
+    if (this.#isClosing) throw closing()
+    const admission = await this.#watch(reserve()).catch(error => {
+      if (error instanceof FST_QUOTA_STORE) void this.#watch(this.#giveBackAfter(error, userId, charges))
+      throw error
+    })
+    if (!admission.admitted || !this.#isClosing) return admission
+    void this.#watch(this.#giveBack(userId, charges))
+    throw closing()
+  }
+
+  add(hold: Hold): void {
+    this.#held.add(hold)
+  }
+
+  delete(hold: Hold): void {
+    this.#held.delete(hold)
+  }
+
+  /** It is not renewed any more, and a handler may never end: forgotten when it has expired. */
+  deleteLater(hold: Hold): void {
+    setTimeout(() => this.#held.delete(hold), this.#options.leaseMs).unref()
+  }
+
+  /** From now on nothing begins to be held. Resolves when nothing is, or is known to be owed. */
+  async close(): Promise<void> {
+    this.#isClosing = true
+    await this.#returns.close(this.#settled())
+  }
+
+  async #settled(): Promise<void> {
+    const end = performance.now() + CLOSE_PATIENCE_MS
+    do {
+      for (const hold of this.#held) if (hold.isLost) hold.giveBack()
+      await sleep(LOOK_EVERY_MS)
+    } while ((this.#unknown > 0 || this.#held.size > 0) && performance.now() < end)
+    for (const hold of this.#held) hold.giveBack()
+  }
+
+  async #giveBackAfter(error: unknown, userId: string, charges: readonly WantedCharge[]): Promise<void> {
+    if (await mayBeDone(error, this.#options.storeTimeoutMs)) await this.#giveBack(userId, charges)
+  }
+
+  async #giveBack(userId: string, charges: readonly WantedCharge[]): Promise<void> {
+    const { changed, left } = this.#options
+    const release = () => releaseById(this.#db, userId, charges)
+    const { over } = await this.#returns.attempt(release, release, { owed: () => {}, dropped: left })
+    await over
+    changed(userId)
+  }
+
+  /** Closing waits for it. */
+  async #watch<T>(work: Promise<T>): Promise<T> {
+    this.#unknown += 1
+    try {
+      return await work
+    } finally {
+      this.#unknown -= 1
+    }
+  }
+}
+
+const closing = () => new FST_QUOTA_STORE('the application is closing')

@@ -1,0 +1,26 @@
+// Whether a statement was carried out that was given up.
+import { setTimeout as sleep } from 'node:timers/promises'
+import { stateOf } from './database.ts'
+import { lateAnswerTo, NOT_SENT } from './late-answer.ts'
+
+/**
+ * Resolves once it can be told: false where the database did nothing, true where it did, or may have done. Where its connection was lost, only
+ * after `patienceMs`, within which a server ends what takes too long.
+ */
+export async function mayBeDone(error: unknown, patienceMs: number): Promise<boolean> {
+  const answer = lateAnswerTo(error)
+  if (answer === NOT_SENT) return false
+  if (answer !== undefined)
+    return await answer.then(
+      () => true,
+      cause => mayBeDone(cause, patienceMs)
+    )
+  if (isUndone(stateOf(error) ?? '')) return false
+  await sleep(patienceMs)
+  return true
+}
+
+/** The server says so, and does not speak of its connection (08…) or of its own end (57P…); or nothing could be sent. */
+const isUndone = (state: string): boolean => /^(?=.*\d)(?!08|57P)[0-9A-Z]{5}$/.test(state) || UNSENT.includes(state)
+
+const UNSENT = ['ECONNREFUSED', 'ENOTFOUND', 'EAI_AGAIN', 'CONNECT_TIMEOUT', 'CONNECTION_ENDED']

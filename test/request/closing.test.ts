@@ -1,0 +1,179 @@
+import { once } from 'node:events'
+import { connect as openSocket } from 'node:net'
+import { setTimeout as sleep } from 'node:timers/promises'
+import type { FastifyInstance } from 'fastify'
+import postgres from 'postgres'
+import t, { type Test } from 'tap'
+import { connect } from '../../src/store/connect.ts'
+import type { Database } from '../../src/store/database.ts'
+import { server } from '../fixtures/database.ts'
+import { openReservations, until } from '../fixtures/ledger.ts'
+import { untilWaiting } from '../fixtures/lock-waits.ts'
+import { metered, newUser, usedBy } from '../fixtures/metered.ts'
+
+const pg = await server(t)
+
+/** A listening application on a database of its own, and a look past it. */
+async function listening(t: Test, addRoutes: (app: FastifyInstance) => void, options = {}) {
+  const url = await pg.migrated()
+  const db = await connect(url)
+  t.teardown(() => db.close())
+  const app = await metered(t, db, addRoutes, { connection: url, ...options })
+  await app.listen({ port: 0, host: '127.0.0.1' })
+  return { app, db, url }
+}
+
+/** The socket of a request that was sent. */
+async function send(app: FastifyInstance, head: string, body = '') {
+  const { port } = app.server.address() as { port: number }
+  const socket = openSocket(port, '127.0.0.1')
+  await once(socket, 'connect')
+  socket.write(`${head}\r\n\r\n${body}`)
+  return socket
+}
+
+const get = (url: string, user: string) => `GET ${url} HTTP/1.1\r\nhost: x\r\nx-user: ${user}`
+/** Of which the body never comes whole. */
+const torn = (url: string, user: string) =>
+  `POST ${url} HTTP/1.1\r\nhost: x\r\nx-user: ${user}\r\ncontent-type: text/plain\r\ncontent-length: 9`
+
+/** Another session has the counters: all of them, as a migration might. */
+async function lockCounters(t: Test, url: string): Promise<() => Promise<void>> {
+  const sql = postgres(url, { max: 1, onnotice: () => {} })
+  t.teardown(() => sql.end({ timeout: 1 }))
+  await sql`BEGIN`
+  await sql`LOCK TABLE quota_limits`
+  return async () => {
+    await sql`ROLLBACK`
+  }
+}
+
+const logged = async (db: Database): Promise<number> =>
+  (await db.query<{ n: number }>('SELECT count(*)::int AS n FROM usage_logs'))[0]!.n
+
+for (const [what, head] of Object.entries({ GET: get, 'POST whose body never comes': torn })) {
+  t.test(`nothing stays held where the client of a ${what} left while the database was asked`, async t => {
+    let handled = 0
+    const addRoutes = (app: FastifyInstance) => {
+      app.route({ method: ['GET', 'POST'], url: '/', config: { quota: 'calls' }, handler: async () => ++handled })
+    }
+    const { app, db, url } = await listening(t, addRoutes)
+    const user = newUser()
+    await app.inject({ url: '/', headers: { 'x-user': user } })
+    const unlock = await lockCounters(t, url)
+    const sockets = await Promise.all([user, newUser(), newUser()].map(name => send(app, head('/', name), 'half')))
+    await untilWaiting(db)
+    for (const socket of sockets) socket.destroy()
+    await sleep(20)
+    const closed = app.close()
+    await sleep(200)
+    await unlock()
+    await closed
+    t.equal(await openReservations(db), 0)
+    t.equal(await logged(db), await usedBy(db, user), 'what was charged is in the log')
+  })
+}
+
+t.test('what a request holds whose body never comes is given back at once', async t => {
+  const addRoutes = (app: FastifyInstance) => void app.post('/', { config: { quota: 'calls' } }, async () => 'x')
+  const { app, db, url } = await listening(t, addRoutes)
+  await app.quota.consume('alice', 'calls')
+  const unlock = await lockCounters(t, url)
+  const socket = await send(app, torn('/', 'alice'), 'half')
+  await untilWaiting(db)
+  socket.destroy()
+  await sleep(20)
+  await unlock()
+  await until('it is held', 5_000, async () => (await openReservations(db)) === 1)
+  await sleep(20)
+  const start = performance.now()
+  await app.close()
+  t.ok(performance.now() - start < 3_000)
+  t.equal(await openReservations(db), 0)
+  t.equal(await usedBy(db, 'alice'), 1)
+})
+
+t.test('nothing begins to be held once the close has begun', async t => {
+  let identify = () => {}
+  let asked = () => {}
+  const isAsked = new Promise<void>(resolve => {
+    asked = resolve
+  })
+  let handled = 0
+  const addRoutes = (app: FastifyInstance) => void app.get('/', { config: { quota: 'calls' } }, async () => ++handled)
+  const url = await pg.migrated()
+  const db = await connect(url)
+  t.teardown(() => db.close())
+  // Of the application, which does not close it.
+  const app = await metered(t, db, addRoutes, {
+    identify: async () => {
+      await new Promise<void>(resolve => {
+        identify = resolve
+        asked()
+      })
+      return 'alice'
+    }
+  })
+  await app.listen({ port: 0, host: '127.0.0.1' })
+  const socket = await send(app, get('/', ''))
+  await isAsked
+  socket.destroy()
+  await sleep(20)
+  const closed = app.close()
+  await sleep(20)
+  identify()
+  await closed
+  await sleep(100)
+  t.equal(await openReservations(db), 0)
+  t.equal(handled, 0)
+})
+
+t.test('a handler whose client has left is waited for, and charged', async t => {
+  const addRoutes = (app: FastifyInstance) => {
+    app.get('/', { config: { quota: 'calls' } }, async () => {
+      await sleep(500)
+      return 'done'
+    })
+  }
+  const { app, db } = await listening(t, addRoutes)
+  const socket = await send(app, get('/', 'alice'))
+  await until('it is held', 5_000, async () => (await openReservations(db)) === 1)
+  socket.destroy()
+  await sleep(20)
+  await app.close()
+  t.equal(await openReservations(db), 0)
+  t.equal(await logged(db), 1)
+  t.equal(await usedBy(db, 'alice'), 1)
+})
+
+t.test('what a handler holds that never ends is given back, within ten seconds', async t => {
+  const addRoutes = (app: FastifyInstance) =>
+    void app.get('/', { config: { quota: 'calls' } }, () => new Promise(() => {}))
+  const { app, db } = await listening(t, addRoutes)
+  const socket = await send(app, get('/', 'alice'))
+  await until('it is held', 5_000, async () => (await openReservations(db)) === 1)
+  socket.destroy()
+  await sleep(20)
+  const start = performance.now()
+  await app.close()
+  t.ok(performance.now() - start < 12_000)
+  t.equal(await openReservations(db), 0)
+  t.equal(await usedBy(db, 'alice'), 0)
+})
+
+t.test('a reservation of app.quota that was under way is given back, and its caller told', async t => {
+  const { app, db, url } = await listening(t, () => {})
+  await app.quota.consume('alice', 'calls')
+  const unlock = await lockCounters(t, url)
+  const reserved = app.quota.reserve('alice', 'calls')
+  reserved.catch(() => {})
+  await untilWaiting(db)
+  const closed = app.close()
+  await sleep(200)
+  await unlock()
+  await closed
+  await t.rejects(reserved, { code: 'FST_QUOTA_STORE' })
+  await t.rejects(app.quota.reserve('alice', 'calls'), { code: 'FST_QUOTA_STORE' })
+  t.equal(await openReservations(db), 0)
+  t.equal(await usedBy(db, 'alice'), 1)
+})

@@ -1,0 +1,149 @@
+// A reserve that was answered 503 keeps nothing, also where the database carries it out after all.
+import { setTimeout as sleep } from 'node:timers/promises'
+import { drizzle } from 'drizzle-orm/postgres-js'
+import type { FastifyInstance } from 'fastify'
+import postgres from 'postgres'
+import t, { type Test } from 'tap'
+import { connect } from '../../src/store/connect.ts'
+import type { Database } from '../../src/store/database.ts'
+import { server } from '../fixtures/database.ts'
+import { openReservations, until } from '../fixtures/ledger.ts'
+import { untilIdle, untilWaiting } from '../fixtures/lock-waits.ts'
+import { ask, metered, newUser } from '../fixtures/metered.ts'
+import { proxy } from '../fixtures/proxy.ts'
+
+const LIMIT = 10
+
+const pg = await server(t)
+
+function addRoutes(app: FastifyInstance): void {
+  app.get('/', { config: { quota: 'calls' } }, async () => 'x')
+  app.get('/both', { config: { quota: [{ type: 'calls' }, { type: 'tokens' }] } }, async () => 'x')
+}
+
+/** A database of its own, and a look past the application. */
+async function database(t: Test): Promise<{ url: string; db: Database }> {
+  const url = await pg.migrated()
+  const db = await connect(url)
+  t.teardown(() => db.close())
+  return { url, db }
+}
+
+/** Another session has what this statement locks, until it is told to let go. */
+async function lock(t: Test, url: string, statement = 'SELECT 1 FROM quota_limits FOR UPDATE') {
+  const sql = postgres(url, { max: 1, onnotice: () => {} })
+  t.teardown(() => sql.end({ timeout: 1 }))
+  await sql`BEGIN`
+  await sql.unsafe(statement)
+  return async () => {
+    // What is tried at once when the request is refused finds nothing.
+    await sleep(200)
+    await sql`ROLLBACK`
+  }
+}
+
+/** All is given back soon, and the whole limit can be used. */
+async function isWhole(t: Test, app: FastifyInstance, db: Database, users: readonly string[]): Promise<void> {
+  await untilIdle(db)
+  await until('nothing is held', 2_000, async () => (await openReservations(db)) === 0)
+  for (const user of users) {
+    const statuses: number[] = []
+    for (let i = 0; i < LIMIT; i++) statuses.push((await ask(app, user, '/')).statusCode)
+    t.strictSame(statuses, Array(LIMIT).fill(200), user)
+    t.equal((await ask(app, user, '/')).statusCode, 402)
+  }
+}
+
+async function refused(t: Test, requests: readonly Promise<{ statusCode: number }>[]): Promise<void> {
+  const statuses = (await Promise.all(requests)).map(({ statusCode }) => statusCode)
+  t.strictSame(statuses, Array(requests.length).fill(503))
+}
+
+const see = async (app: FastifyInstance, users: readonly string[]) => {
+  for (const user of users) await app.quota.consume(user, 'tokens')
+}
+
+t.test('of many requests, where the statement that they shared succeeded after they had waited enough', async t => {
+  const { url, db } = await database(t)
+  const app = await metered(t, db, addRoutes, { connection: url })
+  const users = Array.from({ length: 4 }, newUser) as [string, string, string, string]
+  await see(app, users)
+  const unlock = await lock(t, url, 'LOCK TABLE quota_limits')
+  // The server ends these two after 720 ms. Whoever came meanwhile shares the next statement, and goes after 900 ms.
+  const first = ask(app, users[0], '/')
+  await untilWaiting(db, 1)
+  const second = ask(app, users[1], '/')
+  await untilWaiting(db, 2)
+  await refused(t, [first, second, ask(app, users[2], '/'), ask(app, users[3], '/'), ask(app, users[3], '/')])
+  await untilWaiting(db, 1)
+  await unlock()
+  await isWhole(t, app, db, users)
+})
+
+t.test('of a user whose counter somebody else has locked', async t => {
+  const { url, db } = await database(t)
+  const app = await metered(t, db, addRoutes, { connection: url })
+  const user = newUser()
+  await see(app, [user])
+  const unlock = await lock(t, url)
+  const first = ask(app, user, '/')
+  await untilWaiting(db)
+  await refused(t, [first, ask(app, user, '/'), ask(app, user, '/')])
+  await untilWaiting(db)
+  await unlock()
+  await isWhole(t, app, db, [user])
+})
+
+t.test('on a Drizzle database of the application, where no server ends what takes too long', async t => {
+  const { url, db } = await database(t)
+  const sql = postgres(url, { onnotice: () => {} })
+  t.teardown(() => sql.end({ timeout: 1 }))
+  const app = await metered(t, db, addRoutes, { connection: drizzle(sql) })
+  const user = newUser()
+  await see(app, [user])
+  const unlock = await lock(t, url)
+  await refused(t, [ask(app, user, '/'), ask(app, user, '/both')])
+  await unlock()
+  await isWhole(t, app, db, [user])
+})
+
+t.test('where the connection opened so slowly that the statement was sent when nobody waited any more', async t => {
+  const { url, db } = await database(t)
+  const network = await proxy(t, url)
+  const app = await metered(t, db, addRoutes, { connection: network.url })
+  const user = newUser()
+  await see(app, [user])
+  network.delay(400)
+  await refused(t, [ask(app, user, '/')])
+  await network.pass()
+  await isWhole(t, app, db, [user])
+})
+
+t.test('where the connection was lost, and the database goes on with the statement', async t => {
+  const { url, db } = await database(t)
+  const network = await proxy(t, url)
+  const app = await metered(t, db, addRoutes, { connection: network.url })
+  const users = [newUser(), newUser()] as const
+  await see(app, users)
+  const unlock = await lock(t, url)
+  const replies = [ask(app, users[0], '/'), ask(app, users[1], '/both')]
+  await untilWaiting(db, 2)
+  network.cut()
+  await refused(t, replies)
+  await untilWaiting(db, 2)
+  await unlock()
+  await isWhole(t, app, db, users)
+})
+
+t.test('of app.quota.reserve', async t => {
+  const { url, db } = await database(t)
+  const sql = postgres(url, { onnotice: () => {} })
+  t.teardown(() => sql.end({ timeout: 1 }))
+  const app = await metered(t, db, addRoutes, { connection: drizzle(sql) })
+  const user = newUser()
+  await see(app, [user])
+  const unlock = await lock(t, url)
+  await t.rejects(app.quota.reserve(user, 'calls'), { code: 'FST_QUOTA_STORE' })
+  await unlock()
+  await isWhole(t, app, db, [user])
+})
