@@ -46,12 +46,13 @@ export class Metering implements Settling {
   /** Holds all charges, or none. */
   async reserve(order: AdmissionOrder & { leaseMs: number }): Promise<Admission> {
     const { userId, leaseMs, charges } = order
+    const deadline = this.#deadline()
     const charge = this.#plain(charges)
-    if (charge === undefined) return await reserve(this.#within(), order)
+    if (charge === undefined) return await reserve(this.#until(deadline), order)
     const { id, typeId, amount } = charge
-    const moved = await this.#move({ do: 'reserve', userId, id, typeId, amount, leaseMs })
+    const moved = await this.#move({ do: 'reserve', userId, id, typeId, amount, leaseMs }, deadline)
     if (moved?.full) return refusalOf(charge, moved)
-    if (!moved?.done) return await reserve(this.#within(), order)
+    if (!moved?.done) return await reserve(this.#until(deadline), order)
     const balance = balanceOf(charge.type, moved)
     const admittedAt = dateOf(Math.max(moved.at, moved.period_start))
     const admitted = { ...charge, periodStart: balance.periodStart, admittedAt, balance }
@@ -63,24 +64,30 @@ export class Metering implements Settling {
     charges: readonly CommittedCharge[],
     endpoint: string | null
   ): Promise<Map<string, Balance>> {
+    const deadline = this.#deadline()
     const charge = this.#plain(charges)
-    const moved = charge && (await this.#move(commitOf(userId, charge, endpoint)))
-    if (charge === undefined || !moved?.done) return await commit(this.#within(), userId, charges, endpoint)
+    const moved = charge && (await this.#move(commitOf(userId, charge, endpoint), deadline))
+    if (charge === undefined || !moved?.done) return await commit(this.#until(deadline), userId, charges, endpoint)
     return new Map([[charge.type, balanceOf(charge.type, moved)]])
   }
 
   async release(userId: string, charges: readonly HeldCharge[]): Promise<Map<string, Balance>> {
+    const deadline = this.#deadline()
     const charge = this.#plain(charges)
-    const moved = charge && (await this.#move({ do: 'release', userId, id: charge.id, typeId: charge.typeId }))
-    if (charge === undefined || !moved?.done) return await release(this.#within(), userId, charges)
+    const moved =
+      charge && (await this.#move({ do: 'release', userId, id: charge.id, typeId: charge.typeId }, deadline))
+    if (charge === undefined || !moved?.done) return await release(this.#until(deadline), userId, charges)
     return new Map([[charge.type, balanceOf(charge.type, moved)]])
   }
 
   voidCharges(userId: string, charges: readonly HeldCharge[]): Promise<void> {
-    return voidCharges(this.#within(), userId, charges)
+    return voidCharges(this.#until(this.#deadline()), userId, charges)
   }
 
-  #within = (): Database => within(this.#db, this.#timeoutMs)
+  /** Of a request's wait, by `performance.now()`: what is not done with others has what is left of it. */
+  #deadline = (): number => performance.now() + this.#timeoutMs
+
+  #until = (deadline: number): Database => within(this.#db, Math.max(deadline - performance.now(), 1))
 
   /**
    * Several charges of one request are all or none, which the statement for many does not see to. The embedded engine plans a statement anew
@@ -90,8 +97,7 @@ export class Metering implements Settling {
     return charges.length === 1 && this.#db.kind === 'postgres' ? charges[0] : undefined
   }
 
-  async #move(move: Move): Promise<Moved | undefined> {
-    const deadline = performance.now() + this.#timeoutMs
+  async #move(move: Move, deadline: number): Promise<Moved | undefined> {
     return (await this.#all?.join(move, deadline)) ?? (await this.#ofUser(move.userId).join(move, deadline))
   }
 
