@@ -43,8 +43,13 @@ export async function retain(db: Database, { usageLogs, denials }: RetentionOpti
   if (denials !== undefined) while (!stopping.aborted && (await pruneDenials(db, before(denials))) > 0) await pause()
   if (usageLogs === undefined) return
   let after: LogPosition | undefined
+  const failed: unknown[] = []
   do {
-    after = (await pruneUsage(db, before(usageLogs), after)).next
+    const { next, errors } = await pruneUsage(db, before(usageLogs), after)
+    failed.push(...errors)
+    after = next
     await pause()
   } while (after !== undefined && !stopping.aborted)
+  // Told when all the rest is done: one user must not keep the log of all.
+  if (failed.length > 0) throw failed[0]
 }

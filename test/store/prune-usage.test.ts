@@ -59,17 +59,33 @@ onBoth('deletes what closed periods had before a day, and keeps running ones and
   )
   t.strictSame(
     used.map(row => Number(row.used_amount)),
-    [1, 2],
-    'what was used then stays known'
+    [1, 2, 1],
+    'what was used then stays known, and the last one is closed'
   )
   t.strictSame((await pruneUsage(db, day('02-15'))).deleted, 0)
 })
 
 onBoth('does not delete a running period, however old it is', async (t, db) => {
   await declared(db)
+  await use(db, 'alice', 'ever', '01-10', '02-10')
+  t.equal((await pruneUsage(db, day('12-01'))).deleted, 0)
+  t.strictSame(await left(db), ['alice ever 01-10', 'alice ever 02-10'])
+})
+
+onBoth('closes the last period of users who stayed away, and deletes that too', async (t, db) => {
+  await declared(db)
   await use(db, 'alice', 'months', '01-10', '02-10')
-  t.equal((await pruneUsage(db, day('12-01'))).deleted, 1)
-  t.strictSame(await left(db), ['alice months 02-10'])
+  await use(db, 'bob', 'months', '01-10')
+  await db.query("UPDATE quota_users SET time_zone = 'Mars/Base' WHERE id = 'bob'")
+  const { deleted, errors } = await pruneUsage(db, day('05-01'))
+  t.equal(deleted, 2)
+  t.strictSame(await left(db), ['bob months 01-10'], 'who cannot be closed is kept, and keeps nobody else')
+  t.match(errors, [{ code: 'FST_QUOTA_CALENDAR' }])
+  const [limit] = await db.query<{ used: number }>(
+    "SELECT used_amount::int AS used FROM quota_limits l JOIN quota_types t ON t.id = l.quota_type_id WHERE user_id = 'alice' AND type_key = 'months'"
+  )
+  t.equal(limit!.used, 0)
+  t.strictSame([...(await findDiscrepancies(db))], [])
 })
 
 onBoth('deletes a thousand at most, and goes on behind what it kept', async (t, db) => {
