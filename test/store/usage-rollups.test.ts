@@ -18,7 +18,7 @@ import { viewStatistics } from '../../src/store/view-statistics.ts'
 import { voidCharges } from '../../src/store/void.ts'
 import { UsageRollups } from '../../src/upkeep/usage-rollups.ts'
 import { both } from '../fixtures/both.ts'
-import { hold } from '../fixtures/charges.ts'
+import { costing, hold } from '../fixtures/charges.ts'
 import { server } from '../fixtures/database.ts'
 
 const onBothWith = await both(t)
@@ -96,40 +96,25 @@ onBoth('says what the log says, before and after it is added up, and does not re
 const hoursAgo = (hours: number) => new Date(Date.now() - hours * 3_600_000)
 const by = { actor: 'test', reason: null, requestId: null }
 
+/** Held then, and charged now. */
+async function use(db: Database, userId: string, at?: Date) {
+  const held = await hold(db, userId, { calls: 50, others: 60 }, { at, leaseMs: 1e9 })
+  await commit(db, userId, costing(held, { calls: 40 }), null)
+  return held
+}
+
 const changes: Record<string, (db: Database) => Promise<unknown>> = {
-  'a charge that comes late': async db => {
-    const held = await hold(db, 'late', { calls: 50, others: 60 }, { at: hoursAgo(30), leaseMs: 1e9 })
-    await commit(
-      db,
-      'late',
-      held.map(charge => ({ ...charge, amount: 40, metadata: {} })),
-      null
-    )
-  },
+  'a charge that comes late': db => use(db, 'late', hoursAgo(30)),
   'a late charge among many': async db => {
     const [held] = await hold(db, 'late', { calls: 50 }, { at: hoursAgo(30), leaseMs: 1e9 })
     await new Metering(db, 5_000).commit('late', [{ ...held!, amount: 40, metadata: {} }], null)
   },
   'a late charge that is undone': async db => {
-    const held = await hold(db, 'late', { calls: 50, others: 60 }, { at: hoursAgo(30), leaseMs: 1e9 })
-    await commit(
-      db,
-      'late',
-      held.map(charge => ({ ...charge, amount: 40, metadata: {} })),
-      null
-    )
+    const held = await use(db, 'late', hoursAgo(30))
     await rolled(db)
     await voidCharges(db, 'late', held)
   },
-  'a charge of now': async db => {
-    const held = await hold(db, 'fresh', { calls: 50 })
-    await commit(
-      db,
-      'fresh',
-      held.map(charge => ({ ...charge, amount: 40, metadata: {} })),
-      null
-    )
-  },
+  'a charge of now': db => use(db, 'fresh'),
   'a user is deleted': db => deleteUser(db, 'user-0', by),
   'the oldest rows are pruned': db => pruneUsage(db, hoursAgo(50))
 }
