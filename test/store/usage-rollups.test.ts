@@ -168,6 +168,12 @@ onBoth('forgets what no statistic looks back to', async (t, db) => {
   await db.query(
     "INSERT INTO quota_usage_days SELECT 'old', 1, 'UTC', day_start, 1, 1 FROM quota_rollups ORDER BY day_start LIMIT 1"
   )
+  await db.query(
+    "INSERT INTO quota_rollups SELECT 'UTC/57', day - interval '57 days', day, day FROM (SELECT date_trunc('day', now(), 'UTC') - interval '3 days' AS day) d"
+  )
+  await db.query(
+    "INSERT INTO quota_usage_days SELECT 'old', 1, time_zone, day_start, 1, 1 FROM quota_rollups WHERE time_zone = 'UTC/57'"
+  )
   await pruneRollups(db)
   t.equal(await countOf(db, 'quota_rollups'), days)
   t.equal(await countOf(db, "quota_usage_days WHERE user_id = 'old'"), 0)

@@ -49,10 +49,12 @@ DELETE FROM quota_usage_totals t USING other o WHERE t.time_zone = $1 AND t.star
 export const forgetOthers = (query: Query, timeZone: string, { start, end }: Span): Promise<unknown> =>
   query(FORGET_OTHERS, [timeZone, start.toISOString(), end.toISOString()])
 
-/** Forgets days that no statistic looks back to. */
+/** Forgets days that no statistic looks back to, and windows that nobody has gone on with: they are of so many days each as somebody once asked for. */
 const PRUNE = `
 WITH old AS (
-  DELETE FROM quota_rollups r WHERE r.day_end < now() - interval '${MOST_DAYS} days' RETURNING r.time_zone, r.day_start, r.day_end
+  DELETE FROM quota_rollups r
+   WHERE r.day_end < now() - CASE WHEN r.day_end - r.day_start > interval '26 hours' THEN interval '2 days' ELSE interval '${MOST_DAYS} days' END
+  RETURNING r.time_zone, r.day_start, r.day_end
 ), days AS (
   DELETE FROM quota_usage_days d USING old o WHERE d.time_zone = o.time_zone AND d.day_start = o.day_start
 )
