@@ -1,12 +1,18 @@
 // The life of a metered request: match, identify, reserve, answer, settle. The table of contents of this room.
 import { finished } from 'node:stream'
-import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify'
+import type {
+  FastifyInstance,
+  FastifyReply,
+  FastifyRequest,
+  HookHandlerDoneFunction,
+  onRequestHookHandler
+} from 'fastify'
 import type { DenialOptions, StoreFailure } from '../quota/denial.ts'
 import { FST_QUOTA_STORE, FST_QUOTA_UNAUTHORIZED } from '../quota/errors.ts'
 import { deniedEvent } from '../quota/events.ts'
 import type { Admission } from '../store/admit.ts'
 import type { TypeCatalogue } from '../store/type-catalogue.ts'
-import type { QuotaHeaders } from './headers.ts'
+import { type FollowStatus, statusFollower } from './follow-status.ts'
 import { type Identify, identifyUser } from './identify.ts'
 import { GUARD_NAME, type RequestMetering, type RouteMatcher } from './match.ts'
 import { refuseExceeded, refuseUnauthorized, refuseUnavailable } from './refuse.ts'
@@ -28,6 +34,11 @@ export interface GuardContext extends SettleContext {
   leaseMs: number
 }
 
+/** A registration. */
+interface Guard extends GuardContext {
+  followStatus: FollowStatus
+}
+
 const SETTLEMENT = Symbol('fastify-quota.settlement')
 const QUOTA = Symbol('fastify-quota.quota')
 
@@ -46,8 +57,9 @@ export function addGuard(app: FastifyInstance, context: GuardContext): string {
   app.decorateRequest(SETTLEMENT, null)
   app.decorateRequest(QUOTA, null)
   app.decorateRequest('quota', { getter: readQuota })
-  const guard = (request: FastifyRequest, reply: FastifyReply) => onRequest(context, request, reply)
-  app.addHook('onRequest', Object.defineProperty(guard, 'name', { value: name }))
+  const guard: Guard = { ...context, followStatus: statusFollower() }
+  const hook: onRequestHookHandler = (request, reply, done) => onRequest(guard, request, reply, done)
+  app.addHook('onRequest', Object.defineProperty(hook, 'name', { value: name }))
   app.addHook('onSend', (request, reply, payload) => onSend(context, request as unknown as Metered, reply, payload))
   return name
 }
@@ -58,24 +70,38 @@ function readQuota(this: FastifyRequest): RequestQuota {
   return metered[QUOTA]
 }
 
-async function onRequest(context: GuardContext, request: FastifyRequest, reply: FastifyReply): Promise<unknown> {
+/** With a callback: a route that is not metered waits for no promise. */
+function onRequest(guard: Guard, request: FastifyRequest, reply: FastifyReply, done: HookHandlerDoneFunction): void {
   // A scope that was opened before this registration has its hooks, and not its decorators.
   if (!('quota' in request)) Object.defineProperty(request, 'quota', { get: readQuota })
-  const metering = context.matcher.match(request)
-  if (metering === undefined) return
+  const metering = guard.matcher.match(request)
+  if (metering === undefined) done()
+  else meter(guard, metering, request, reply).then(isAnswered => isAnswered || done(), done)
+}
+
+/** Takes what the request costs, or answers it. What is there at once is not awaited. */
+async function meter(
+  context: Guard,
+  metering: RequestMetering,
+  request: FastifyRequest,
+  reply: FastifyReply
+): Promise<boolean> {
   let userId: string
   try {
-    userId = await identifyUser(request, context.identify)
+    const named = identifyUser(request, context.identify)
+    userId = typeof named === 'string' ? named : await named
   } catch (error) {
-    if (error instanceof FST_QUOTA_UNAUTHORIZED) return refuseUnauthorized(reply, error, context.asksForToken)
-    throw error
+    if (!(error instanceof FST_QUOTA_UNAUTHORIZED)) throw error
+    refuseUnauthorized(reply, error, context.asksForToken)
+    return true
   }
   try {
     if (context.owed.isFull) throw new FST_QUOTA_STORE('too many charges wait to be written')
-    const wanted = await wantedCharges(metering, request, context.types)
+    const wished = wantedCharges(metering, request, context.types)
+    const wanted = Array.isArray(wished) ? wished : await wished
     if (wanted.length === 0) {
       ;(request as unknown as Metered)[QUOTA] = unenforcedQuota(userId)
-      return
+      return false
     }
     const recalled = context.denials.recall(userId, wanted)
     if (recalled !== undefined) return deny(context, metering, userId, recalled, request, reply)
@@ -87,6 +113,7 @@ async function onRequest(context: GuardContext, request: FastifyRequest, reply: 
       return deny(context, metering, userId, admission, request, reply)
     }
     hold(context, metering, userId, admission, request, reply)
+    return false
   } catch (error) {
     if (!(error instanceof FST_QUOTA_STORE)) throw error
     return storeFailed(context, metering, userId, error, request, reply)
@@ -94,7 +121,7 @@ async function onRequest(context: GuardContext, request: FastifyRequest, reply: 
 }
 
 function hold(
-  context: GuardContext,
+  context: Guard,
   metering: RequestMetering,
   userId: string,
   admission: Admission & { admitted: true },
@@ -106,27 +133,13 @@ function hold(
   const metered = request as unknown as Metered
   metered[SETTLEMENT] = settlement
   metered[QUOTA] = settlement.quota
-  followStatus(settlement, reply)
+  context.followStatus(settlement, reply)
   // Fires on every path: a reply that was sent, hijacked, torn, or never begun.
   finished(reply.raw, () => {
     if (reply.raw.headersSent) settlement.settle(reply.raw.statusCode)
     // A body that did not come whole is never handled, and a reply that was hijacked never sent.
     else settlement.abandon(request.raw.complete === false || reply.sent)
   })
-}
-
-/** A hook after ours may still change the status. The charge follows it, and so must what the headers say: they are about to be sent. */
-function followStatus(settlement: Settlement, reply: FastifyReply): void {
-  const { raw } = reply
-  const writeHead = raw.writeHead.bind(raw) as (...parts: unknown[]) => typeof raw
-  raw.writeHead = (...parts: unknown[]) => {
-    const [statusCode, headers] = parts
-    const cost = (headers as QuotaHeaders | undefined)?.['x-quota-cost']
-    const isCharged = settlement.isCharged(statusCode as number)
-    if (cost !== undefined && isCharged !== settlement.isSaidCharged)
-      Object.assign(headers as QuotaHeaders, settlement.headers(isCharged ? 'charged' : 'released'))
-    return writeHead(...parts)
-  }
 }
 
 function deny(
@@ -136,11 +149,11 @@ function deny(
   admission: Admission & { admitted: false },
   request: FastifyRequest,
   reply: FastifyReply
-): FastifyReply {
+): true {
   const ofType = context.denialOfType.get(admission.violations[0]?.type ?? '')
   const statusCode = refuseExceeded(reply, admission, [metering.denial, ofType, context.denial])
   context.emit(deniedEvent(userId, request.routeOptions.url ?? null, admission, statusCode), request.log)
-  return reply
+  return true
 }
 
 function storeFailed(
@@ -150,13 +163,13 @@ function storeFailed(
   error: unknown,
   request: FastifyRequest,
   reply: FastifyReply
-): FastifyReply | undefined {
+): boolean {
   const isOpen = (metering.storeFailure ?? context.storeFailure) === 'open'
   const common = { userId, endpoint: request.routeOptions.url ?? null, error }
   context.emit(isOpen ? { name: 'unenforced', ...common } : { name: 'store-failed', ...common }, request.log)
-  if (!isOpen) return refuseUnavailable(reply)
-  ;(request as unknown as Metered)[QUOTA] = unenforcedQuota(userId)
-  return undefined
+  if (isOpen) (request as unknown as Metered)[QUOTA] = unenforcedQuota(userId)
+  else refuseUnavailable(reply)
+  return !isOpen
 }
 
 async function onSend(

@@ -24,9 +24,13 @@ export const identifyByJwt =
     }
   }
 
-/** Throws FST_QUOTA_UNAUTHORIZED where there is no identity that could be charged. */
-export async function identifyUser(request: FastifyRequest, identify: Identify): Promise<string> {
-  const userId = await identify(request)
+/** Throws, or rejects with, FST_QUOTA_UNAUTHORIZED where there is no identity that could be charged. At once where nothing must be asked. */
+export function identifyUser(request: FastifyRequest, identify: Identify): string | Promise<string> {
+  const named = identify(request)
+  return named === null || typeof named !== 'object' ? requireUser(named) : Promise.resolve(named).then(requireUser)
+}
+
+function requireUser(userId: unknown): string {
   if (!isUserId(userId)) throw new FST_QUOTA_UNAUTHORIZED('the request names no user that could be charged')
   return userId
 }

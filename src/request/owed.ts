@@ -28,6 +28,8 @@ export interface OwedListener {
   dropped(error: unknown): void
 }
 
+const WRITTEN: Attempt = { outcome: 'written' }
+
 interface Waiting {
   write: () => Promise<unknown>
   listener: OwedListener
@@ -74,7 +76,7 @@ export class Owed {
       return { outcome: 'dropped' }
     }
     this.#finish()
-    return { outcome: 'written' }
+    return WRITTEN
   }
 
   /** Tries without a pause from now on, and resolves when nothing is owed after `others` or the patience is over. */

@@ -8,8 +8,22 @@ import { chargeId } from '../store/charge-id.ts'
 import type { TypeCatalogue } from '../store/type-catalogue.ts'
 import type { RequestMetering } from './match.ts'
 
-/** The charges of this request, each with a new id. A type that the operator has switched off is not charged. */
-export async function wantedCharges(
+/** The charges of this request, each with a new id. A type that the operator has switched off is not charged. At once where nothing must be asked. */
+export function wantedCharges(
+  metering: RequestMetering,
+  request: FastifyRequest,
+  types: TypeCatalogue
+): WantedCharge[] | Promise<WantedCharge[]> {
+  const wanted: WantedCharge[] = []
+  for (const { type: key, amount } of metering.charges) {
+    const type = types.known(key)
+    if (type === undefined || typeof amount !== 'number') return askedCharges(metering, request, types)
+    if (type.isActive) wanted.push({ id: chargeId(), typeId: type.id, type: key, amount })
+  }
+  return wanted
+}
+
+async function askedCharges(
   metering: RequestMetering,
   request: FastifyRequest,
   types: TypeCatalogue

@@ -12,7 +12,7 @@ import type { DenialMemory } from './denial-memory.ts'
 import { type Cost, type QuotaHeaders, quotaHeaders } from './headers.ts'
 import type { Hold, Holds } from './holds.ts'
 import type { RequestMetering } from './match.ts'
-import type { Attempt, Owed, Written } from './owed.ts'
+import type { Owed, OwedListener, Written } from './owed.ts'
 import { MeteredQuota } from './request-quota.ts'
 
 export interface SettleContext {
@@ -32,13 +32,14 @@ export interface SettleContext {
  * bad header runs onSend(200) and then onSend(500). So this is a small state machine that may be told the status any number of
  * times, and moves only where the last word differs from what is done.
  */
-export class Settlement implements Hold {
+export class Settlement implements Hold, OwedListener {
   readonly quota: MeteredQuota
   readonly #metering: RequestMetering
   readonly endpoint: string
   /** The client left before anything was sent: no later event will tell the status, so onSend must. */
   isAbandoned = false
   isLost = false
+  place = -1
   /** What the headers speak of, once they are set. */
   isSaidCharged: boolean | undefined
   readonly #admitted: readonly AdmittedCharge[]
@@ -76,10 +77,10 @@ export class Settlement implements Hold {
   }
 
   /** Charges or gives back, by this status. Resolves when it is written, or known to be owed; never rejects. */
-  async settle(statusCode: number): Promise<void> {
+  settle(statusCode: number): Promise<void> {
     const move = this.#moveTo(this.isCharged(statusCode) ? 'charged' : 'released', statusCode)
     // What is owed keeps its order; a reply does not wait for it.
-    if (!this.#isOwed) await move
+    return this.#isOwed ? NOTHING : move
   }
 
   /** Whether a reply with this status is charged, by the rule's own word; where that throws, by the default. */
@@ -115,8 +116,8 @@ export class Settlement implements Hold {
       const cost = target === 'charged' ? amount : 0
       const written = this.#written?.balances.get(type)
       // Nothing is held any more in what was written; where the target is another by now, the cost comes on or goes off.
-      if (written) return { ...projected(written, 0, this.#written?.state === target ? 0 : cost || -amount), cost }
-      return { ...projected(balance, reserved, cost), cost }
+      if (written) return projected(written, 0, this.#written?.state === target ? 0 : cost || -amount, cost)
+      return projected(balance, reserved, cost, cost)
     })
   }
 
@@ -136,7 +137,12 @@ export class Settlement implements Hold {
   }
 
   async #turn(target: 'charged' | 'released', statusCode: number): Promise<void> {
-    const { outcome, over } = await this.#begin(target)
+    const write = this.#write(this.#state, target)
+    this.#state = target
+    if (target === 'charged') this.quota.close()
+    const { db, owed, store } = this.#context
+    const again = () => write(settlingOn(db))
+    const { outcome, over } = await owed.attempt(() => write(store), again, this)
     this.#isOwed = outcome === 'owed'
     this.#report(outcome, target, statusCode)
     if (over === undefined) this.#end()
@@ -149,30 +155,17 @@ export class Settlement implements Hold {
     this.#context.live.drop(this.#ids())
   }
 
-  #begin(target: 'charged' | 'released'): Promise<Attempt> {
-    const write = this.#write(this.#state, target)
-    this.#state = target
-    if (target === 'charged') this.quota.close()
-    const { db, owed, store } = this.#context
-    return owed.attempt(
-      () => write(store),
-      () => write(settlingOn(db)),
-      this.#listener()
-    )
-  }
-
   #write(from: 'held' | 'charged' | 'released', target: 'charged' | 'released'): Write {
     const { userId } = this.quota
+    const written = (balances: Map<string, Balance>) => {
+      this.#written = { state: target, balances }
+    }
     if (target === 'charged') {
       const charges = this.#admitted.map((charge, i) => ({ ...charge, ...this.#logged(i) }))
-      return async store => {
-        this.#written = { state: target, balances: await store.commit(userId, charges, this.endpoint) }
-      }
+      return store => store.commit(userId, charges, this.endpoint).then(written)
     }
     if (from === 'charged') return store => store.voidCharges(userId, this.#admitted)
-    return async store => {
-      this.#written = { state: target, balances: await store.release(userId, this.#admitted) }
-    }
+    return store => store.release(userId, this.#admitted).then(written)
   }
 
   /** A charge above what was reserved may have gone past the limit: the row says so. */
@@ -198,13 +191,15 @@ export class Settlement implements Hold {
     )
   }
 
-  #listener() {
+  owed(error: unknown): void {
     const { emit, owed } = this.#context
-    const common = { userId: this.quota.userId, endpoint: this.endpoint }
-    return {
-      owed: (error: unknown) => emit({ name: 'owed', ...common, error, pending: owed.size }, this.#log),
-      dropped: (error: unknown) => emit({ name: 'dropped', ...common, error }, this.#log)
-    }
+    const { userId } = this.quota
+    emit({ name: 'owed', userId, endpoint: this.endpoint, error, pending: owed.size }, this.#log)
+  }
+
+  dropped(error: unknown): void {
+    const { userId } = this.quota
+    this.#context.emit({ name: 'dropped', userId, endpoint: this.endpoint, error }, this.#log)
   }
 
   #ids = () => this.#admitted.map(charge => charge.id)
@@ -216,9 +211,10 @@ const NOT_ANSWERED = 503
 
 type Write = (store: Settling) => Promise<void>
 
-/** What the balance will be once `reserved` has become `cost`. */
-function projected(balance: Balance, reserved: number, cost: number): Balance {
-  const used = balance.used + cost
-  const held = Math.max(balance.reserved - reserved, 0)
-  return { ...balance, used, reserved: held, remaining: remainingOf(balance.limit, used, held) }
+/** What the balance will be once `gone` is held no more and `charged` is used. Written out: spread, these objects outlived young collections. */
+function projected(balance: Balance, gone: number, charged: number, cost: number): Cost {
+  const { type, limit, periodStart, resetsAt } = balance
+  const used = balance.used + charged
+  const reserved = Math.max(balance.reserved - gone, 0)
+  return { type, limit, used, reserved, remaining: remainingOf(limit, used, reserved), periodStart, resetsAt, cost }
 }

@@ -8,8 +8,13 @@ interface Waiting<Item, Answer> {
   deadline: number
   resolve: (answer: Answer | undefined) => void
   reject: (error: unknown) => void
-  /** Of the statement that it went with. */
-  answers?: Promise<unknown>
+}
+
+/** What shares a statement. */
+interface Batch<Item, Answer> {
+  items: readonly Waiting<Item, Answer>[]
+  users: ReadonlySet<string>
+  answers: Promise<readonly (Answer | undefined)[]>
 }
 
 /** Item by item; undefined is for what must be asked for by itself. */
@@ -24,6 +29,9 @@ interface GroupOptions {
   onIdle?: () => void
 }
 
+/** Nobody waits for it any more. */
+const GIVEN_UP = Number.POSITIVE_INFINITY
+
 /**
  * Where nothing is under way an item leaves at once. With two statements under way the database works on one while this process reads the
  * answers of the other. A user's items are in one of them at a time: the second would wait for the rows of the first.
@@ -32,12 +40,12 @@ export class Group<Item extends { userId: string }, Answer> {
   readonly #send: Send<Item, Answer>
   readonly #options: GroupOptions
   #waiting: Waiting<Item, Answer>[] = []
-  /** Those who wait, and those who are under way. */
-  readonly #unanswered = new Set<Waiting<Item, Answer>>()
+  /**
+   * As a few arrays, and not as a set of all that is unanswered: a set that changes with every request grows new tables, and V8 links each to the
+   * one before, so that what was ever in one outlives the young collections: a fifth of all that was allocated did.
+   */
+  #underWay: Batch<Item, Answer>[] = []
   #timer: NodeJS.Timeout | undefined
-  /** Users of the statements under way. */
-  readonly #busy = new Set<string>()
-  #underWay = 0
   #isScheduled = false
 
   constructor(send: Send<Item, Answer>, options: GroupOptions) {
@@ -48,9 +56,7 @@ export class Group<Item extends { userId: string }, Answer> {
   /** Rejects with FST_QUOTA_STORE where there is no answer by then; what was not sent yet is not sent any more. */
   join(item: Item, deadline: number): Promise<Answer | undefined> {
     return new Promise((resolve, reject) => {
-      const waiting = { item, deadline, resolve, reject }
-      this.#waiting.push(waiting)
-      this.#unanswered.add(waiting)
+      this.#waiting.push({ item, deadline, resolve, reject })
       this.#watch(deadline)
       this.#schedule()
     })
@@ -64,21 +70,22 @@ export class Group<Item extends { userId: string }, Answer> {
   #giveUp(): void {
     this.#timer = undefined
     const now = performance.now()
-    let next = Number.POSITIVE_INFINITY
-    for (const waiting of this.#unanswered) {
-      if (waiting.deadline > now) next = Math.min(next, waiting.deadline)
-      else {
-        this.#unanswered.delete(waiting)
-        this.#waiting = this.#waiting.filter(other => other !== waiting)
-        waiting.reject(answeredLate(new FST_QUOTA_STORE('no answer in time'), waiting.answers ?? NOT_SENT))
-      }
+    const late = (answers: Promise<unknown> | typeof NOT_SENT) => (waiting: Waiting<Item, Answer>) => {
+      if (waiting.deadline > now) return
+      waiting.deadline = GIVEN_UP
+      waiting.reject(answeredLate(new FST_QUOTA_STORE('no answer in time'), answers))
     }
-    if (next < Number.POSITIVE_INFINITY) this.#watch(next)
+    this.#waiting.forEach(late(NOT_SENT))
+    this.#waiting = this.#waiting.filter(({ deadline }) => deadline < GIVEN_UP)
+    for (const { items, answers } of this.#underWay) items.forEach(late(answers))
+    const unanswered = [this.#waiting, ...this.#underWay.map(({ items }) => items)].flat()
+    const next = unanswered.reduce((least, { deadline }) => Math.min(least, deadline), GIVEN_UP)
+    if (next < GIVEN_UP) this.#watch(next)
   }
 
   /** After this turn of the event loop: what it brings besides comes along. */
   #schedule(): void {
-    if (this.#isScheduled || this.#underWay >= this.#options.width) return
+    if (this.#isScheduled || this.#underWay.length >= this.#options.width) return
     this.#isScheduled = true
     setImmediate(() => {
       this.#isScheduled = false
@@ -87,40 +94,26 @@ export class Group<Item extends { userId: string }, Answer> {
   }
 
   async #run(): Promise<void> {
-    const batch = this.#take()
-    if (batch.length > 0) {
-      this.#underWay += 1
-      for (const { item } of batch) this.#busy.add(item.userId)
-      await this.#ask(batch)
-      for (const { item } of batch) this.#busy.delete(item.userId)
-      this.#underWay -= 1
+    const items = this.#take()
+    if (items.length > 0) {
+      const batch = this.#begin(items)
+      this.#underWay.push(batch)
+      await answer(batch)
+      this.#underWay = this.#underWay.filter(other => other !== batch)
       if (this.#waiting.length > 0) this.#schedule()
     }
-    if (this.#underWay === 0 && this.#waiting.length === 0) this.#options.onIdle?.()
+    if (this.#underWay.length === 0 && this.#waiting.length === 0) this.#options.onIdle?.()
   }
 
-  async #ask(batch: readonly Waiting<Item, Answer>[]): Promise<void> {
-    try {
-      const sent = this.#send(batch.map(({ item }) => item))
-      for (const waiting of batch) waiting.answers = sent
-      const answers = await sent
-      for (let i = 0; i < batch.length; i++) {
-        const waiting = batch[i] as Waiting<Item, Answer>
-        this.#unanswered.delete(waiting)
-        waiting.resolve(answers[i])
-      }
-    } catch (error) {
-      for (const waiting of batch) {
-        this.#unanswered.delete(waiting)
-        waiting.reject(error)
-      }
-    }
+  #begin(items: readonly Waiting<Item, Answer>[]): Batch<Item, Answer> {
+    const users = new Set(items.map(({ item }) => item.userId))
+    return { items, users, answers: this.#send(items.map(({ item }) => item)) }
   }
 
   /** The first come first; where more wait than one statement takes, a user at a time in turn, so that one with many holds up nobody. */
   #take(): Waiting<Item, Answer>[] {
-    const free =
-      this.#busy.size === 0 ? this.#waiting : this.#waiting.filter(({ item }) => !this.#busy.has(item.userId))
+    const isFree = ({ item }: Waiting<Item, Answer>) => !this.#underWay.some(({ users }) => users.has(item.userId))
+    const free = this.#underWay.length === 0 ? this.#waiting : this.#waiting.filter(isFree)
     const taken = free.length <= this.#options.size ? free : inTurn(free, this.#options.size)
     if (taken.length === this.#waiting.length) {
       this.#waiting = []
@@ -129,6 +122,15 @@ export class Group<Item extends { userId: string }, Answer> {
       this.#waiting = this.#waiting.filter(waiting => !chosen.has(waiting))
     }
     return taken
+  }
+}
+
+async function answer<Item, Answer>({ items, answers }: Batch<Item, Answer>): Promise<void> {
+  try {
+    const given = await answers
+    for (const [i, { resolve }] of items.entries()) resolve(given[i])
+  } catch (error) {
+    for (const { reject } of items) reject(error)
   }
 }
 

@@ -49,13 +49,13 @@ export class Metering implements Settling {
     const deadline = this.#deadline()
     const charge = this.#plain(charges)
     if (charge === undefined) return await reserve(this.#until(deadline), order)
-    const { id, typeId, amount } = charge
+    const { id, typeId, type, amount } = charge
     const moved = await this.#move({ do: 'reserve', userId, id, typeId, amount, leaseMs }, deadline)
     if (moved?.full) return refusalOf(charge, moved)
     if (!moved?.done) return await reserve(this.#until(deadline), order)
-    const balance = balanceOf(charge.type, moved)
+    const balance = balanceOf(type, moved)
     const admittedAt = dateOf(Math.max(moved.at, moved.period_start))
-    const admitted = { ...charge, periodStart: balance.periodStart, admittedAt, balance }
+    const admitted = { id, typeId, type, amount, periodStart: balance.periodStart, admittedAt, balance }
     return { admitted: true, charges: [admitted], at: dateOf(moved.at) }
   }
 
@@ -97,8 +97,9 @@ export class Metering implements Settling {
     return charges.length === 1 && this.#db.kind === 'postgres' ? charges[0] : undefined
   }
 
-  async #move(move: Move, deadline: number): Promise<Moved | undefined> {
-    return (await this.#all?.join(move, deadline)) ?? (await this.#ofUser(move.userId).join(move, deadline))
+  #move(move: Move, deadline: number): Promise<Moved | undefined> {
+    const alone = () => this.#ofUser(move.userId).join(move, deadline)
+    return this.#all === undefined ? alone() : this.#all.join(move, deadline).then(moved => moved ?? alone())
   }
 
   /** For a user whose counters somebody else is moving: many processes at one user wait for the row once a group, not once a request. */

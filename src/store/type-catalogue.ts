@@ -35,12 +35,21 @@ export class TypeCatalogue {
 
   /** Throws FST_QUOTA_UNKNOWN_TYPE. */
   async get(key: string, where: string): Promise<QuotaType> {
-    const age = Date.now() - this.#readAt
-    if (!this.#types.has(key) && age > UNKNOWN_FOR_MS) await this.#refreshOnce()
-    else if (age > FRESH_FOR_MS) this.#refreshOnce().catch(() => {})
-    const type = this.#types.get(key)
+    if (!this.#types.has(key) && this.#age > UNKNOWN_FOR_MS) await this.#refreshOnce()
+    const type = this.known(key)
     if (type === undefined) throw new FST_QUOTA_UNKNOWN_TYPE(key, where)
     return type
+  }
+
+  /** As it was read last; undefined where that must be asked for. */
+  known(key: string): QuotaType | undefined {
+    const type = this.#types.get(key)
+    if (type !== undefined && this.#age > FRESH_FOR_MS) this.#refreshOnce().catch(() => {})
+    return type
+  }
+
+  get #age(): number {
+    return Date.now() - this.#readAt
   }
 
   /** Those who find it too old at one moment share one reading. */
