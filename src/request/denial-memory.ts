@@ -1,12 +1,23 @@
 // What was refused a moment ago and would be refused again: answered without asking the database.
-import type { Admission, WantedCharge } from '../store/admit.ts'
+import type { Admission, ChargeCost } from '../store/admit.ts'
+import type { RequestMetering } from './match.ts'
+import type { DeniedAnswer } from './refuse.ts'
 
 type Denial = Admission & { admitted: false }
+
+/** What a denial is at this moment, with its answers for the routes that have given it. */
+export interface Recalled {
+  denial: Denial
+  answers: Map<RequestMetering, DeniedAnswer>
+}
 
 interface Remembered {
   denial: Denial
   since: number
   until: number
+  recalled: Recalled
+  /** Until then it would say the same: an answer speaks of whole seconds. */
+  recalledUntil: number
 }
 
 /** How much later than this process another one may learn that a user was reset, or given more. */
@@ -25,20 +36,24 @@ export class DenialMemory {
     return this.#changes
   }
 
-  recall(userId: string, charges: readonly WantedCharge[]): Denial | undefined {
+  recall(userId: string, costs: readonly ChargeCost[]): Recalled | undefined {
     const denials = this.#users.get(userId)
     if (denials === undefined) return undefined
     const now = performance.now()
-    const known = denials.get(signatureOf(charges))
-    if (known === undefined) return undefined
-    return now < known.until ? later(known.denial, now - known.since) : undefined
+    const known = denials.get(signatureOf(costs))
+    if (known === undefined || now >= known.until) return undefined
+    if (now >= known.recalledUntil) {
+      known.recalled = recalledOf(later(known.denial, now - known.since))
+      known.recalledUntil = now + untilNextSecond(known.recalled.denial)
+    }
+    return known.recalled
   }
 
   /**
    * Only what no running work can make untrue by giving back what it holds: then nothing but a change by hand or the period's end
    * makes room.
    */
-  remember(userId: string, charges: readonly WantedCharge[], denial: Denial, changes: number): void {
+  remember(userId: string, costs: readonly ChargeCost[], denial: Denial, changes: number): void {
     if (changes !== this.#changes || denial.violations.some(violation => violation.reserved > 0)) return
     const since = performance.now()
     const ends = denial.violations.map(({ resetsAt }) =>
@@ -46,7 +61,13 @@ export class DenialMemory {
     )
     const denials = this.#users.get(userId) ?? new Map<string, Remembered>()
     if (denials.size >= MAX_DENIALS) denials.clear()
-    denials.set(signatureOf(charges), { denial, since, until: since + Math.min(REMEMBERED_FOR_MS, ...ends) })
+    denials.set(signatureOf(costs), {
+      denial,
+      since,
+      until: since + Math.min(REMEMBERED_FOR_MS, ...ends),
+      recalled: recalledOf(denial),
+      recalledUntil: since + untilNextSecond(denial)
+    })
     // The last one in the order of the map.
     this.#users.delete(userId)
     this.#users.set(userId, denials)
@@ -61,8 +82,13 @@ export class DenialMemory {
   }
 }
 
-const signatureOf = (charges: readonly WantedCharge[]): string =>
-  charges.map(({ typeId, amount }) => `${typeId}:${amount}`).join()
+const signatureOf = (costs: readonly ChargeCost[]): string =>
+  costs.map(({ typeId, amount }) => `${typeId}:${amount}`).join()
+
+const recalledOf = (denial: Denial): Recalled => ({ denial, answers: new Map() })
+
+/** Milliseconds. */
+const untilNextSecond = ({ at }: Denial): number => 1_000 - (at.getTime() % 1_000)
 
 /** The same refusal, by a clock that has gone on. */
 function later(denial: Denial, elapsedMs: number): Denial {

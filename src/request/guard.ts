@@ -11,13 +11,14 @@ import type { DenialOptions, StoreFailure } from '../quota/denial.ts'
 import { FST_QUOTA_STORE, FST_QUOTA_UNAUTHORIZED } from '../quota/errors.ts'
 import { deniedEvent } from '../quota/events.ts'
 import type { Admission } from '../store/admit.ts'
+import { chargeId } from '../store/charge-id.ts'
 import type { TypeCatalogue } from '../store/type-catalogue.ts'
+import { costsOf } from './costs.ts'
 import { type FollowStatus, statusFollower } from './follow-status.ts'
 import { type Identify, identifyUser } from './identify.ts'
 import { GUARD_NAME, type RequestMetering, type RouteMatcher } from './match.ts'
-import { refuseExceeded, refuseUnauthorized, refuseUnavailable } from './refuse.ts'
+import { type DeniedAnswer, deniedAnswer, refuseUnauthorized, refuseUnavailable, sendDenied } from './refuse.ts'
 import { type RequestQuota, unenforcedQuota, unmeteredQuota } from './request-quota.ts'
-import { wantedCharges } from './reserve.ts'
 import { type SettleContext, Settlement } from './settle.ts'
 
 export interface GuardContext extends SettleContext {
@@ -60,7 +61,13 @@ export function addGuard(app: FastifyInstance, context: GuardContext): string {
   const guard: Guard = { ...context, followStatus: statusFollower() }
   const hook: onRequestHookHandler = (request, reply, done) => onRequest(guard, request, reply, done)
   app.addHook('onRequest', Object.defineProperty(hook, 'name', { value: name }))
-  app.addHook('onSend', (request, reply, payload) => onSend(context, request as unknown as Metered, reply, payload))
+  app.addHook('onSend', (request, reply, payload, done) => {
+    const settlement = (request as unknown as Metered)[SETTLEMENT]
+    const settled = settlement ? onSend(context, settlement, reply, payload) : undefined
+    if (settled === undefined) done()
+    // Returned: what Fastify runs next may throw, and it catches that where it waits for a promise.
+    return settled
+  })
   return name
 }
 
@@ -70,7 +77,7 @@ function readQuota(this: FastifyRequest): RequestQuota {
   return metered[QUOTA]
 }
 
-/** With a callback: a route that is not metered waits for no promise. */
+/** The hooks have callbacks: where nothing is metered, or nothing need be waited for, there is no promise. */
 function onRequest(guard: Guard, request: FastifyRequest, reply: FastifyReply, done: HookHandlerDoneFunction): void {
   // A scope that was opened before this registration has its hooks, and not its decorators.
   if (!('quota' in request)) Object.defineProperty(request, 'quota', { get: readQuota })
@@ -97,14 +104,16 @@ async function meter(
   }
   try {
     if (context.owed.isFull) throw new FST_QUOTA_STORE('too many charges wait to be written')
-    const wished = wantedCharges(metering, request, context.types)
-    const wanted = Array.isArray(wished) ? wished : await wished
-    if (wanted.length === 0) {
+    const asked = costsOf(metering, request, context.types)
+    const costs = Array.isArray(asked) ? asked : await asked
+    if (costs.length === 0) {
       ;(request as unknown as Metered)[QUOTA] = unenforcedQuota(userId)
       return false
     }
-    const recalled = context.denials.recall(userId, wanted)
-    if (recalled !== undefined) return deny(context, metering, userId, recalled, request, reply)
+    const recalled = context.denials.recall(userId, costs)
+    if (recalled !== undefined)
+      return deny(context, metering, userId, recalled.denial, request, reply, recalled.answers)
+    const wanted = costs.map(({ typeId, type, amount }) => ({ id: chargeId(), typeId, type, amount }))
     const { changes } = context.denials
     const order = { userId, charges: wanted, leaseMs: context.leaseMs }
     const admission = await context.holds.reserve(userId, wanted, () => context.store.reserve(order))
@@ -148,11 +157,15 @@ function deny(
   userId: string,
   admission: Admission & { admitted: false },
   request: FastifyRequest,
-  reply: FastifyReply
+  reply: FastifyReply,
+  answers?: Map<RequestMetering, DeniedAnswer>
 ): true {
-  const ofType = context.denialOfType.get(admission.violations[0]?.type ?? '')
-  const statusCode = refuseExceeded(reply, admission, [metering.denial, ofType, context.denial])
-  context.emit(deniedEvent(userId, request.routeOptions.url ?? null, admission, statusCode), request.log)
+  const ofType = () => context.denialOfType.get(admission.violations[0]?.type ?? '')
+  const refusal = answers?.get(metering) ?? deniedAnswer(admission, [metering.denial, ofType(), context.denial])
+  answers?.set(metering, refusal)
+  sendDenied(reply, refusal)
+  const event = deniedEvent(userId, request.routeOptions.url ?? null, admission, refusal.statusCode)
+  context.emit(event, request.log)
   return true
 }
 
@@ -172,22 +185,24 @@ function storeFailed(
   return !isOpen
 }
 
-async function onSend(
+/** Undefined where the reply need not wait. */
+function onSend(
   context: GuardContext,
-  metered: Metered,
+  settlement: Settlement,
   reply: FastifyReply,
   payload: unknown
-): Promise<unknown> {
-  const settlement = metered[SETTLEMENT]
-  if (settlement === null || settlement === undefined) return payload
+): Promise<void> | undefined {
   const status = payload instanceof Response ? payload.status : reply.statusCode
   const isCharged = settlement.isCharged(status)
+  const say = () => {
+    settlement.isSaidCharged = isCharged
+    reply.headers(settlement.headers(isCharged ? 'charged' : 'released'))
+  }
   // A stream's cost is known when it ends, and a Response's status is applied after this hook: both settle when the reply is over.
   const isOpenEnded = isStream(payload) || (isCharged && context.settle === 'after-reply')
-  if (!isOpenEnded || settlement.isAbandoned) await settlement.settle(status)
-  settlement.isSaidCharged = isCharged
-  reply.headers(settlement.headers(isCharged ? 'charged' : 'released'))
-  return payload
+  if (!isOpenEnded || settlement.isAbandoned) return settlement.settle(status).then(say)
+  say()
+  return undefined
 }
 
 const isStream = (payload: unknown): boolean =>

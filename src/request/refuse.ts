@@ -5,7 +5,7 @@ import { type DenialOptions, mergeDenial } from '../quota/denial.ts'
 import type { FST_QUOTA_UNAUTHORIZED } from '../quota/errors.ts'
 import { PROBLEM_JSON, problem, quotaExceeded, retryAfter } from '../quota/problem.ts'
 import type { Admission } from '../store/admit.ts'
-import { quotaHeaders } from './headers.ts'
+import { type QuotaHeaders, quotaHeaders } from './headers.ts'
 
 /** Seconds a client should leave a failing store alone. */
 const STORE_RETRY_SECONDS = 2
@@ -22,24 +22,29 @@ export function refuseUnauthorized(
     .send(JSON.stringify(problem(401, error.message, { code: error.code })))
 }
 
-/** Returns the status that was answered. `X-Quota-*` speak of what said no, the IETF fields of all that was asked for. */
-export function refuseExceeded(
-  reply: FastifyReply,
+/** A denial as it is answered. */
+export interface DeniedAnswer {
+  statusCode: number
+  headers: QuotaHeaders
+  body: string
+}
+
+/** `X-Quota-*` speak of what said no, the IETF fields of all that was asked for. */
+export function deniedAnswer(
   { violations, balances, at }: Admission & { admitted: false },
   denials: readonly (DenialOptions | undefined)[]
-): number {
+): DeniedAnswer {
   const { statusCode, upgradeUrl } = mergeDenial(...denials)
   const costs = balances.map(balance => ({ ...balance, cost: 0 }))
   const violated = costs.filter(cost => violations.some(violation => violation.type === cost.type))
-  reply.headers(quotaHeaders(costs, at, violated))
+  const headers: QuotaHeaders = { 'content-type': PROBLEM_JSON, ...quotaHeaders(costs, at, violated) }
   const seconds = retryAfter(violations)
-  if (seconds !== undefined) reply.header('retry-after', seconds)
-  reply
-    .code(statusCode)
-    .type(PROBLEM_JSON)
-    .send(JSON.stringify(quotaExceeded(violations, statusCode, upgradeUrl)))
-  return statusCode
+  if (seconds !== undefined) headers['retry-after'] = seconds
+  return { statusCode, headers, body: JSON.stringify(quotaExceeded(violations, statusCode, upgradeUrl)) }
 }
+
+export const sendDenied = (reply: FastifyReply, { statusCode, headers, body }: DeniedAnswer): FastifyReply =>
+  reply.code(statusCode).headers(headers).send(body)
 
 /** Says nothing of the store: the cause is in the log. */
 export const refuseUnavailable = (reply: FastifyReply): FastifyReply =>

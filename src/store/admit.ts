@@ -6,12 +6,16 @@ import { ensureUser } from './ensure-user.ts'
 import { expireReservations } from './expire-reservations.ts'
 import { openPeriods } from './open-period.ts'
 
-/** One quota type and amount, with the id that its reservation and its log row will have. */
-export interface WantedCharge {
-  id: string
+/** One quota type and amount. */
+export interface ChargeCost {
   typeId: number
   type: string
   amount: number
+}
+
+/** With the id that its reservation and its log row will have. */
+export interface WantedCharge extends ChargeCost {
+  id: string
 }
 
 /** How a statement admits. */

@@ -21,8 +21,8 @@ export class DenialTally {
 
   hear(event: QuotaEvent): void {
     if (event.name !== 'denied') return
-    const hour = new Date(Math.floor(event.at.getTime() / HOUR_MS) * HOUR_MS)
-    for (const { type } of event.charges) this.#add({ userId: event.userId, type, hour, denials: 1 })
+    const hour = Math.floor(event.at.getTime() / HOUR_MS) * HOUR_MS
+    for (const { type } of event.charges) this.#add(event.userId, type, hour, 1)
   }
 
   /** Writes down what was heard until now. What cannot be written stays for the next time. */
@@ -41,17 +41,18 @@ export class DenialTally {
       try {
         await countDenials(this.#db, batch)
       } catch (error) {
-        for (const count of batches.slice(i).flat()) this.#add(count)
+        for (const { userId, type, hour, denials } of batches.slice(i).flat())
+          this.#add(userId, type, hour.getTime(), denials)
         throw error
       }
     }
   }
 
-  #add(count: DenialCount): void {
-    const key = `${count.hour.getTime()} ${count.type} ${count.userId}`
+  #add(userId: string, type: string, hour: number, denials: number): void {
+    const key = `${hour} ${type} ${userId}`
     const known = this.#counts.get(key)
-    if (known === undefined) this.#counts.set(key, { ...count })
-    else known.denials += count.denials
+    if (known === undefined) this.#counts.set(key, { userId, type, hour: new Date(hour), denials })
+    else known.denials += denials
   }
 }
 

@@ -1,40 +1,38 @@
-// Takes what a request costs before its handler runs.
+// What a request costs.
 import type { FastifyRequest } from 'fastify'
 import { isAmount } from '../quota/amount.ts'
 import { FST_QUOTA_AMOUNT_FUNCTION } from '../quota/errors.ts'
 import type { ChargeAmount } from '../quota/rule.ts'
-import type { WantedCharge } from '../store/admit.ts'
-import { chargeId } from '../store/charge-id.ts'
+import type { ChargeCost } from '../store/admit.ts'
 import type { TypeCatalogue } from '../store/type-catalogue.ts'
 import type { RequestMetering } from './match.ts'
 
-/** The charges of this request, each with a new id. A type that the operator has switched off is not charged. At once where nothing must be asked. */
-export function wantedCharges(
+/** Without what the operator has switched off. At once where nothing must be asked. */
+export function costsOf(
   metering: RequestMetering,
   request: FastifyRequest,
   types: TypeCatalogue
-): WantedCharge[] | Promise<WantedCharge[]> {
-  const wanted: WantedCharge[] = []
+): ChargeCost[] | Promise<ChargeCost[]> {
+  const costs: ChargeCost[] = []
   for (const { type: key, amount } of metering.charges) {
     const type = types.known(key)
-    if (type === undefined || typeof amount !== 'number') return askedCharges(metering, request, types)
-    if (type.isActive) wanted.push({ id: chargeId(), typeId: type.id, type: key, amount })
+    if (type === undefined || typeof amount !== 'number') return askedCosts(metering, request, types)
+    if (type.isActive) costs.push({ typeId: type.id, type: key, amount })
   }
-  return wanted
+  return costs
 }
 
-async function askedCharges(
+async function askedCosts(
   metering: RequestMetering,
   request: FastifyRequest,
   types: TypeCatalogue
-): Promise<WantedCharge[]> {
-  const wanted: WantedCharge[] = []
+): Promise<ChargeCost[]> {
+  const costs: ChargeCost[] = []
   for (const { type: key, amount } of metering.charges) {
     const type = await types.get(key, metering.source)
-    if (type.isActive)
-      wanted.push({ id: chargeId(), typeId: type.id, type: key, amount: await amountOf(key, amount, request) })
+    if (type.isActive) costs.push({ typeId: type.id, type: key, amount: await amountOf(key, amount, request) })
   }
-  return wanted
+  return costs
 }
 
 /** Throws FST_QUOTA_AMOUNT_FUNCTION: a cost that is unknown is the rule's fault, and never a default. */
