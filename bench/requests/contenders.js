@@ -76,12 +76,13 @@ const CONTENDERS = {
   },
 
   quota: app => quota(app),
+  unmetered: app => quota(app),
   'quota-after-reply': app => quota(app, { settle: 'after-reply' })
 }
 
 const app = Fastify()
 await CONTENDERS[name](app)
-app.get('/calls', { config: { quota: 'calls' } }, async () => ({ ok: true }))
+app.get('/calls', { config: { quota: name === 'unmetered' ? false : 'calls' } }, async () => ({ ok: true }))
 await app.listen({ host: '127.0.0.1', port: 0 })
 process.send(app.server.address().port)
 process.once('disconnect', () => process.exit(1))

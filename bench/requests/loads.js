@@ -34,6 +34,7 @@ export const LOADS = {
     connections: 1,
     of: ['bare', 'flexible-postgres', 'quota']
   },
+  unmetered: { ...LOAD, title: '50 connections, a route that is not metered', of: ['bare', 'unmetered'] },
   four: { ...FOUR, title: '50 connections, 1 000 users, four processes', of: ['bare', ...COUNTING] },
   'four-hot': {
     ...FOUR,
@@ -50,6 +51,9 @@ export const LOADS = {
     of: COUNTING
   }
 }
+
+/** Who has the tables of the plugin, also where the route is not metered by it. */
+export const hasQuota = name => name.startsWith('quota') || name === 'unmetered'
 
 /** Who keeps a row for each request that was charged. */
 export const keepsLog = name => name === 'check-update-insert' || name.startsWith('quota')
@@ -75,6 +79,7 @@ export const BARS = [
   ['200 connections, 1 000 users: × bare', 'wide', rates('quota', 'bare'), 0.33, 0.5],
   ['quota-after-reply × quota', 'uniform', rates('quota-after-reply', 'quota'), 1.25, 1.6],
   ['every request denied: × bare', 'denied', rates('quota', 'bare'), 0.5, 0.8],
+  ['a route that is not metered: × bare', 'unmetered', rates('unmetered', 'bare'), 0.95, 1],
   ['p99 at 50 connections: × flexible-postgres, at most', 'uniform', slowest('quota', 'flexible-postgres'), 1, 0.5],
   ['one request at a time: added, in round trips of SELECT 1, at most', 'single', addedTrips('quota'), 3, 2.2]
 ].map(([title, load, figureOf, floor, goal]) => ({ title, load, figureOf, floor, goal }))

@@ -6,7 +6,7 @@ import postgres from 'postgres'
 import { open } from '../../dist/store/connect.js'
 import { migrate } from '../../dist/store/migrate.js'
 import { freePort, startEmbedded } from '../embedded.js'
-import { REDIS } from './loads.js'
+import { hasQuota, REDIS } from './loads.js'
 
 /** DATABASE_URL's, whose user may create databases; else one that npm brought, built without much optimisation. */
 export async function startPostgres() {
@@ -66,7 +66,7 @@ export async function makeStore(name, { postgres: { sql, url }, redis }) {
   await drop()
   await sql.unsafe(`CREATE DATABASE ${own}`)
   const store = { url: Object.assign(new URL(url), { pathname: `/${own}` }).href, drop }
-  if (name.startsWith('quota')) {
+  if (hasQuota(name)) {
     const db = await open(store.url)
     await migrate(db)
     await db.close()
