@@ -5,6 +5,7 @@ import { type Admission, type AdmissionOrder, balanceOf, refusalOf } from './adm
 import { type CommittedCharge, commit, type HeldCharge } from './commit.ts'
 import { GROUPED_CONNECTIONS } from './connect-server.ts'
 import { type Database, dateOf, stateOf, within } from './database.ts'
+import { ensureUser } from './ensure-user.ts'
 import { Group } from './group.ts'
 import { type Move, type Moved, moveManyUsers, moveOneUser } from './move-many.ts'
 import { release } from './release.ts'
@@ -50,7 +51,8 @@ export class Metering implements Settling {
     const charge = this.#plain(charges)
     if (charge === undefined) return await reserve(this.#until(deadline), order)
     const { id, typeId, type, amount } = charge
-    const moved = await this.#move({ do: 'reserve', userId, id, typeId, amount, leaseMs }, deadline)
+    const move: Move = { do: 'reserve', userId, id, typeId, amount, leaseMs }
+    const moved = (await this.#move(move, deadline)) ?? (await this.#moveOfNewUser(move, deadline))
     if (moved?.full) return refusalOf(charge, moved)
     if (!moved?.done) return await reserve(this.#until(deadline), order)
     const balance = balanceOf(type, moved)
@@ -100,6 +102,12 @@ export class Metering implements Settling {
   #move(move: Move, deadline: number): Promise<Moved | undefined> {
     const alone = () => this.#ofUser(move.userId).join(move, deadline)
     return this.#all === undefined ? alone() : this.#all.join(move, deadline).then(moved => moved ?? alone())
+  }
+
+  /** Nobody's row was locked, so there is none yet: a user's first request need not ask a second time to be told so. */
+  async #moveOfNewUser(move: Move, deadline: number): Promise<Moved | undefined> {
+    await ensureUser(this.#until(deadline), move.userId, [move.typeId])
+    return await this.#move(move, deadline)
   }
 
   /** For a user whose counters somebody else is moving: many processes at one user wait for the row once a group, not once a request. */
