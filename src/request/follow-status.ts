@@ -5,32 +5,34 @@ import type { Settlement } from './settle.ts'
 
 type WriteHead = (...parts: unknown[]) => unknown
 
-export type FollowStatus = (settlement: Settlement, reply: FastifyReply) => void
+const FOLLOWED = Symbol('fastify-quota.followed')
 
-/**
- * The charge follows the status, and so must what the headers say: they are about to be sent. One function for all replies of a registration: with
- * one for each, V8 carried twice as much past its young collections. Of a registration's own, since another may follow the same reply.
- */
-export function statusFollower(): FollowStatus {
-  const followed = Symbol('fastify-quota.followed')
-  interface Followed {
-    [followed]: { settlement: Settlement; writeHead: WriteHead }
-    writeHead: WriteHead
-  }
+/** A raw reply, with what its `writeHead` was: another plugin may have put its own there. */
+interface Followed {
+  [FOLLOWED]?: { settlement: Settlement; writeHead: WriteHead }
+  writeHead: WriteHead
+}
 
-  function writeHead(this: Followed, ...parts: unknown[]): unknown {
-    const { settlement, writeHead } = this[followed]
-    const [statusCode, headers] = parts
-    const cost = (headers as QuotaHeaders | undefined)?.['x-quota-cost']
-    const isCharged = settlement.isCharged(statusCode as number)
-    if (cost !== undefined && isCharged !== settlement.isSaidCharged)
-      Object.assign(headers as QuotaHeaders, settlement.headers(isCharged ? 'charged' : 'released'))
-    return writeHead.apply(this, parts)
+/** The charge follows the status, and so must what the headers say: they are about to be sent. */
+export function followStatus(settlement: Settlement, reply: FastifyReply): void {
+  const raw = reply.raw as unknown as Followed
+  const followed = raw[FOLLOWED]
+  // Two registrations may both reach a scope that was opened between them; the headers are those of the last.
+  if (followed !== undefined) {
+    followed.settlement = settlement
+    return
   }
+  raw[FOLLOWED] = { settlement, writeHead: raw.writeHead }
+  raw.writeHead = writeHeadFollowed
+}
 
-  return (settlement, reply) => {
-    const raw = reply.raw as unknown as Followed
-    raw[followed] = { settlement, writeHead: raw.writeHead }
-    raw.writeHead = writeHead
-  }
+/** One for all replies: with one for each, V8 carried twice as much past its young collections. */
+function writeHeadFollowed(this: Followed, ...parts: unknown[]): unknown {
+  const { settlement, writeHead } = this[FOLLOWED] as { settlement: Settlement; writeHead: WriteHead }
+  const [statusCode, headers] = parts
+  const cost = (headers as QuotaHeaders | undefined)?.['x-quota-cost']
+  const isCharged = settlement.isCharged(statusCode as number)
+  if (cost !== undefined && isCharged !== settlement.isSaidCharged)
+    Object.assign(headers as QuotaHeaders, settlement.headers(isCharged ? 'charged' : 'released'))
+  return writeHead.apply(this, parts)
 }

@@ -14,7 +14,7 @@ import type { Admission } from '../store/admit.ts'
 import { chargeId } from '../store/charge-id.ts'
 import type { TypeCatalogue } from '../store/type-catalogue.ts'
 import { costsOf } from './costs.ts'
-import { type FollowStatus, statusFollower } from './follow-status.ts'
+import { followStatus } from './follow-status.ts'
 import { type Identify, identifyUser } from './identify.ts'
 import { GUARD_NAME, type RequestMetering, type RouteMatcher } from './match.ts'
 import { type DeniedAnswer, deniedAnswer, refuseUnauthorized, refuseUnavailable, sendDenied } from './refuse.ts'
@@ -35,11 +35,6 @@ export interface GuardContext extends SettleContext {
   leaseMs: number
 }
 
-/** A registration. */
-interface Guard extends GuardContext {
-  followStatus: FollowStatus
-}
-
 const SETTLEMENT = Symbol('fastify-quota.settlement')
 const QUOTA = Symbol('fastify-quota.quota')
 
@@ -58,9 +53,8 @@ export function addGuard(app: FastifyInstance, context: GuardContext): string {
   app.decorateRequest(SETTLEMENT, null)
   app.decorateRequest(QUOTA, null)
   app.decorateRequest('quota', { getter: readQuota })
-  const guard: Guard = { ...context, followStatus: statusFollower() }
-  const hook: onRequestHookHandler = (request, reply, done) => onRequest(guard, request, reply, done)
-  app.addHook('onRequest', Object.defineProperty(hook, 'name', { value: name }))
+  const guard: onRequestHookHandler = (request, reply, done) => onRequest(context, request, reply, done)
+  app.addHook('onRequest', Object.defineProperty(guard, 'name', { value: name }))
   app.addHook('onSend', (request, reply, payload, done) => {
     const settlement = (request as unknown as Metered)[SETTLEMENT]
     const settled = settlement ? onSend(context, settlement, reply, payload) : undefined
@@ -78,17 +72,22 @@ function readQuota(this: FastifyRequest): RequestQuota {
 }
 
 /** The hooks have callbacks: where nothing is metered, or nothing need be waited for, there is no promise. */
-function onRequest(guard: Guard, request: FastifyRequest, reply: FastifyReply, done: HookHandlerDoneFunction): void {
+function onRequest(
+  context: GuardContext,
+  request: FastifyRequest,
+  reply: FastifyReply,
+  done: HookHandlerDoneFunction
+): void {
   // A scope that was opened before this registration has its hooks, and not its decorators.
   if (!('quota' in request)) Object.defineProperty(request, 'quota', { get: readQuota })
-  const metering = guard.matcher.match(request)
+  const metering = context.matcher.match(request)
   if (metering === undefined) done()
-  else meter(guard, metering, request, reply).then(isAnswered => isAnswered || done(), done)
+  else meter(context, metering, request, reply).then(isAnswered => isAnswered || done(), done)
 }
 
 /** Takes what the request costs, or answers it. What is there at once is not awaited. */
 async function meter(
-  context: Guard,
+  context: GuardContext,
   metering: RequestMetering,
   request: FastifyRequest,
   reply: FastifyReply
@@ -130,7 +129,7 @@ async function meter(
 }
 
 function hold(
-  context: Guard,
+  context: GuardContext,
   metering: RequestMetering,
   userId: string,
   admission: Admission & { admitted: true },
@@ -142,7 +141,7 @@ function hold(
   const metered = request as unknown as Metered
   metered[SETTLEMENT] = settlement
   metered[QUOTA] = settlement.quota
-  context.followStatus(settlement, reply)
+  followStatus(settlement, reply)
   // Fires on every path: a reply that was sent, hijacked, torn, or never begun.
   finished(reply.raw, () => {
     if (reply.raw.headersSent) settlement.settle(reply.raw.statusCode)

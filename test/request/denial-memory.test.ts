@@ -26,6 +26,7 @@ async function serve(t: Test) {
         reply.code(500).send('x')
       )
       app.get('/store', { config: { quota: { type: 'storage', amount: 60 } } }, async () => 'x')
+      app.get('/later', { config: { quota: { type: 'calls', denial: { statusCode: 429 } } } }, async () => 'x')
       app.get('/both', { config: { quota: ['calls', 'tokens'] } }, async () => 'x')
     },
     { quotas: METER_QUOTAS, admin: { token: TOKEN } }
@@ -61,6 +62,23 @@ t.test('it is another question what costs something else, and who else asks', as
   t.equal(await status(user), 200)
   t.equal(await status(newUser(), '/all'), 200)
   t.equal(await status(user, '/both'), 402)
+})
+
+t.test('each route refuses in its own way, also what another has refused a moment ago', async t => {
+  const { app, status } = await serve(t)
+  const user = newUser()
+  t.equal(await status(user, '/all'), 200)
+  for (const [url, refused] of [
+    ['/one', 402],
+    ['/one', 402],
+    ['/later', 429],
+    ['/one', 402],
+    ['/later', 429]
+  ] as const) {
+    const reply = await ask(app, user, url)
+    t.equal(reply.statusCode, refused)
+    t.match(reply.json(), { status: refused, quota_type: 'calls', remaining: 0 })
+  }
 })
 
 t.test('a reset, an adjustment, a credit, a measurement and a deletion are felt at once', async t => {
