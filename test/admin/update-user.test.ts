@@ -19,10 +19,12 @@ async function used(): Promise<string> {
 
 const balanceOf = async (user: string, type: string) => (await quota.all(user)).find(each => each.type === type)!
 
-/** Lets every running period of the user end an hour ago. */
+/** Lets every running period of the user end an hour ago; in a day's first hour just after it began, so that the next is another one. */
 const endPeriods = (user: string) =>
   db.query(
-    "UPDATE quota_limits SET period_start = now() - interval '2 years', period_end = now() - interval '1 hour' WHERE user_id = $1 AND period_end IS NOT NULL",
+    `UPDATE quota_limits
+        SET period_start = now() - interval '2 years', period_end = greatest(now() - interval '1 hour', period_start + interval '1 millisecond')
+      WHERE user_id = $1 AND period_end IS NOT NULL`,
     [user]
   )
 
