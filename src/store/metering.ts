@@ -26,14 +26,22 @@ export const settlingOn = (db: Database): Settling => ({
   voidCharges: (...given) => voidCharges(db, ...given)
 })
 
+/** The database refused all that shared a statement, because of one of them: each asks for itself. */
+const NOT_MOVED = { done: false, full: false } as const
+
+/** Undefined: there is no such counter, or somebody else has locked it. */
+type Answer = Moved | typeof NOT_MOVED | undefined
+
+type Moves = Group<Move, NonNullable<Answer>>
+
 /** Larger ones gained nothing, and each waits for the whole statement. */
 const GROUP_SIZE = 100
 
 export class Metering implements Settling {
   readonly #db: Database
   readonly #timeoutMs: number
-  readonly #all: Group<Move, Moved> | undefined
-  readonly #users = new Map<string, Group<Move, Moved>>()
+  readonly #all: Moves | undefined
+  readonly #users = new Map<string, Moves>()
 
   /** `timeoutMs` is how long a request waits for each of these; `distributed`: no statement is of more than one user. */
   constructor(db: Database, timeoutMs: number, { distributed = false }: { distributed?: boolean } = {}) {
@@ -99,22 +107,22 @@ export class Metering implements Settling {
     return charges.length === 1 && this.#db.kind === 'postgres' ? charges[0] : undefined
   }
 
-  #move(move: Move, deadline: number): Promise<Moved | undefined> {
+  #move(move: Move, deadline: number): Promise<Answer> {
     const alone = () => this.#ofUser(move.userId).join(move, deadline)
     return this.#all === undefined ? alone() : this.#all.join(move, deadline).then(moved => moved ?? alone())
   }
 
   /** Nobody's row was locked, so there is none yet: a user's first request need not ask a second time to be told so. */
-  async #moveOfNewUser(move: Move, deadline: number): Promise<Moved | undefined> {
+  async #moveOfNewUser(move: Move, deadline: number): Promise<Answer> {
     await ensureUser(this.#until(deadline), move.userId, [move.typeId])
     return await this.#move(move, deadline)
   }
 
   /** For a user whose counters somebody else is moving: many processes at one user wait for the row once a group, not once a request. */
-  #ofUser(userId: string): Group<Move, Moved> {
+  #ofUser(userId: string): Moves {
     const group =
       this.#users.get(userId) ??
-      new Group<Move, Moved>(moves => this.#ask(moveOneUser, moves, this.#db.metering), {
+      new Group<Move, NonNullable<Answer>>(moves => this.#ask(moveOneUser, moves, this.#db.metering), {
         size: GROUP_SIZE,
         width: 1,
         onIdle: () => this.#users.delete(userId)
@@ -123,17 +131,12 @@ export class Metering implements Settling {
     return group
   }
 
-  /** Where the database refuses all because of one, each asks for itself. */
-  async #ask(
-    statement: typeof moveManyUsers,
-    moves: readonly Move[],
-    on: Pick<Database, 'query'>
-  ): Promise<(Moved | undefined)[]> {
+  async #ask(statement: typeof moveManyUsers, moves: readonly Move[], on: Pick<Database, 'query'>): Promise<Answer[]> {
     try {
       return await statement(within(this.#db, this.#timeoutMs, on), moves)
     } catch (error) {
       if (!isUndone(error)) throw error
-      return moves.map(() => undefined)
+      return moves.map(() => NOT_MOVED)
     }
   }
 }
