@@ -1,10 +1,11 @@
 // Levels: lowered by what was given back, or set to what was measured.
 
 import type { Balance } from '../quota/balance.ts'
-import { FST_QUOTA_KIND_MISMATCH, FST_QUOTA_UNKNOWN_TYPE } from '../quota/errors.ts'
+import { FST_QUOTA_KIND_MISMATCH, FST_QUOTA_STORE } from '../quota/errors.ts'
 import { boundMetadata } from '../quota/metadata.ts'
 import { chargeId } from '../store/charge-id.ts'
 import { ensureUser } from '../store/ensure-user.ts'
+import { insistOnTypes } from '../store/insist-on-types.ts'
 import { type LevelMove, setLevel } from '../store/set-level.ts'
 import { requireAmount, requireIdempotencyKey, requireText, requireUser } from './arguments.ts'
 import { type ChargeCallOptions, once } from './consume.ts'
@@ -65,11 +66,12 @@ async function moveLevel(
     for (let attempt = 1; attempt <= ATTEMPTS; attempt++) {
       const balance = await setLevel(db, order)
       if (balance !== undefined) return balance
+      if (attempt > 1) await insistOnTypes(db, [keyed])
       await ensureUser(db, userId, [type.id])
     }
-    throw new FST_QUOTA_UNKNOWN_TYPE(key, 'its row is gone from quota_types')
+    throw new FST_QUOTA_STORE('the user was deleted again each time the counters were opened')
   })
 }
 
 /** More than a first sight and deletions that come between take together. */
-const ATTEMPTS = 5
+const ATTEMPTS = 20

@@ -1,9 +1,10 @@
 // The guard: whether charges of one user fit, all or none, decided and deducted by one UPDATE.
 import { type Balance, remainingOf } from '../quota/balance.ts'
-import { FST_QUOTA_STORE, FST_QUOTA_UNKNOWN_TYPE, type Violation } from '../quota/errors.ts'
+import { FST_QUOTA_STORE, type Violation } from '../quota/errors.ts'
 import { type Database, dateOf, dateOrNull, instantOf, ms } from './database.ts'
 import { ensureUser } from './ensure-user.ts'
 import { expireReservations } from './expire-reservations.ts'
+import { insistOnTypes } from './insist-on-types.ts'
 import { openPeriods } from './open-period.ts'
 
 /** One quota type and amount. */
@@ -133,20 +134,29 @@ export async function admit(
         at: dateOf(pairs[0]![1].at)
       }
     }
+    // Opened just now, and not there: the user was deleted meanwhile, or there is no such type any more.
+    const missing = missingOf(pairs)
+    if (attempt > 1 && missing.length > 0) await insistOnTypes(db, missing)
     const freshened = attempt < ATTEMPTS && (await freshen(db, order, pairs))
     if (!freshened) return refusal(pairs)
   }
 }
 
-/** More than a new user, an ended period, a dead reservation and a race lost at the last unit take together. */
-const ATTEMPTS = 6
+/**
+ * More than a new user, an ended period, a dead reservation, a race lost at the last unit and deletions of the user that come between take
+ * together. What ends the waiting is the request's time.
+ */
+const ATTEMPTS = 20
 
 type Pair = readonly [WantedCharge, AdmittedRow]
+
+const missingOf = (pairs: readonly Pair[]): WantedCharge[] =>
+  pairs.filter(([, row]) => !row.found).map(([charge]) => charge)
 
 /** Brings the user's rows up to the present; false when there was nothing to bring. */
 async function freshen(db: Database, order: AdmissionOrder, pairs: readonly Pair[]): Promise<boolean> {
   const rows = pairs.map(([, row]) => row)
-  if (rows.some(row => !row.found)) {
+  if (missingOf(pairs).length > 0) {
     await ensureUser(
       db,
       order.userId,
@@ -177,10 +187,9 @@ function refusal(pairs: readonly Pair[]): Admission & { admitted: false } {
 }
 
 function violationsOf(pairs: readonly Pair[]): Violation[] {
-  const missing = pairs.find(([, row]) => !row.found)
-  if (missing) throw new FST_QUOTA_UNKNOWN_TYPE(missing[0].type, 'its row is gone from quota_types')
   const denied = pairs.filter(([, row]) => !row.fits)
-  if (denied.length === 0) throw new FST_QUOTA_STORE('the counters kept changing while they were read')
+  if (denied.length === 0 || missingOf(pairs).length > 0)
+    throw new FST_QUOTA_STORE('the counters kept changing while they were read')
   return denied.map(pair => violationOf(...pair))
 }
 

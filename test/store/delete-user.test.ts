@@ -8,6 +8,7 @@ import { type Database, stateOf } from '../../src/store/database.ts'
 import { declareTypes } from '../../src/store/declare-types.ts'
 import { deleteUser } from '../../src/store/delete-user.ts'
 import { release } from '../../src/store/release.ts'
+import { reserve } from '../../src/store/reserve.ts'
 import { resetQuota } from '../../src/store/reset-quota.ts'
 import { both } from '../fixtures/both.ts'
 import { type Amounts, auditOf, BY, costing, hold, periodsOf, standing, tryHold, wanted } from '../fixtures/charges.ts'
@@ -111,6 +112,27 @@ for (const type of ['calls', 'bytes', 'once']) {
     t.match(await rowsOf(db, 'alice'), { usage_logs: 1 })
   })
 }
+
+onBoth(
+  'a user who is deleted five times while one reserve opens the counters is admitted, and is not told that a type is gone',
+  async (t, db) => {
+    await declareTypes(db, TYPES)
+    const charges = await wanted(db, { calls: 1, bytes: 1 })
+    let deletions = 0
+    const interrupted: Database = Object.create(db, {
+      query: {
+        value: async (...given: Parameters<Database['query']>) => {
+          if (given[0].includes('quota_reservations') && deletions < 5 && (await deleteUser(db, 'alice', BY)))
+            deletions++
+          return await db.query(...given)
+        }
+      }
+    })
+    t.match(await reserve(interrupted, { userId: 'alice', charges, leaseMs: 60_000 }), { admitted: true })
+    t.equal(deletions, 5)
+    t.strictSame(await standing(db, 'alice', 'calls'), [0, 1, 9])
+  }
+)
 
 t.test('under the load of its own requests', async t => {
   const pg = await server(t)
