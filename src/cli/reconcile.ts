@@ -82,22 +82,21 @@ const document = (d: Discrepancy) => ({
   quota_type: d.type,
   period_start: d.periodStart.toISOString(),
   used_amount: d.usedAmount,
-  reserved_amount: d.reservedAmount,
   logged: d.logged,
   held: d.held
 })
 
 function fixDocument(f: Fix) {
-  const { used_amount, reserved_amount, ...rest } = document(f)
-  const before = { used_amount, reserved_amount }
-  const after = f.obstacle === null ? { used_amount: f.logged + f.held, reserved_amount: f.held } : before
+  const { used_amount, ...rest } = document(f)
+  const before = { used_amount }
+  const after = f.obstacle === null ? { used_amount: f.logged + f.held } : before
   return { ...rest, before, after, obstacle: f.obstacle }
 }
 
 function describe(found: readonly Discrepancy[]): string {
   if (found.length === 0) return ALL_RIGHT
-  const rows = found.map(d => [...placeOf(d), d.usedAmount, d.logged + d.held, d.reservedAmount, d.held])
-  const head = [...PLACE, 'USED_AMOUNT', 'SHOULD BE', 'RESERVED_AMOUNT', 'SHOULD BE']
+  const rows = found.map(d => [...placeOf(d), d.usedAmount, d.logged, d.held, d.logged + d.held])
+  const head = [...PLACE, 'USED_AMOUNT', 'LOGGED', 'HELD', 'SHOULD BE']
   return `${table([head, ...rows])}\n\n${count(found.length, 'is', 'are')} not the sum of log rows and reservations.`
 }
 
@@ -106,14 +105,14 @@ function describeFixes(fixes: readonly Fix[]): string {
   const stuck = fixes.filter(({ obstacle }) => obstacle !== null).length
   const rows = fixes.map(f =>
     f.obstacle === null
-      ? [...placeOf(f), `${f.usedAmount} → ${f.logged + f.held}`, `${f.reservedAmount} → ${f.held}`]
-      : [...placeOf(f), f.usedAmount, f.reservedAmount, `not repaired: ${f.obstacle}`]
+      ? [...placeOf(f), `${f.usedAmount} → ${f.logged + f.held}`, f.logged, f.held]
+      : [...placeOf(f), f.usedAmount, f.logged, f.held, `not repaired: ${f.obstacle}`]
   )
   const ends = [
     ...(stuck < fixes.length ? [`${count(fixes.length - stuck, 'was', 'were')} repaired.`] : []),
     ...(stuck > 0 ? [`${count(stuck, 'was', 'were')} not: correct the rows in usage_logs, and run this again.`] : [])
   ]
-  return `${table([[...PLACE, 'USED_AMOUNT', 'RESERVED_AMOUNT'], ...rows])}\n\n${ends.join('\n')}`
+  return `${table([[...PLACE, 'USED_AMOUNT', 'LOGGED', 'HELD'], ...rows])}\n\n${ends.join('\n')}`
 }
 
 const PLACE = ['USER', 'TYPE', 'PERIOD FROM']

@@ -3,6 +3,7 @@ import type { Balance } from '../quota/balance.ts'
 import { balanceOf, type CounterRow } from './admit.ts'
 import { type Database, ms } from './database.ts'
 import { openCounters } from './ensure-user.ts'
+import { heldOf } from './held.ts'
 import { openPeriods } from './open-period.ts'
 import { type Actor, AUDIT_COLUMNS, auditValues } from './record-audit.ts'
 
@@ -13,7 +14,7 @@ WITH old AS MATERIALIZED (
      FOR UPDATE OF l
 ), adjusted AS (
   UPDATE quota_limits l SET limit_amount = $3::bigint, updated_at = now() FROM old o WHERE l.user_id = $1 AND l.quota_type_id = o.quota_type_id
-  RETURNING l.*
+  RETURNING l.limit_amount, l.used_amount, ${heldOf('l')} AS reserved_amount, l.period_start, l.period_end
 ), audited AS (
   INSERT INTO quota_audit_logs (${AUDIT_COLUMNS})
   SELECT $1, $4::text, $5::text, $6::text, 'adjust', o.type_key, jsonb_build_object('limit', o.limit_amount), jsonb_build_object('limit', $3::bigint) FROM old o

@@ -4,6 +4,7 @@ import { FST_QUOTA_STORE, type Violation } from '../quota/errors.ts'
 import { type Database, dateOf, dateOrNull, instantOf, ms } from './database.ts'
 import { ensureUser } from './ensure-user.ts'
 import { expireReservations } from './expire-reservations.ts'
+import { heldOf } from './held.ts'
 import { insistOnTypes } from './insist-on-types.ts'
 import { openPeriods } from './open-period.ts'
 
@@ -41,7 +42,7 @@ export const admitting = ({ hold, several }: Admitting): string => `
   ), want AS MATERIALIZED (
     SELECT * FROM jsonb_to_recordset($2::text::jsonb) AS w (id uuid, quota_type_id int, amount bigint)
   ), counter AS MATERIALIZED (
-    SELECT l.*, w.id, w.amount,
+    SELECT l.user_id, l.quota_type_id, l.limit_amount, l.used_amount, l.period_start, l.period_end, w.id, w.amount,
            l.used_amount + w.amount <= ${CEILING} AS fits,
            l.period_end IS NULL OR l.period_end > clock.at AS running
       FROM quota_limits l JOIN want w ON w.quota_type_id = l.quota_type_id CROSS JOIN clock
@@ -50,14 +51,14 @@ export const admitting = ({ hold, several }: Admitting): string => `
   ), admitted AS (
     UPDATE quota_limits l
        SET used_amount = l.used_amount + c.amount,
-           ${hold ? 'reserved_amount = l.reserved_amount + c.amount,' : ''}
            updated_at = clock.at
       FROM counter c CROSS JOIN clock
      WHERE l.user_id = $1
        AND l.quota_type_id = c.quota_type_id
        AND (SELECT count(*) FROM counter WHERE fits AND running) = (SELECT count(*) FROM want)
        ${several ? '' : `AND l.used_amount + c.amount <= ${CEILING} AND (l.period_end IS NULL OR l.period_end > clock.at)`}
-    RETURNING c.id, c.amount, l.quota_type_id, l.limit_amount, l.used_amount, l.reserved_amount, l.period_start, l.period_end,
+    RETURNING c.id, c.amount, l.quota_type_id, l.limit_amount, l.used_amount,
+              ${heldOf('l')}${hold ? ' + c.amount' : ''} AS reserved_amount, l.period_start, l.period_end,
               greatest(date_trunc('milliseconds', clock.at), l.period_start) AS admitted_at
   )`
 
@@ -70,7 +71,7 @@ export const ADMITTED_ROWS = `
          c.id IS NOT NULL AS found, coalesce(c.fits, false) AS fits, coalesce(c.running, false) AS running, a.id IS NOT NULL AS admitted,
          coalesce(a.limit_amount, c.limit_amount) AS limit_amount,
          coalesce(a.used_amount, c.used_amount) AS used_amount,
-         coalesce(a.reserved_amount, c.reserved_amount) AS reserved_amount,
+         coalesce(a.reserved_amount, ${heldOf('c')}) AS reserved_amount,
          ${ms('coalesce(a.period_start, c.period_start)')} AS period_start,
          ${ms('CASE WHEN a.id IS NULL THEN c.period_end ELSE a.period_end END')} AS period_end,
          ${ms('a.admitted_at')} AS admitted_at, ${ms('clock.at')} AS at,
@@ -95,6 +96,8 @@ interface AdmittedRow {
 
 /** A charge that was admitted, with its balance afterwards. */
 export interface AdmittedCharge extends WantedCharge {
+  /** `amount`, where it is held and may be charged together with others'. */
+  heldAmount?: number
   /** The period that admitted it. */
   periodStart: Date
   admittedAt: Date
@@ -217,16 +220,20 @@ const admittedCharge = (charge: WantedCharge, row: AdmittedRow): AdmittedCharge 
 export interface CounterRow {
   limit_amount: number
   used_amount: number
+  /** `heldOf` it. */
   reserved_amount: number
   period_start: number
   period_end: number | null
 }
 
-/** The stored `used_amount` is all that is gone; a balance tells what is charged from what is held. */
+/**
+ * The stored `used_amount` is all that is gone; a balance tells what is charged from what is held. The latter is as it was when the statement
+ * began, and the former may be newer, where it waited for the row.
+ */
 export function balanceOf(type: string, row: CounterRow): Balance {
   const limit = Number(row.limit_amount)
-  const reserved = Number(row.reserved_amount)
-  const used = Number(row.used_amount) - reserved
+  const reserved = Math.max(Number(row.reserved_amount), 0)
+  const used = Math.max(Number(row.used_amount) - reserved, 0)
   return {
     type,
     limit,

@@ -15,7 +15,7 @@ WITH ${admitting({ hold: false, several: false })}, logged AS (
 ), remembered AS (
   INSERT INTO quota_idempotency_keys (user_id, key, quota_type_id, amount, balance)
   SELECT $1, $6::text, a.quota_type_id, a.amount,
-         jsonb_build_object('limit', a.limit_amount, 'used', a.used_amount - a.reserved_amount, 'reserved', a.reserved_amount,
+         jsonb_build_object('limit', a.limit_amount, 'used', greatest(a.used_amount - a.reserved_amount, 0), 'reserved', a.reserved_amount,
                             'periodStart', a.period_start, 'resetsAt', a.period_end)
     FROM admitted a WHERE $6::text IS NOT NULL
 )

@@ -18,6 +18,8 @@ export interface HeldCharge {
 export interface CommittedCharge extends HeldCharge {
   /** What it really cost; may differ from what was held. */
   amount: number
+  /** Where it is known. */
+  heldAmount?: number
   metadata: Metadata
 }
 
@@ -36,22 +38,22 @@ const COMMIT = `
 WITH want AS MATERIALIZED (
   SELECT * FROM jsonb_to_recordset($2::text::jsonb)
     AS w (id uuid, quota_type_id int, amount bigint, period_start timestamptz, created_at timestamptz, metadata jsonb)
-), ${lockCounters('want')}, logged AS (
+), ${lockCounters('want')}, held AS MATERIALIZED (
+  DELETE FROM quota_reservations r USING want w WHERE r.user_id = $1 AND r.id = w.id AND ${ONCE_LOCKED} RETURNING r.id, r.amount
+), logged AS (
   INSERT INTO usage_logs (user_id, id, quota_type_id, amount, endpoint, metadata, created_at)
   SELECT CASE WHEN k.quota_type_id IS NULL
-                OR r.id IS NULL AND u.id IS NOT NULL AND (u.created_at > w.created_at + interval '1 millisecond' OR NOT ${KNOWS_PERIOD}) THEN NULL ELSE $1 END,
+                OR h.id IS NULL AND u.id IS NOT NULL AND (u.created_at > w.created_at + interval '1 millisecond' OR NOT ${KNOWS_PERIOD}) THEN NULL ELSE $1 END,
          w.id, w.quota_type_id, w.amount, $3::text, w.metadata, w.created_at
     FROM want w
     LEFT JOIN locked k ON k.quota_type_id = w.quota_type_id
     LEFT JOIN quota_users u ON u.id = $1
-    LEFT JOIN quota_reservations r ON r.user_id = $1 AND r.id = w.id
+    LEFT JOIN held h ON h.id = w.id
    ORDER BY w.id
   ON CONFLICT (user_id, id) DO NOTHING
   RETURNING id, amount, created_at
-), ${markLate('logged', '$1')}, held AS (
-  DELETE FROM quota_reservations r USING want w WHERE r.user_id = $1 AND r.id = w.id AND ${ONCE_LOCKED} RETURNING r.id, r.amount
-), delta AS MATERIALIZED (
-  SELECT w.quota_type_id, w.period_start, sum(coalesce(l.amount, 0) - coalesce(h.amount, 0))::bigint AS used, -sum(coalesce(h.amount, 0))::bigint AS reserved
+), ${markLate('logged', '$1')}, delta AS MATERIALIZED (
+  SELECT w.quota_type_id, w.period_start, sum(coalesce(l.amount, 0) - coalesce(h.amount, 0))::bigint AS used, sum(coalesce(h.amount, 0))::bigint AS gone
     FROM want w LEFT JOIN logged l ON l.id = w.id LEFT JOIN held h ON h.id = w.id GROUP BY 1, 2
 ), ${MOVE_COUNTERS}
 ${MOVED_ROWS}`

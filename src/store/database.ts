@@ -25,8 +25,9 @@ export interface Database {
    * too long, so that a row that somebody has locked holds up nobody else for long.
    */
   readonly metering: Pick<Database, 'query'>
-  /** The same for the statements that many requests share: on few connections, whose servers know them by heart. */
-  readonly grouped: Pick<Database, 'query'>
+  /** The same for the statements by which many requests are held, and charged: each on connections whose servers know them by heart. */
+  readonly holding: Pick<Database, 'query'>
+  readonly charging: Pick<Database, 'query'>
   /**
    * The rows of a SELECT as they are at one moment, `batch` at a time, from a cursor on a connection of its own: the next are
    * asked for when they are wanted, and ending the loop ends the query. Only where such a connection can be had.
@@ -60,7 +61,8 @@ export function openDatabase(
     orm,
     query,
     metering: { query },
-    grouped: { query },
+    holding: { query },
+    charging: { query },
     guard,
     close
   }
@@ -182,9 +184,3 @@ export const dateOrNull = (milliseconds: number | null): Date | null =>
 
 /** The value of a `$n::timestamptz` that stands for "the database's clock" when null. */
 export const instantOf = (at: Date | undefined): string | null => at?.toISOString() ?? null
-
-/** The value of a `$n::text::timestamptz[]`. */
-export const instantArray = (instants: readonly Date[]): string => `{${instants.map(at => at.toISOString()).join(',')}}`
-
-/** The value of a `$n::text::uuid[]`. */
-export const uuidArray = (ids: readonly string[]): string => `{${ids.join(',')}}`

@@ -1,17 +1,28 @@
 // Deletes a user with all that there is of it: counters, periods, reservations, log. The audit log keeps that it happened.
 import { type Database, iso, transaction } from './database.ts'
+import { heldOf } from './held.ts'
 import { type Actor, AUDIT_COLUMNS, auditValues } from './record-audit.ts'
 import { isLate, quarterOf } from './rollup/mark-usage.ts'
 
-/** Counters are locked before all that hangs from them, as by every statement. */
-const DELETE_USER = `
+/** Counters are locked before all that hangs from them, as by every statement. From here on nothing more is held. */
+const LOCK = `
 WITH counter AS MATERIALIZED (
-  SELECT l.quota_type_id, l.limit_amount, l.used_amount, l.reserved_amount FROM quota_limits l
-   WHERE l.user_id = $1
-   ORDER BY l.quota_type_id
-     FOR NO KEY UPDATE
+  SELECT 1 FROM quota_limits WHERE user_id = $1 ORDER BY quota_type_id FOR NO KEY UPDATE
+)
+SELECT 1 FROM quota_users WHERE id = $1 AND (SELECT count(*) FROM counter) >= 0`
+
+/**
+ * `mine` waits for those who make log rows of reservations at this moment, in the order in which they lock them, and keeps back those who would:
+ * by itself the foreign key would lock them in another.
+ */
+const DELETE_USER = `
+WITH mine AS MATERIALIZED (
+  SELECT id FROM quota_reservations WHERE user_id = $1 ORDER BY id FOR UPDATE
+), counter AS MATERIALIZED (
+  SELECT l.quota_type_id, l.limit_amount, greatest(l.used_amount - ${heldOf('l')}, 0) AS used
+    FROM quota_limits l WHERE l.user_id = $1 AND (SELECT count(*) FROM mine) >= 0
 ), quotas AS MATERIALIZED (
-  SELECT coalesce(jsonb_object_agg(t.type_key, jsonb_build_object('limit', c.limit_amount, 'used', c.used_amount - c.reserved_amount)), '{}') AS quotas
+  SELECT coalesce(jsonb_object_agg(t.type_key, jsonb_build_object('limit', c.limit_amount, 'used', c.used)), '{}') AS quotas
     FROM counter c JOIN quota_types t ON t.id = c.quota_type_id
 ), gone AS (
   DELETE FROM quota_users u USING quotas q WHERE u.id = $1 RETURNING u.*, q.quotas
@@ -23,10 +34,7 @@ WITH counter AS MATERIALIZED (
 )
 SELECT id FROM gone`
 
-/**
- * By a statement of its own, for the log has no foreign key: it sees what was written by those for whose locks the first one waited. Nobody
- * writes there any more, for the counters are gone.
- */
+/** The log has no foreign key. */
 const DELETE_LOG = `
 WITH unlogged AS (
   DELETE FROM usage_logs WHERE user_id = $1 RETURNING created_at
@@ -46,15 +54,20 @@ SELECT '', at, pg_current_xact_id()::text::bigint FROM jsonb_to_recordset($1::te
 /** A log of a million rows takes its time, and it is all or nothing. */
 const DEADLINE_MS = 10 * 60_000
 
-/** False when there was no such user. Requests that run meanwhile are not charged any more. */
+/**
+ * False when there was no such user. Requests that run meanwhile are not charged any more. The log comes first, because it may take long, and
+ * those who charge share their statements with other users'; and once more at the end, for what they wrote meanwhile.
+ */
 export const deleteUser = (db: Database, userId: string, by: Actor): Promise<boolean> =>
   transaction(
     db,
     async query => {
+      if ((await query(LOCK, [userId])).length === 0) return false
+      const changed = await query(DELETE_LOG, [userId])
       const gone = await query(DELETE_USER, [userId, ...auditValues(by)])
       // Somebody may come under this id at this moment, but not before this is committed where there was one.
       if (gone.length === 0) return false
-      const changed = await query(DELETE_LOG, [userId])
+      changed.push(...(await query(DELETE_LOG, [userId])))
       if (changed.length > 0) await query(MARK, [JSON.stringify(changed)])
       return true
     },

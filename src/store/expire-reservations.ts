@@ -14,7 +14,7 @@ WITH dead AS MATERIALIZED (
   DELETE FROM quota_reservations r USING due WHERE r.user_id = $1 AND r.id = due.id
   RETURNING r.quota_type_id, r.period_start, r.amount
 ), delta AS MATERIALIZED (
-  SELECT quota_type_id, period_start, -sum(amount)::bigint AS used, -sum(amount)::bigint AS reserved, count(*) AS n FROM gone GROUP BY 1, 2
+  SELECT quota_type_id, period_start, -sum(amount)::bigint AS used, sum(amount)::bigint AS gone, count(*) AS n FROM gone GROUP BY 1, 2
 ), ${MOVE_COUNTERS}
 SELECT coalesce(sum(n), 0)::int AS expired FROM delta`
 

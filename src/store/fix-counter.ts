@@ -14,9 +14,10 @@ import { type Actor, AUDIT_COLUMNS, auditValues } from './record-audit.ts'
  * A counter is locked by one statement and summed up by the next, whose snapshot is newer than the lock. One statement alone would
  * write a sum that is older: without what was charged while it waited.
  *
- * It rests on this: whoever writes a log row or a reservation, or takes one away, moves its counter in the same statement and under its lock,
+ * It rests on this: whoever changes what log rows and reservations sum up to moves the counter in the same statement and under its lock,
  * and the same lock is held by whoever moves or closes a period: reserve and charge by their UPDATE; commit, release, void and
- * expire-reservations by MOVE_COUNTERS, also for a period that is closed; set-level, open-period and reset by their FOR UPDATE.
+ * expire-reservations by MOVE_COUNTERS, also for a period that is closed; set-level, open-period and reset by their FOR UPDATE. Only what makes
+ * a log row of a reservation of the same amount (charge-held) does without.
  * So who had the lock before is in the sums and in the counter. Who still waits for it is in neither, and goes on from the newest
  * row, which is what is written here.
  *
@@ -36,17 +37,17 @@ WITH ${wrongCounters('c.user_id = $1 AND t.type_key = $2 AND c.period_start = $3
               WHEN logged + held > ${Number.MAX_SAFE_INTEGER} THEN 'its log rows and reservations sum up to more than 2^53−1' END AS obstacle
     FROM wrong w
 ), running AS (
-  UPDATE quota_limits l SET used_amount = c.logged + c.held, reserved_amount = c.held, updated_at = now()
+  UPDATE quota_limits l SET used_amount = c.logged + c.held, updated_at = now()
     FROM checked c WHERE c.running AND c.obstacle IS NULL AND l.user_id = $1 AND l.quota_type_id = c.quota_type_id
 ), closed AS (
-  UPDATE quota_periods p SET used_amount = c.logged + c.held, reserved_amount = c.held
+  UPDATE quota_periods p SET used_amount = c.logged + c.held
     FROM checked c
    WHERE NOT c.running AND c.obstacle IS NULL
      AND p.user_id = $1 AND p.quota_type_id = c.quota_type_id AND p.period_start = c.period_start
 ), audited AS (
   INSERT INTO quota_audit_logs (${AUDIT_COLUMNS})
   SELECT $1, $4::text, $5::text, $6::text, 'reconcile', c.type_key,
-         jsonb_build_object('used', c.used_amount - c.reserved_amount, 'reserved', c.reserved_amount, 'period_start', ${iso('c.period_start')}),
+         jsonb_build_object('used', c.used_amount - c.held, 'reserved', c.held, 'period_start', ${iso('c.period_start')}),
          jsonb_build_object('used', c.logged, 'reserved', c.held, 'period_start', ${iso('c.period_start')})
     FROM checked c WHERE c.obstacle IS NULL
 )

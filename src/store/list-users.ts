@@ -1,6 +1,7 @@
 // Reads who is near a limit and who uses most: every user once, with the quota that ranks them, a page at a time.
 import type { NamedBalance } from '../quota/balance.ts'
 import { type Database, ms } from './database.ts'
+import { heldOf } from './held.ts'
 import { type ViewRow, viewOf } from './view-quotas.ts'
 import { where } from './where.ts'
 
@@ -71,7 +72,7 @@ export async function listUsers(
   const rows = await db.query<RankRow>(
     `
 SELECT r.user_id, u.email, u.time_zone, to_jsonb(u.period_anchor) #>> '{}' AS period_anchor, t.type_key, t.name, t.unit, t.kind, t.period,
-       true AS known, true AS counted, r.limit_amount, r.used_amount, r.reserved_amount, 0 AS dead_amount,
+       true AS known, true AS counted, r.limit_amount, r.used_amount, ${heldOf('r')} AS reserved_amount, 0 AS dead_amount,
        ${ms('r.period_start')} AS period_start, ${ms('r.period_end')} AS period_end, ${ms('now()')} AS at,
        r.percent::text AS percent, r.rank::text AS rank
   FROM (

@@ -1,12 +1,20 @@
 // What requests ask of the store: grouped where it is plain, one by one where it is not, and each within its time.
 import type { Balance } from '../quota/balance.ts'
 import { FST_QUOTA_STORE } from '../quota/errors.ts'
-import { type Admission, type AdmissionOrder, balanceOf, refusalOf } from './admit.ts'
+import {
+  type Admission,
+  type AdmissionOrder,
+  balanceOf,
+  type CounterRow,
+  refusalOf,
+  type WantedCharge
+} from './admit.ts'
+import { type Charge, chargeMany } from './charge-many.ts'
 import { type CommittedCharge, commit, type HeldCharge } from './commit.ts'
-import { GROUPED_CONNECTIONS } from './connect-server.ts'
 import { type Database, dateOf, stateOf, within } from './database.ts'
 import { ensureUser } from './ensure-user.ts'
 import { Group } from './group.ts'
+import { type Held, holdMany, NO_COUNTER, type Wish } from './hold-many.ts'
 import { type Move, type Moved, moveManyUsers, moveOneUser } from './move-many.ts'
 import { release } from './release.ts'
 import { reserve } from './reserve.ts'
@@ -35,21 +43,32 @@ type Answer = Moved | typeof NOT_MOVED | undefined
 type Moves = Group<Move, NonNullable<Answer>>
 
 /** Larger ones gained nothing, and each waits for the whole statement. */
-const GROUP_SIZE = 100
+const GROUP_SIZE = 200
+const NO_BALANCES: Map<string, Balance> = new Map()
 
+/**
+ * Three ways, each for what the one before left: `#holds` and `#charges` are for what is as usual; `#moves` for whoever comes when there is hardly
+ * room, gives back, or charges another amount than was held; and one by one. Distributed, there are only the latter two, a user at a time.
+ */
 export class Metering implements Settling {
   readonly #db: Database
   readonly #timeoutMs: number
-  readonly #all: Moves | undefined
+  readonly #holds: Group<Wish, Held | typeof NO_COUNTER> | undefined
+  readonly #charges: Group<Charge, true> | undefined
+  readonly #moves: Moves | undefined
   readonly #users = new Map<string, Moves>()
+  /** How many of a user's requests were left by `#holds`: who comes after them goes behind them. */
+  readonly #left = new Map<string, number>()
 
   /** `timeoutMs` is how long a request waits for each of these; `distributed`: no statement is of more than one user. */
   constructor(db: Database, timeoutMs: number, { distributed = false }: { distributed?: boolean } = {}) {
     this.#db = db
     this.#timeoutMs = timeoutMs
-    if (distributed) return
-    const options = { size: GROUP_SIZE, width: GROUPED_CONNECTIONS }
-    this.#all = new Group(moves => this.#ask(moveManyUsers, moves, db.grouped), options)
+    if (distributed || db.kind !== 'postgres') return
+    const grouped = { size: GROUP_SIZE, width: 1 }
+    this.#holds = new Group(wishes => this.#ask(holdMany, wishes, db.holding, undefined), grouped)
+    this.#charges = new Group(charges => this.#ask(chargeMany, charges, db.charging, undefined), grouped)
+    this.#moves = new Group(moves => this.#ask(moveManyUsers, moves, db.metering, NOT_MOVED), grouped)
   }
 
   /** Holds all charges, or none. */
@@ -58,15 +77,14 @@ export class Metering implements Settling {
     const deadline = this.#deadline()
     const charge = this.#plain(charges)
     if (charge === undefined) return await reserve(this.#until(deadline), order)
-    const { id, typeId, type, amount } = charge
-    const move: Move = { do: 'reserve', userId, id, typeId, amount, leaseMs }
-    const moved = (await this.#move(move, deadline)) ?? (await this.#moveOfNewUser(move, deadline))
-    if (moved?.full) return refusalOf(charge, moved)
-    if (!moved?.done) return await reserve(this.#until(deadline), order)
-    const balance = balanceOf(type, moved)
-    const admittedAt = dateOf(Math.max(moved.at, moved.period_start))
-    const admitted = { id, typeId, type, amount, periodStart: balance.periodStart, admittedAt, balance }
-    return { admitted: true, charges: [admitted], at: dateOf(moved.at) }
+    const wish = { userId, id: charge.id, typeId: charge.typeId, amount: charge.amount, leaseMs }
+    const held = await this.#hold(wish, deadline)
+    if (held !== undefined) return held.held ? admissionOf(charge, held) : refusalOf(charge, held)
+    return await this.#afterOthers(userId, async () => {
+      const moved = await this.#move({ do: 'reserve', ...wish }, deadline)
+      if (moved?.full) return refusalOf(charge, moved)
+      return moved?.done ? admissionOf(charge, moved) : await reserve(this.#until(deadline), order)
+    })
   }
 
   async commit(
@@ -76,18 +94,24 @@ export class Metering implements Settling {
   ): Promise<Map<string, Balance>> {
     const deadline = this.#deadline()
     const charge = this.#plain(charges)
-    const moved = charge && (await this.#move(commitOf(userId, charge, endpoint), deadline))
-    if (charge === undefined || !moved?.done) return await commit(this.#until(deadline), userId, charges, endpoint)
-    return new Map([[charge.type, balanceOf(charge.type, moved)]])
+    if (charge === undefined) return await commit(this.#until(deadline), userId, charges, endpoint)
+    const { id, typeId, type, amount, metadata } = charge
+    if (this.#charges !== undefined && amount === charge.heldAmount) {
+      if (await this.#charges.join({ userId, id, amount, endpoint, metadata }, deadline)) return NO_BALANCES
+    }
+    const moved = await this.#move({ do: 'commit', userId, id, typeId, amount, metadata, endpoint }, deadline)
+    if (!moved?.done) return await commit(this.#until(deadline), userId, charges, endpoint)
+    return new Map([[type, balanceOf(type, moved)]])
   }
 
   async release(userId: string, charges: readonly HeldCharge[]): Promise<Map<string, Balance>> {
     const deadline = this.#deadline()
     const charge = this.#plain(charges)
-    const moved =
-      charge && (await this.#move({ do: 'release', userId, id: charge.id, typeId: charge.typeId }, deadline))
-    if (charge === undefined || !moved?.done) return await release(this.#until(deadline), userId, charges)
-    return new Map([[charge.type, balanceOf(charge.type, moved)]])
+    if (charge === undefined) return await release(this.#until(deadline), userId, charges)
+    const { id, typeId, type } = charge
+    const moved = await this.#move({ do: 'release', userId, id, typeId }, deadline)
+    if (!moved?.done) return await release(this.#until(deadline), userId, charges)
+    return new Map([[type, balanceOf(type, moved)]])
   }
 
   voidCharges(userId: string, charges: readonly HeldCharge[]): Promise<void> {
@@ -100,29 +124,44 @@ export class Metering implements Settling {
   #until = (deadline: number): Database => within(this.#db, Math.max(deadline - performance.now(), 1))
 
   /**
-   * Several charges of one request are all or none, which the statement for many does not see to. The embedded engine plans a statement anew
+   * Several charges of one request are all or none, which the statements for many do not see to. The embedded engine plans a statement anew
    * each time, and gains nothing.
    */
-  #plain<Charge>(charges: readonly Charge[]): Charge | undefined {
+  #plain<One>(charges: readonly One[]): One | undefined {
     return charges.length === 1 && this.#db.kind === 'postgres' ? charges[0] : undefined
   }
 
-  #move(move: Move, deadline: number): Promise<Answer> {
-    const alone = () => this.#ofUser(move.userId).join(move, deadline)
-    return this.#all === undefined ? alone() : this.#all.join(move, deadline).then(moved => moved ?? alone())
+  async #hold(wish: Wish, deadline: number): Promise<Held | undefined> {
+    if (this.#holds === undefined || this.#left.has(wish.userId)) return undefined
+    const held = await this.#holds.join(wish, deadline)
+    if (held !== NO_COUNTER) return held
+    await ensureUser(this.#until(deadline), wish.userId, [wish.typeId])
+    const again = await this.#holds.join(wish, deadline)
+    return again === NO_COUNTER ? undefined : again
   }
 
-  /** Nobody's row was locked, so there is none yet: a user's first request need not ask a second time to be told so. */
-  async #moveOfNewUser(move: Move, deadline: number): Promise<Answer> {
-    await ensureUser(this.#until(deadline), move.userId, [move.typeId])
-    return await this.#move(move, deadline)
+  /** The first come, the first served. */
+  async #afterOthers<T>(userId: string, work: () => Promise<T>): Promise<T> {
+    this.#left.set(userId, (this.#left.get(userId) ?? 0) + 1)
+    try {
+      return await work()
+    } finally {
+      const others = (this.#left.get(userId) as number) - 1
+      if (others === 0) this.#left.delete(userId)
+      else this.#left.set(userId, others)
+    }
+  }
+
+  async #move(move: Move, deadline: number): Promise<Answer> {
+    const moved = await this.#moves?.join(move, deadline)
+    return moved ?? (await this.#ofUser(move.userId).join(move, deadline))
   }
 
   /** For a user whose counters somebody else is moving: many processes at one user wait for the row once a group, not once a request. */
   #ofUser(userId: string): Moves {
     const group =
       this.#users.get(userId) ??
-      new Group<Move, NonNullable<Answer>>(moves => this.#ask(moveOneUser, moves, this.#db.metering), {
+      new Group<Move, NonNullable<Answer>>(moves => this.#ask(moveOneUser, moves, this.#db.metering, NOT_MOVED), {
         size: GROUP_SIZE,
         width: 1,
         onIdle: () => this.#users.delete(userId)
@@ -131,29 +170,32 @@ export class Metering implements Settling {
     return group
   }
 
-  async #ask(statement: typeof moveManyUsers, moves: readonly Move[], on: Pick<Database, 'query'>): Promise<Answer[]> {
+  async #ask<Item, Given, Refused>(
+    statement: (db: Database, items: readonly Item[]) => Promise<Given[]>,
+    items: readonly Item[],
+    on: Pick<Database, 'query'>,
+    refused: Refused
+  ): Promise<(Given | Refused)[]> {
     try {
-      return await statement(within(this.#db, this.#timeoutMs, on), moves)
+      return await statement(within(this.#db, this.#timeoutMs, on), items)
     } catch (error) {
       if (!isUndone(error)) throw error
-      return moves.map(() => NOT_MOVED)
+      return items.map(() => refused)
     }
   }
 }
 
-const commitOf = (
-  userId: string,
-  { id, typeId, amount, metadata }: CommittedCharge,
-  endpoint: string | null
-): Move => ({
-  do: 'commit',
-  userId,
-  id,
-  typeId,
-  amount,
-  metadata,
-  endpoint
-})
+function admissionOf(charge: WantedCharge, row: CounterRow & { at: number }): Admission {
+  const { id, typeId, type, amount } = charge
+  const balance = balanceOf(type, row)
+  const admittedAt = dateOf(Math.max(row.at, row.period_start))
+  const { periodStart } = balance
+  return {
+    admitted: true,
+    charges: [{ id, typeId, type, amount, heldAmount: amount, periodStart, admittedAt, balance }],
+    at: dateOf(row.at)
+  }
+}
 
 /** The database answered that it did none of it because of a value (22…), a constraint (23…) or a conflict (40…). */
 const isUndone = (error: unknown): boolean =>

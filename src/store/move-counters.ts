@@ -1,8 +1,10 @@
 // How settled work moves the counters: those of the running period, or of the closed one that admitted it.
 import { ms } from './database.ts'
+import { heldOf } from './held.ts'
 
 /**
- * $1 user; needs `delta (quota_type_id, period_start, used, reserved)`, one row a period, since an UPDATE moves a row once. A
+ * $1 user; needs `delta (quota_type_id, period_start, used, gone)`, one row a period, since an UPDATE moves a row once; `gone` is what this statement
+ * took from the reservations. A
  * reservation belongs to the period that admitted it: where the counter has gone on to the next one since, the closed period's row
  * is moved. The counters are locked first, in one order, and whoever moves a closed period holds its counter's lock. Its row is read
  * under a lock too: a period that closed after this statement began is empty in its snapshot, and PostgreSQL asks the CHECKs about a
@@ -11,19 +13,19 @@ import { ms } from './database.ts'
 export const MOVE_COUNTERS = `
   running AS (
     UPDATE quota_limits l
-       SET used_amount = l.used_amount + d.used, reserved_amount = l.reserved_amount + d.reserved, updated_at = now()
+       SET used_amount = l.used_amount + d.used, updated_at = now()
       FROM delta d JOIN locked k ON k.quota_type_id = d.quota_type_id AND k.period_start = d.period_start
      WHERE l.user_id = $1 AND l.quota_type_id = d.quota_type_id
-    RETURNING l.quota_type_id, l.limit_amount, l.used_amount, l.reserved_amount, l.period_start, l.period_end
+    RETURNING l.quota_type_id, l.limit_amount, l.used_amount, greatest(${heldOf('l')} - d.gone, 0) AS reserved_amount, l.period_start, l.period_end
   ), closing AS MATERIALIZED (
-    SELECT p.quota_type_id, p.period_start, p.used_amount + d.used AS used_amount, p.reserved_amount + d.reserved AS reserved_amount
+    SELECT p.quota_type_id, p.period_start, p.used_amount + d.used AS used_amount
       FROM delta d
       JOIN locked k ON k.quota_type_id = d.quota_type_id AND k.period_start <> d.period_start
       JOIN quota_periods p ON p.user_id = $1 AND p.quota_type_id = d.quota_type_id AND p.period_start = d.period_start
      ORDER BY p.quota_type_id, p.period_start
        FOR UPDATE OF p
   ), closed AS (
-    UPDATE quota_periods p SET used_amount = c.used_amount, reserved_amount = c.reserved_amount
+    UPDATE quota_periods p SET used_amount = c.used_amount
       FROM closing c WHERE p.user_id = $1 AND p.quota_type_id = c.quota_type_id AND p.period_start = c.period_start
     RETURNING p.quota_type_id
   )`

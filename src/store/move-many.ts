@@ -1,8 +1,9 @@
-// Reserves, charges and gives back for many requests in one statement, each of one quota type. What is not plain is left to the statements
-// for one request: whoever gets no answer here asks them.
+// Reserves, charges and gives back for many requests in one statement, each of one quota type, one after another: for whoever comes when there is
+// hardly room, gives back, or charges another amount than was held. Whoever gets no answer here asks by itself.
 import type { Metadata } from '../quota/metadata.ts'
 import type { CounterRow } from './admit.ts'
 import type { Database } from './database.ts'
+import { heldOf } from './held.ts'
 import { isLate } from './rollup/mark-usage.ts'
 
 export type Move = { userId: string; id: string; typeId: number } & (
@@ -26,25 +27,6 @@ const MOST = Number.MAX_SAFE_INTEGER
 /** Milliseconds; of an instant that has no fraction of one. */
 const ms = (expression: string) => `round(date_part('epoch', ${expression}) * 1000)`
 
-/*
- * A charged request writes, in a group of 25 on PostgreSQL 15: a reservation row and its index entry, and deletes it; a log row and three index
- * entries; the counter twice, each time locked before (99.6 % HOT at the default fillfactor, so no index entry); 1 150 bytes of WAL, and
- * 1/12 of a flush. 95–105 µs of the server's CPU, and 38–50 of ours to write and read both statements.
- *
- * Tried, CPU of the server a request in the same group, one connection (µs; the spread of readings is about 10):
- *   as it is                                                              94–107
- *   arrays and `unnest` instead of JSON, sums made by the client          102   (ours: 30–40 instead of 38–50)
- *   quota_reservations without its foreign key                            94    (through HTTP nothing: 0.92 ×, 50 connections, 4 passes)
- *   the commit leaves the counter alone (`reserved` from the reservations) 79–92, ours 18–25, 960 bytes of WAL; through HTTP 1.1 ×
- *   both indexes on created_at without `id`                               no difference (1.02 × through HTTP; without them at all 1.10 ×)
- *   the log row with the deduction, no reservation ("presumed success")   49, and 695 bytes; but the log has what was not charged yet
- * By itself, of those: SELECT 1 1.4; INSERT of a log row 22 (with its key alone 16); of a reservation 17 (with its foreign key 23); its DELETE
- * 12–18; the UPDATE 16; the lock before it 14.
- *
- * A third statement under way, sending the next group before the answers of the last are told, and waiting a turn or two of the event loop for a
- * fuller group gave nothing that stood out from the noise; plans made for each call (`plan_cache_mode`) cost twice as much.
- */
-
 /**
  * Each move has a number, `n`, and that of the first move of its counter, `k`. What is charged or given back
  * comes before what is reserved.
@@ -62,7 +44,7 @@ WITH item AS MATERIALIZED (
     FROM jsonb_to_recordset($1::text::jsonb)
       AS i (n int, k int, what "char", user_id text, quota_type_id int, id uuid, amount bigint, lease_ms int, endpoint text, metadata jsonb)
 ), counter AS MATERIALIZED (
-  SELECT i.k, l.user_id, l.quota_type_id, l.limit_amount, l.used_amount, l.reserved_amount, l.period_start, l.period_end
+  SELECT i.k, l.user_id, l.quota_type_id, l.limit_amount, l.used_amount, l.period_start, l.period_end
     FROM item i JOIN quota_limits l ON l.user_id = i.user_id AND l.quota_type_id = i.quota_type_id
    WHERE i.n = i.k ${ofOneUser ? 'AND l.user_id = $2' : ''}
    ORDER BY l.user_id, l.quota_type_id
@@ -79,11 +61,11 @@ WITH item AS MATERIALIZED (
   SELECT ${ofOneUser ? '$2' : 'user_id'}, id, quota_type_id, amount, endpoint, coalesce(metadata, '{}'), created_at FROM held WHERE what = 'c'
 ), turn AS (
   SELECT n, amount - held AS used, -held AS reserved, NULL::uuid AS id, NULL::int AS lease_ms,
-         k, user_id, quota_type_id, limit_amount, used_amount, reserved_amount, period_start, period_end
+         k, user_id, quota_type_id, limit_amount, used_amount, period_start, period_end
     FROM held
   UNION ALL
   SELECT i.n, i.amount, i.amount, i.id, i.lease_ms,
-         c.k, c.user_id, c.quota_type_id, c.limit_amount, c.used_amount, c.reserved_amount, c.period_start, c.period_end
+         c.k, c.user_id, c.quota_type_id, c.limit_amount, c.used_amount, c.period_start, c.period_end
     FROM item i JOIN counter c ON c.k = i.k WHERE i.what = 'r'
 ), made AS MATERIALIZED (
   SELECT t.*, t.id IS NULL OR (t.period_end IS NULL OR t.period_end > now())
@@ -92,11 +74,11 @@ WITH item AS MATERIALIZED (
 ), moved AS MATERIALIZED (
   SELECT k, user_id, quota_type_id, limit_amount, period_start, period_end,
          used_amount + coalesce(sum(used) FILTER (WHERE done), 0)::bigint AS used_amount,
-         reserved_amount + coalesce(sum(reserved) FILTER (WHERE done), 0)::bigint AS reserved_amount,
+         coalesce(sum(reserved) FILTER (WHERE done), 0)::bigint AS reserved,
          string_agg(n::text, ',') FILTER (WHERE done) AS done, bool_and(done) AS all_done
-    FROM made GROUP BY k, user_id, quota_type_id, limit_amount, used_amount, reserved_amount, period_start, period_end
+    FROM made GROUP BY k, user_id, quota_type_id, limit_amount, used_amount, period_start, period_end
 ), counted AS (
-  UPDATE quota_limits l SET used_amount = m.used_amount, reserved_amount = m.reserved_amount, updated_at = now()
+  UPDATE quota_limits l SET used_amount = m.used_amount, updated_at = now()
     FROM moved m
    WHERE l.user_id = ${ofOneUser ? '$2' : 'm.user_id'} AND l.quota_type_id = m.quota_type_id AND m.done IS NOT NULL
 ), reserved AS (
@@ -105,7 +87,8 @@ WITH item AS MATERIALIZED (
          now() + lease_ms * interval '1 millisecond'
     FROM made WHERE id IS NOT NULL AND done
 )
-SELECT m.k, m.done, m.period_end IS NULL OR m.period_end > now() AS running, m.limit_amount, m.used_amount, m.reserved_amount,
+SELECT m.k, m.done, m.period_end IS NULL OR m.period_end > now() AS running, m.limit_amount, m.used_amount,
+       greatest(${heldOf('m', ofOneUser ? '$2' : 'm.user_id')} + m.reserved, 0) AS reserved_amount,
        ${ms('m.period_start')} AS period_start, ${ms('m.period_end')} AS period_end, ${ms("date_trunc('milliseconds', now())")} AS at,
        NOT m.all_done AND EXISTS (SELECT 1 FROM quota_reservations r WHERE r.user_id = ${ofOneUser ? '$2' : 'm.user_id'} AND r.expires_at <= now()) AS dead
   FROM moved m`

@@ -26,16 +26,16 @@ WITH want AS MATERIALIZED (
    ORDER BY l.quota_type_id
      FOR UPDATE OF l
 ), closed AS (
-  INSERT INTO quota_periods (user_id, quota_type_id, period_start, period_end, limit_amount, used_amount, reserved_amount, closed_at)
-  SELECT user_id, quota_type_id, period_start, period_end, limit_amount, used_amount, reserved_amount, period_end FROM ended
+  INSERT INTO quota_periods (user_id, quota_type_id, period_start, period_end, limit_amount, used_amount, closed_at)
+  SELECT user_id, quota_type_id, period_start, period_end, limit_amount, used_amount, period_end FROM ended
   ON CONFLICT (user_id, quota_type_id, period_start) DO UPDATE
      SET period_end = excluded.period_end, limit_amount = excluded.limit_amount, used_amount = excluded.used_amount,
-         reserved_amount = excluded.reserved_amount, closed_at = excluded.closed_at
+         closed_at = excluded.closed_at
 ), opened AS (
   INSERT INTO quota_periods (user_id, quota_type_id, period_start, period_end) SELECT user_id, quota_type_id, next_start, next_end FROM ended
 )
 UPDATE quota_limits l
-   SET used_amount = 0, reserved_amount = 0, period_start = e.next_start, period_end = e.next_end, updated_at = now()
+   SET used_amount = 0, period_start = e.next_start, period_end = e.next_end, updated_at = now()
   FROM ended e WHERE l.user_id = $1 AND l.quota_type_id = e.quota_type_id`
 
 interface EndedRow extends CalendarRow {

@@ -7,10 +7,10 @@ import { type Database, dateOf, ms } from './database.ts'
  */
 export const wrongCounters = (where: string): string => `
   counter AS (
-    SELECT l.user_id, l.quota_type_id, l.period_start, NULL::timestamptz AS period_end, l.used_amount, l.reserved_amount, true AS running
+    SELECT l.user_id, l.quota_type_id, l.period_start, NULL::timestamptz AS period_end, l.used_amount, true AS running
       FROM quota_limits l
     UNION ALL
-    SELECT p.user_id, p.quota_type_id, p.period_start, p.period_end, p.used_amount, p.reserved_amount, false
+    SELECT p.user_id, p.quota_type_id, p.period_start, p.period_end, p.used_amount, false
       FROM quota_periods p WHERE p.closed_at IS NOT NULL AND p.pruned_at IS NULL
   ), truth AS (
     SELECT c.*, t.type_key,
@@ -22,11 +22,11 @@ export const wrongCounters = (where: string): string => `
       FROM counter c JOIN quota_types t ON t.id = c.quota_type_id
      WHERE ${where}
   ), wrong AS (
-    SELECT * FROM truth WHERE used_amount <> logged + held OR reserved_amount <> held
+    SELECT * FROM truth WHERE used_amount <> logged + held
   )`
 
 /** What `discrepancyOf` reads. */
-export const WRONG_COLUMNS = `user_id, type_key, ${ms('period_start')} AS period_start, used_amount, reserved_amount, logged, held`
+export const WRONG_COLUMNS = `user_id, type_key, ${ms('period_start')} AS period_start, used_amount, logged, held`
 
 /** One statement, so one snapshot: requests that run meanwhile do not show as differences. */
 const RECONCILE = `
@@ -40,7 +40,6 @@ export interface Discrepancy {
   periodStart: Date
   /** As stored: charged and held. */
   usedAmount: number
-  reservedAmount: number
   /** The sum of the period's log rows. */
   logged: number
   /** The sum of its open reservations. */
@@ -52,7 +51,6 @@ export interface WrongRow {
   type_key: string
   period_start: number
   used_amount: number
-  reserved_amount: number
   logged: number
   held: number
 }
@@ -65,7 +63,6 @@ export const discrepancyOf = (row: WrongRow): Discrepancy => ({
   type: row.type_key,
   periodStart: dateOf(row.period_start),
   usedAmount: Number(row.used_amount),
-  reservedAmount: Number(row.reserved_amount),
   logged: Number(row.logged),
   held: Number(row.held)
 })

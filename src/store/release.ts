@@ -1,8 +1,9 @@
 // Gives back what was held. What is not held any more is left alone.
 import type { Balance } from '../quota/balance.ts'
 import type { CounterRow } from './admit.ts'
+import { uuidArray } from './arrays.ts'
 import { balancesByType, type HeldCharge } from './commit.ts'
-import { type Database, uuidArray } from './database.ts'
+import type { Database } from './database.ts'
 import { lockCounters, MOVE_COUNTERS, MOVED_ROWS, ONCE_LOCKED } from './move-counters.ts'
 
 const RELEASE = `
@@ -12,7 +13,7 @@ WITH held AS MATERIALIZED (
   DELETE FROM quota_reservations r WHERE r.user_id = $1 AND r.id = ANY ($2::text::uuid[]) AND ${ONCE_LOCKED}
   RETURNING r.quota_type_id, r.period_start, r.amount
 ), delta AS MATERIALIZED (
-  SELECT quota_type_id, period_start, -sum(amount)::bigint AS used, -sum(amount)::bigint AS reserved FROM gone GROUP BY 1, 2
+  SELECT quota_type_id, period_start, -sum(amount)::bigint AS used, sum(amount)::bigint AS gone FROM gone GROUP BY 1, 2
 ), ${MOVE_COUNTERS}
 ${MOVED_ROWS}`
 

@@ -2,6 +2,7 @@
 import { monthOf, type Period } from '../quota/period.ts'
 import { calendarOf } from './calendar.ts'
 import type { Database } from './database.ts'
+import { heldOf } from './held.ts'
 import { gapTable, rolledTable } from './rollup/rolled.ts'
 
 /** One user and quota type in which something was used or denied. */
@@ -46,16 +47,16 @@ WITH want AS MATERIALIZED (
          coalesce(begun.first, c.month_start) AS first, coalesce(begun.last, c.month_end) AS last
     FROM counter c
    CROSS JOIN LATERAL (
-     SELECT sum(p.used_amount - p.reserved_amount) AS used,
+     SELECT sum(p.used_amount - ${heldOf('p')}) AS used,
             CASE WHEN bool_or(p.limit_amount < 0) THEN -1 ELSE sum(p.limit_amount) END AS granted,
             min(p.period_start) AS first, max(coalesce(p.period_end, 'infinity')) AS last
        FROM (
-         SELECT q.period_start, q.period_end, q.limit_amount, q.used_amount, q.reserved_amount
+         SELECT q.user_id, q.quota_type_id, q.period_start, q.period_end, q.limit_amount, q.used_amount
            FROM quota_periods q
           WHERE q.user_id = c.user_id AND q.quota_type_id = c.quota_type_id AND q.closed_at IS NOT NULL
             AND q.period_start >= c.month_start AND q.period_start < c.month_end
          UNION ALL
-         SELECT c.period_start, c.period_end, c.limit_amount, c.used_amount, c.reserved_amount
+         SELECT c.user_id, c.quota_type_id, c.period_start, c.period_end, c.limit_amount, c.used_amount
           WHERE c.period_start >= c.month_start AND c.period_start < c.month_end
        ) p
       WHERE c.restarts
@@ -67,7 +68,7 @@ WITH want AS MATERIALIZED (
 ), line AS (
   SELECT c.user_id, c.type_key, c.unit,
          CASE WHEN c.from_periods THEN c.begun_used
-              WHEN c.kind = 'level' THEN c.used_amount - c.reserved_amount - since.amount
+              WHEN c.kind = 'level' THEN c.used_amount - ${heldOf('c')} - since.amount
               ELSE log.amount END AS used,
          CASE WHEN c.from_periods THEN c.begun_granted ELSE coalesce(former.limit_amount, c.limit_amount) END AS granted,
          log.calls, denied.denials, c.from_periods OR NOT c.restarts AS counts

@@ -1,6 +1,7 @@
 // Closes a running period early and opens a new one, which ends when the old one would have. Deletes no log row.
 import { type Database, dateOf, iso, ms } from './database.ts'
 import { openCounters } from './ensure-user.ts'
+import { heldOf } from './held.ts'
 import { openPeriods } from './open-period.ts'
 import { type Actor, AUDIT_COLUMNS, auditValues } from './record-audit.ts'
 
@@ -26,23 +27,23 @@ WITH want AS MATERIALIZED (
 ), cut AS MATERIALIZED (
   SELECT greatest(date_trunc('milliseconds', clock_timestamp()), o.latest) + interval '1 millisecond' AS at FROM (SELECT max(period_start) AS latest FROM locked) o
 ), old AS MATERIALIZED (
-  SELECT k.*, cut.at FROM locked k CROSS JOIN cut WHERE k.period_end IS NULL OR k.period_end > cut.at
+  SELECT k.*, ${heldOf('k')} AS held, cut.at FROM locked k CROSS JOIN cut WHERE k.period_end IS NULL OR k.period_end > cut.at
 ), closed AS (
-  INSERT INTO quota_periods (user_id, quota_type_id, period_start, period_end, limit_amount, used_amount, reserved_amount, closed_at)
-  SELECT o.user_id, o.quota_type_id, o.period_start, o.at, o.limit_amount, o.used_amount, o.reserved_amount, o.at FROM old o
+  INSERT INTO quota_periods (user_id, quota_type_id, period_start, period_end, limit_amount, used_amount, closed_at)
+  SELECT o.user_id, o.quota_type_id, o.period_start, o.at, o.limit_amount, o.used_amount, o.at FROM old o
   ON CONFLICT (user_id, quota_type_id, period_start) DO UPDATE
      SET period_end = excluded.period_end, limit_amount = excluded.limit_amount, used_amount = excluded.used_amount,
-         reserved_amount = excluded.reserved_amount, closed_at = excluded.closed_at
+         closed_at = excluded.closed_at
 ), opened AS (
   INSERT INTO quota_periods (user_id, quota_type_id, period_start, period_end) SELECT o.user_id, o.quota_type_id, o.at, o.period_end FROM old o
 ), fresh AS (
-  UPDATE quota_limits l SET used_amount = 0, reserved_amount = 0, period_start = o.at, updated_at = now()
+  UPDATE quota_limits l SET used_amount = 0, period_start = o.at, updated_at = now()
     FROM old o WHERE l.user_id = $1 AND l.quota_type_id = o.quota_type_id
   RETURNING l.quota_type_id
 ), audited AS (
   INSERT INTO quota_audit_logs (${AUDIT_COLUMNS})
   SELECT $1, $3::text, $4::text, $5::text, 'reset', o.type_key,
-         jsonb_build_object('used', o.used_amount - o.reserved_amount, 'reserved', o.reserved_amount, 'period_start', ${iso('o.period_start')}),
+         jsonb_build_object('used', greatest(o.used_amount - o.held, 0), 'reserved', o.held, 'period_start', ${iso('o.period_start')}),
          jsonb_build_object('used', 0, 'reserved', 0, 'period_start', ${iso('o.at')})
     FROM old o
 )

@@ -2,7 +2,11 @@
 import type { Balance } from '../quota/balance.ts'
 import type { Metadata } from '../quota/metadata.ts'
 import { balanceOf, type CounterRow } from './admit.ts'
-import { type Database, ms } from './database.ts'
+import { type Database, ms, transaction } from './database.ts'
+import { heldOf } from './held.ts'
+
+/** By a statement of its own: what is held is read by the next, whose snapshot is newer than the lock, and nobody can hold more meanwhile. */
+const LOCK = 'SELECT 1 FROM quota_limits WHERE user_id = $1 AND quota_type_id = $2::int FOR NO KEY UPDATE'
 
 /**
  * The log row has the difference, so that a level stays the sum of its log; what running work holds is left out of it. A key
@@ -10,13 +14,14 @@ import { type Database, ms } from './database.ts'
  */
 const SET_LEVEL = `
 WITH counter AS MATERIALIZED (
-  SELECT l.*, CASE WHEN $4::boolean THEN $3::bigint ELSE greatest(l.used_amount - l.reserved_amount - $3::bigint, 0) END AS level
-    FROM quota_limits l WHERE l.user_id = $1 AND l.quota_type_id = $2::int
-     FOR UPDATE
+  SELECT l.quota_type_id, l.used_amount - h.amount AS level_before, h.amount AS held,
+         CASE WHEN $4::boolean THEN $3::bigint ELSE greatest(l.used_amount - h.amount - $3::bigint, 0) END AS level
+    FROM quota_limits l CROSS JOIN LATERAL (SELECT ${heldOf('l')} AS amount) h
+   WHERE l.user_id = $1 AND l.quota_type_id = $2::int
 ), moved AS (
-  UPDATE quota_limits l SET used_amount = c.level + l.reserved_amount, updated_at = now()
+  UPDATE quota_limits l SET used_amount = c.level + c.held, updated_at = now()
     FROM counter c WHERE l.user_id = $1 AND l.quota_type_id = c.quota_type_id
-  RETURNING l.*, c.used_amount - c.reserved_amount AS level_before, c.level
+  RETURNING l.quota_type_id, l.limit_amount, l.used_amount, c.held AS reserved_amount, l.period_start, l.period_end, c.level_before, c.level
 ), logged AS (
   INSERT INTO usage_logs (user_id, id, quota_type_id, amount, endpoint, metadata, created_at)
   SELECT $1, $5::text::uuid, m.quota_type_id, m.level - m.level_before, $6::text, $7::text::jsonb,
@@ -55,6 +60,9 @@ export async function setLevel(db: Database, m: LevelMove): Promise<Balance | un
     JSON.stringify(m.metadata),
     m.idempotencyKey
   ]
-  const [row] = await db.query<CounterRow>(SET_LEVEL, values)
-  return row && balanceOf(m.type, row)
+  return await transaction(db, async query => {
+    await query(LOCK, [m.userId, m.typeId])
+    const [row] = await query<CounterRow>(SET_LEVEL, values)
+    return row && balanceOf(m.type, row)
+  })
 }

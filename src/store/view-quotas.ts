@@ -9,14 +9,16 @@ const VIEW = `
 SELECT t.type_key, t.name, t.unit, t.kind, t.period, u.time_zone, to_jsonb(u.period_anchor) #>> '{}' AS period_anchor,
        u.id IS NOT NULL AS known, l.user_id IS NOT NULL AS counted,
        coalesce(l.limit_amount, t.default_limit) AS limit_amount, coalesce(l.used_amount, 0) AS used_amount,
-       coalesce(l.reserved_amount, 0) AS reserved_amount, ${ms('l.period_start')} AS period_start, ${ms('l.period_end')} AS period_end,
-       (SELECT coalesce(sum(r.amount), 0) FROM quota_reservations r
-         WHERE r.user_id = l.user_id AND r.quota_type_id = t.id AND r.period_start = l.period_start
-           AND r.expires_at <= coalesce($2::timestamptz, now())) AS dead_amount,
+       held.amount AS reserved_amount, held.dead AS dead_amount, ${ms('l.period_start')} AS period_start, ${ms('l.period_end')} AS period_end,
        ${ms('coalesce($2::timestamptz, now())')} AS at
   FROM quota_types t
   LEFT JOIN quota_users u ON u.id = $1
   LEFT JOIN quota_limits l ON l.user_id = u.id AND l.quota_type_id = t.id
+ CROSS JOIN LATERAL (
+   SELECT coalesce(sum(r.amount), 0) AS amount,
+          coalesce(sum(r.amount) FILTER (WHERE r.expires_at <= coalesce($2::timestamptz, now())), 0) AS dead
+     FROM quota_reservations r WHERE r.user_id = l.user_id AND r.quota_type_id = t.id AND r.period_start = l.period_start
+ ) held
  WHERE (t.is_active OR l.user_id IS NOT NULL) AND ($3::text IS NULL OR t.type_key = $3)
  ORDER BY t.type_key`
 

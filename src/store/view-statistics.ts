@@ -1,7 +1,8 @@
 // Adds up what was charged and denied of one quota type: in all, by hour or day, and by user.
 import { type Series, seriesOf } from '../quota/series.ts'
+import { instantArray } from './arrays.ts'
 import { clockOf } from './clock.ts'
-import { type Database, instantArray, type Query, snapshot } from './database.ts'
+import { type Database, type Query, snapshot } from './database.ts'
 import { findWindow } from './rollup/roll-window.ts'
 import { gapsOf, rolledDays, type Span, spansIn } from './rollup/rolled.ts'
 

@@ -7,12 +7,12 @@ import { markLate } from './rollup/mark-usage.ts'
 const VOID = `
 WITH want AS MATERIALIZED (
   SELECT * FROM jsonb_to_recordset($2::text::jsonb) AS w (id uuid, quota_type_id int, period_start timestamptz)
-), ${lockCounters('want')}, unlogged AS (
-  DELETE FROM usage_logs l USING want w WHERE l.user_id = $1 AND l.id = w.id AND ${ONCE_LOCKED} RETURNING l.id, l.amount, l.created_at
-), ${markLate('unlogged', '$1')}, held AS (
+), ${lockCounters('want')}, held AS MATERIALIZED (
   DELETE FROM quota_reservations r USING want w WHERE r.user_id = $1 AND r.id = w.id AND ${ONCE_LOCKED} RETURNING r.id, r.amount
-), delta AS MATERIALIZED (
-  SELECT w.quota_type_id, w.period_start, -sum(coalesce(u.amount, 0) + coalesce(h.amount, 0))::bigint AS used, -sum(coalesce(h.amount, 0))::bigint AS reserved
+), unlogged AS (
+  DELETE FROM usage_logs l USING want w WHERE l.user_id = $1 AND l.id = w.id AND (SELECT count(*) FROM held) >= 0 RETURNING l.id, l.amount, l.created_at
+), ${markLate('unlogged', '$1')}, delta AS MATERIALIZED (
+  SELECT w.quota_type_id, w.period_start, -sum(coalesce(u.amount, 0) + coalesce(h.amount, 0))::bigint AS used, sum(coalesce(h.amount, 0))::bigint AS gone
     FROM want w LEFT JOIN unlogged u ON u.id = w.id LEFT JOIN held h ON h.id = w.id GROUP BY 1, 2
 ), ${MOVE_COUNTERS}
 ${MOVED_ROWS}`

@@ -26,7 +26,7 @@ t.test('fastify-quota reconcile --fix', async t => {
     t.match(await run('--fix', '--reason', 'ticket 4711'), {
       code: 0,
       stderr: '',
-      stdout: /^alice +calls +\S+Z +9 → 5 +3 → 3\nalice +more +\S+Z +9 → 1 +0 → 0\n\n2 counters were repaired\.\n$/m
+      stdout: /^alice +calls +\S+Z +9 → 5 +2 +3\nalice +more +\S+Z +9 → 1 +1 +0\n\n2 counters were repaired\.\n$/m
     })
     t.strictSame(await standing(db, 'alice', 'calls'), [2, 3, 5])
     t.match(await auditOf(db, 'alice'), [
@@ -46,7 +46,7 @@ t.test('fastify-quota reconcile --fix', async t => {
   })
 
   t.test('--json has each as it was and as it is, and an empty array where all are right', async t => {
-    await db.query('UPDATE quota_limits SET used_amount = 9, reserved_amount = 1 WHERE used_amount = 5')
+    await db.query('UPDATE quota_limits SET used_amount = 9 WHERE used_amount = 5')
     const { code, stdout } = await run('--fix', '--json')
     t.equal(code, 0)
     const [{ period_start, ...fix }, ...others] = JSON.parse(stdout)
@@ -55,8 +55,8 @@ t.test('fastify-quota reconcile --fix', async t => {
     t.strictSame(fix, {
       user_id: 'alice',
       quota_type: 'calls',
-      before: { used_amount: 9, reserved_amount: 1 },
-      after: { used_amount: 5, reserved_amount: 3 },
+      before: { used_amount: 9 },
+      after: { used_amount: 5 },
       logged: 2,
       held: 3,
       obstacle: null
@@ -71,15 +71,15 @@ t.test('fastify-quota reconcile --fix', async t => {
     t.match(await run('--fix'), {
       code: 1,
       stdout:
-        /^alice +calls +\S+Z +8 → 5 +3 → 3\nalice +more +\S+Z +1 +0 +not repaired: its log rows sum up to less than 0\n\n1 counter was repaired\.\n1 counter was not: correct the rows in usage_logs, and run this again\.\n$/m
+        /^alice +calls +\S+Z +8 → 5 +2 +3\nalice +more +\S+Z +1 +-1 +0 +not repaired: its log rows sum up to less than 0\n\n1 counter was repaired\.\n1 counter was not: correct the rows in usage_logs, and run this again\.\n$/m
     })
     const { code, stdout } = await run('--fix', '--json')
     t.equal(code, 1)
     t.match(JSON.parse(stdout), [
       {
         quota_type: 'more',
-        before: { used_amount: 1, reserved_amount: 0 },
-        after: { used_amount: 1, reserved_amount: 0 },
+        before: { used_amount: 1 },
+        after: { used_amount: 1 },
         logged: -1,
         obstacle: 'its log rows sum up to less than 0'
       }
@@ -108,6 +108,6 @@ t.test('fastify-quota reconcile --fix repairs the embedded database', async t =>
   await db.query('UPDATE quota_limits SET used_amount = 9')
   await db.close()
   const { code, stdout } = await build.run('cli/main.js', ['reconcile', '--fix', '--data-dir', dataDir])
-  t.match(stdout, /^alice +calls +\S+Z +9 → 3 +3 → 3\n\n1 counter was repaired\.\n$/m)
+  t.match(stdout, /^alice +calls +\S+Z +9 → 3 +0 +3\n\n1 counter was repaired\.\n$/m)
   t.equal(code, 0)
 })

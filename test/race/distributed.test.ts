@@ -27,7 +27,8 @@ function watched(db: Database): { db: Database; sent: string[] } {
     db: Object.create(db, {
       query: { value: watch(db).query },
       metering: lane(db.metering),
-      grouped: lane(db.grouped)
+      holding: lane(db.holding),
+      charging: lane(db.charging)
     }) as Database,
     sent
   }

@@ -28,7 +28,7 @@ onBoth('a counter that is too high or too low is set to what is charged and held
   for (const usedAmount of [90, 3]) {
     await spoil(db, `used_amount = ${usedAmount}`, 'calls')
     t.match(await fixCounters(db, BY), [
-      { userId: 'alice', type: 'calls', usedAmount, reservedAmount: 2, logged: 5, held: 2, obstacle: null }
+      { userId: 'alice', type: 'calls', usedAmount, logged: 5, held: 2, obstacle: null }
     ])
     t.strictSame(await standing(db, 'alice', 'calls'), [5, 2, 93])
   }
@@ -36,16 +36,19 @@ onBoth('a counter that is too high or too low is set to what is charged and held
   t.strictSame(await standing(db, 'alice', 'calls'), [7, 0, 93])
 })
 
-onBoth('a held part that is wrong is set to the open reservations, and these can be settled again', async (t, db) => {
-  await declareTypes(db, { calls: { limit: 100 } })
-  const [first, second] = [await hold(db, 'alice', { calls: 3 }), await hold(db, 'alice', { calls: 4 })]
-  await spoil(db, 'reserved_amount = 0', 'calls')
-  await t.rejects(commit(db, 'alice', costing(first), null), { code: 'FST_QUOTA_STORE' })
-  t.match(await fixCounters(db, BY), [{ usedAmount: 7, reservedAmount: 0, logged: 0, held: 7, obstacle: null }])
-  await commit(db, 'alice', costing(first), null)
-  await release(db, 'alice', second)
-  t.strictSame(await standing(db, 'alice', 'calls'), [3, 0, 97])
-})
+onBoth(
+  'a counter without what is held is set to the open reservations, and these can be settled again',
+  async (t, db) => {
+    await declareTypes(db, { calls: { limit: 100 } })
+    const [first, second] = [await hold(db, 'alice', { calls: 3 }), await hold(db, 'alice', { calls: 4 })]
+    await spoil(db, 'used_amount = 0', 'calls')
+    await t.rejects(release(db, 'alice', second), { code: 'FST_QUOTA_STORE' })
+    t.match(await fixCounters(db, BY), [{ usedAmount: 0, logged: 0, held: 7, obstacle: null }])
+    await commit(db, 'alice', costing(first), null)
+    await release(db, 'alice', second)
+    t.strictSame(await standing(db, 'alice', 'calls'), [3, 0, 97])
+  }
+)
 
 onBoth('a closed period is set to its own log rows and late work, and the running one is left alone', async (t, db) => {
   await declareTypes(db, { calls: { limit: 100 } })
@@ -53,8 +56,8 @@ onBoth('a closed period is set to its own log rows and late work, and the runnin
   const late = await hold(db, 'alice', { calls: 3 })
   await resetQuota(db, 'alice', 'calls', BY)
   await spend(db, { calls: 1 })
-  await db.query('UPDATE quota_periods SET used_amount = 50, reserved_amount = 7 WHERE closed_at IS NOT NULL')
-  t.match(await fixCounters(db, BY), [{ usedAmount: 50, reservedAmount: 7, logged: 5, held: 3, obstacle: null }])
+  await db.query('UPDATE quota_periods SET used_amount = 50 WHERE closed_at IS NOT NULL')
+  t.match(await fixCounters(db, BY), [{ usedAmount: 50, logged: 5, held: 3, obstacle: null }])
   t.match(await periodsOf(db, 'alice', 'calls'), [{ used: 8, reserved: 3, closed: true }, { closed: false }])
   await commit(db, 'alice', costing(late), null)
   t.match((await periodsOf(db, 'alice', 'calls'))[0], { used: 8, reserved: 0, closed: true })
@@ -69,7 +72,7 @@ onBoth('a level is set to the sum of its whole log', async (t, db) => {
   await db.query("UPDATE usage_logs SET created_at = created_at - interval '400 days' WHERE amount > 0")
   await hold(db, 'alice', { bytes: 5 })
   await spoil(db, 'used_amount = 999', 'bytes')
-  t.match(await fixCounters(db, BY), [{ usedAmount: 999, reservedAmount: 5, logged: 70, held: 5, obstacle: null }])
+  t.match(await fixCounters(db, BY), [{ usedAmount: 999, logged: 70, held: 5, obstacle: null }])
   t.strictSame(await standing(db, 'alice', 'bytes'), [70, 5, 925])
 })
 
@@ -113,7 +116,7 @@ onBoth('a repair is in the audit log: who, why, before and after', async (t, db)
   await declareTypes(db, { calls: { limit: 100 } })
   await spend(db, { calls: 5 })
   await hold(db, 'alice', { calls: 2 })
-  await spoil(db, 'used_amount = 30, reserved_amount = 10', 'calls')
+  await spoil(db, 'used_amount = 30', 'calls')
   await fixCounters(db, { actor: 'ops', reason: 'restored from a backup', requestId: null })
   const { start } = (await periodsOf(db, 'alice', 'calls'))[0]!
   const [row, ...others] = (await auditOf(db, 'alice')) as [Record<string, Record<string, string>>]
@@ -124,7 +127,7 @@ onBoth('a repair is in the audit log: who, why, before and after', async (t, db)
     quota_type: 'calls',
     reason: 'restored from a backup',
     request_id: null,
-    before: { used: 20, reserved: 10 },
+    before: { used: 28, reserved: 2 },
     after: { used: 5, reserved: 2 }
   })
   for (const { period_start } of [row.before!, row.after!])

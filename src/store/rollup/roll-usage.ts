@@ -1,7 +1,8 @@
 // Adds the usage log up, by day and hour, so that statistics need not read it. It stays behind by some minutes, and is exact:
 // what is changed in a time that is added up already leaves a mark, and is read from the log until it is added up anew.
 import { type Series, seriesOf } from '../../quota/series.ts'
-import { type Database, dateOf, instantArray, ms } from '../database.ts'
+import { instantArray } from '../arrays.ts'
+import { type Database, dateOf, ms } from '../database.ts'
 import { forgetOthers, forgetSums } from './forget-usage.ts'
 import { alone } from './rolling.ts'
 import type { SafeTime } from './safe-time.ts'

@@ -1,6 +1,7 @@
 // Adds up the days that statistics of so many days end today with, all but today: by user it is then one row, and not one a day.
 import { seriesOf } from '../../quota/series.ts'
-import { type Database, instantArray, type Query } from '../database.ts'
+import { instantArray } from '../arrays.ts'
+import type { Database, Query } from '../database.ts'
 import { forgetOthers, forgetSums } from './forget-usage.ts'
 import { gapsOf, isRolled, rolledDays, type Span, spansIn } from './rolled.ts'
 import { alone } from './rolling.ts'

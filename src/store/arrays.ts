@@ -1,0 +1,20 @@
+// Arrays as PostgreSQL reads them from a text, `$1::text::text[]`: what every driver sends alike.
+
+/** The value of a `$n::text::text[]`. */
+export const textArray = (texts: readonly (string | null)[]): string => `{${texts.map(quoted).join()}}`
+
+/** The value of a `$n::text::int[]` or `$n::text::bigint[]`. */
+export const intArray = (numbers: readonly number[]): string => `{${numbers.join()}}`
+
+/** The value of a `$n::text::timestamptz[]`. */
+export const instantArray = (instants: readonly Date[]): string => `{${instants.map(at => at.toISOString()).join(',')}}`
+
+/** The value of a `$n::text::uuid[]`. */
+export const uuidArray = (ids: readonly string[]): string => `{${ids.join(',')}}`
+
+function quoted(text: string | null): string {
+  if (text === null) return 'NULL'
+  return `"${NEEDS_ESCAPE.test(text) ? text.replace(/["\\]/g, '\\$&') : text}"`
+}
+
+const NEEDS_ESCAPE = /["\\]/
