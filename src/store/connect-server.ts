@@ -21,6 +21,11 @@ const EXPORT_DEADLINE_MS = 60_000
 /** Connections for all that no request waits for: an operator's questions, upkeep, and what is owed. */
 const OPERATOR_CONNECTIONS = 3
 
+/**
+ * Connections for the statements that many requests share, to hold and to charge, as many of each as are under way at once.
+ */
+export const GROUPED_CONNECTIONS = 2
+
 export interface Patience {
   /** How long a statement may take that no request waits for. */
   deadlineMs?: number | undefined
@@ -47,7 +52,11 @@ export function connectServer(
   const operator = new Lane(url, { ...settings, max: Math.min(max, OPERATOR_CONNECTIONS) }, OPERATOR_SESSION)
   const metering = new Lane(url, { ...settings, max }, sessionWithin(storeTimeoutMs))
   const shared = (session: Session) =>
-    new Lane(url, { ...settings, max: 1 }, { ...sessionWithin(storeTimeoutMs), ...session })
+    new Lane(
+      url,
+      { ...settings, max: Math.min(max, GROUPED_CONNECTIONS) },
+      { ...sessionWithin(storeTimeoutMs), ...session }
+    )
   const holding = shared(SHARED_SESSION)
   const charging = shared({ ...SHARED_SESSION, enable_hashjoin: 'off', enable_mergejoin: 'off' })
   const prepares = preparing(operator, options.prepare ?? toldBy(query.get('prepare')))

@@ -13,7 +13,8 @@ interface Waiting<Item, Answer> {
 /** What shares a statement. */
 interface Batch<Item, Answer> {
   items: readonly Waiting<Item, Answer>[]
-  users: ReadonlySet<string>
+  /** Undefined where nobody asks. */
+  users: ReadonlySet<string> | undefined
   answers: Promise<readonly (Answer | undefined)[]>
 }
 
@@ -25,6 +26,8 @@ interface GroupOptions {
   size: number
   /** How many statements are under way at once. */
   width: number
+  /** A user's items are in one of them at a time: the second would wait for the rows of the first. */
+  oneOfUser?: boolean
   /** Nothing waits, and nothing is under way. */
   onIdle?: () => void
 }
@@ -34,7 +37,7 @@ const GIVEN_UP = Number.POSITIVE_INFINITY
 
 /**
  * Where nothing is under way an item leaves at once. With two statements under way the database works on one while this process reads the
- * answers of the other. A user's items are in one of them at a time: the second would wait for the rows of the first.
+ * answers of the other.
  */
 export class Group<Item extends { userId: string }, Answer> {
   readonly #send: Send<Item, Answer>
@@ -106,14 +109,16 @@ export class Group<Item extends { userId: string }, Answer> {
   }
 
   #begin(items: readonly Waiting<Item, Answer>[]): Batch<Item, Answer> {
-    const users = new Set(items.map(({ item }) => item.userId))
+    const { width, oneOfUser } = this.#options
+    const users = oneOfUser && width > 1 ? new Set(items.map(({ item }) => item.userId)) : undefined
     return { items, users, answers: this.#send(items.map(({ item }) => item)) }
   }
 
   /** The first come first; where more wait than one statement takes, a user at a time in turn, so that one with many holds up nobody. */
   #take(): Waiting<Item, Answer>[] {
-    const isFree = ({ item }: Waiting<Item, Answer>) => !this.#underWay.some(({ users }) => users.has(item.userId))
-    const free = this.#underWay.length === 0 ? this.#waiting : this.#waiting.filter(isFree)
+    const isFree = ({ item }: Waiting<Item, Answer>) => !this.#underWay.some(({ users }) => users?.has(item.userId))
+    const isAnyFree = this.#underWay.length === 0 || !this.#options.oneOfUser
+    const free = isAnyFree ? this.#waiting : this.#waiting.filter(isFree)
     const taken = free.length <= this.#options.size ? free : inTurn(free, this.#options.size)
     if (taken.length === this.#waiting.length) {
       this.#waiting = []
@@ -128,7 +133,7 @@ export class Group<Item extends { userId: string }, Answer> {
 async function answer<Item, Answer>({ items, answers }: Batch<Item, Answer>): Promise<void> {
   try {
     const given = await answers
-    for (const [i, { resolve }] of items.entries()) resolve(given[i])
+    for (let i = 0; i < items.length; i++) (items[i] as Waiting<Item, Answer>).resolve(given[i])
   } catch (error) {
     for (const { reject } of items) reject(error)
   }

@@ -11,6 +11,7 @@ import {
 } from './admit.ts'
 import { type Charge, chargeMany } from './charge-many.ts'
 import { type CommittedCharge, commit, type HeldCharge } from './commit.ts'
+import { GROUPED_CONNECTIONS } from './connect-server.ts'
 import { type Database, dateOf, stateOf, within } from './database.ts'
 import { ensureUser } from './ensure-user.ts'
 import { Group } from './group.ts'
@@ -65,43 +66,40 @@ export class Metering implements Settling {
     this.#db = db
     this.#timeoutMs = timeoutMs
     if (distributed || db.kind !== 'postgres') return
-    const grouped = { size: GROUP_SIZE, width: 1 }
-    this.#holds = new Group(wishes => this.#ask(holdMany, wishes, db.holding, undefined), grouped)
+    const grouped = { size: GROUP_SIZE, width: GROUPED_CONNECTIONS }
+    this.#holds = new Group(wishes => this.#ask(holdMany, wishes, db.holding, undefined), {
+      ...grouped,
+      oneOfUser: true
+    })
     this.#charges = new Group(charges => this.#ask(chargeMany, charges, db.charging, undefined), grouped)
-    this.#moves = new Group(moves => this.#ask(moveManyUsers, moves, db.metering, NOT_MOVED), grouped)
+    this.#moves = new Group(moves => this.#ask(moveManyUsers, moves, db.metering, NOT_MOVED), { ...grouped, width: 1 })
   }
 
   /** Holds all charges, or none. */
-  async reserve(order: AdmissionOrder & { leaseMs: number }): Promise<Admission> {
+  reserve(order: AdmissionOrder & { leaseMs: number }): Promise<Admission> {
     const { userId, leaseMs, charges } = order
     const deadline = this.#deadline()
     const charge = this.#plain(charges)
-    if (charge === undefined) return await reserve(this.#until(deadline), order)
-    const wish = { userId, id: charge.id, typeId: charge.typeId, amount: charge.amount, leaseMs }
-    const held = await this.#hold(wish, deadline)
-    if (held !== undefined) return held.held ? admissionOf(charge, held) : refusalOf(charge, held)
-    return await this.#afterOthers(userId, async () => {
-      const moved = await this.#move({ do: 'reserve', ...wish }, deadline)
-      if (moved?.full) return refusalOf(charge, moved)
-      return moved?.done ? admissionOf(charge, moved) : await reserve(this.#until(deadline), order)
+    if (charge === undefined) return reserve(this.#until(deadline), order)
+    const { id, typeId, amount } = charge
+    const wish = { userId, id, typeId, amount, leaseMs }
+    if (this.#holds === undefined || this.#left.has(userId)) return this.#reserveLeft(order, charge, wish, deadline)
+    return this.#holds.join(wish, deadline).then(held => {
+      if (held === undefined || held === NO_COUNTER) return this.#reserveLeft(order, charge, wish, deadline, held)
+      return outcomeOf(charge, held)
     })
   }
 
-  async commit(
-    userId: string,
-    charges: readonly CommittedCharge[],
-    endpoint: string | null
-  ): Promise<Map<string, Balance>> {
+  commit(userId: string, charges: readonly CommittedCharge[], endpoint: string | null): Promise<Map<string, Balance>> {
     const deadline = this.#deadline()
     const charge = this.#plain(charges)
-    if (charge === undefined) return await commit(this.#until(deadline), userId, charges, endpoint)
-    const { id, typeId, type, amount, metadata } = charge
-    if (this.#charges !== undefined && amount === charge.heldAmount) {
-      if (await this.#charges.join({ userId, id, amount, endpoint, metadata }, deadline)) return NO_BALANCES
-    }
-    const moved = await this.#move({ do: 'commit', userId, id, typeId, amount, metadata, endpoint }, deadline)
-    if (!moved?.done) return await commit(this.#until(deadline), userId, charges, endpoint)
-    return new Map([[type, balanceOf(type, moved)]])
+    if (charge === undefined) return commit(this.#until(deadline), userId, charges, endpoint)
+    const { id, amount, heldAmount, metadata } = charge
+    if (this.#charges === undefined || amount !== heldAmount)
+      return this.#commitLeft(userId, charge, endpoint, deadline)
+    return this.#charges
+      .join({ userId, id, amount, endpoint, metadata }, deadline)
+      .then(isCharged => (isCharged ? NO_BALANCES : this.#commitLeft(userId, charge, endpoint, deadline)))
   }
 
   async release(userId: string, charges: readonly HeldCharge[]): Promise<Map<string, Balance>> {
@@ -131,13 +129,35 @@ export class Metering implements Settling {
     return charges.length === 1 && this.#db.kind === 'postgres' ? charges[0] : undefined
   }
 
-  async #hold(wish: Wish, deadline: number): Promise<Held | undefined> {
-    if (this.#holds === undefined || this.#left.has(wish.userId)) return undefined
-    const held = await this.#holds.join(wish, deadline)
-    if (held !== NO_COUNTER) return held
-    await ensureUser(this.#until(deadline), wish.userId, [wish.typeId])
-    const again = await this.#holds.join(wish, deadline)
-    return again === NO_COUNTER ? undefined : again
+  async #reserveLeft(
+    order: AdmissionOrder & { leaseMs: number },
+    charge: WantedCharge,
+    wish: Wish,
+    deadline: number,
+    answer?: typeof NO_COUNTER
+  ): Promise<Admission> {
+    if (answer === NO_COUNTER) {
+      await ensureUser(this.#until(deadline), wish.userId, [wish.typeId])
+      const held = await this.#holds?.join(wish, deadline)
+      if (held !== undefined && held !== NO_COUNTER) return outcomeOf(charge, held)
+    }
+    return await this.#afterOthers(wish.userId, async () => {
+      const moved = await this.#move({ do: 'reserve', ...wish }, deadline)
+      if (moved?.full) return refusalOf(charge, moved)
+      return moved?.done ? admissionOf(charge, moved) : await reserve(this.#until(deadline), order)
+    })
+  }
+
+  async #commitLeft(
+    userId: string,
+    charge: CommittedCharge,
+    endpoint: string | null,
+    deadline: number
+  ): Promise<Map<string, Balance>> {
+    const { id, typeId, type, amount, metadata } = charge
+    const moved = await this.#move({ do: 'commit', userId, id, typeId, amount, metadata, endpoint }, deadline)
+    if (!moved?.done) return await commit(this.#until(deadline), userId, [charge], endpoint)
+    return new Map([[type, balanceOf(type, moved)]])
   }
 
   /** The first come, the first served. */
@@ -184,6 +204,9 @@ export class Metering implements Settling {
     }
   }
 }
+
+const outcomeOf = (charge: WantedCharge, held: Held): Admission =>
+  held.held ? admissionOf(charge, held) : refusalOf(charge, held)
 
 function admissionOf(charge: WantedCharge, row: CounterRow & { at: number }): Admission {
   const { id, typeId, type, amount } = charge

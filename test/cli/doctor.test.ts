@@ -116,7 +116,7 @@ t.test('fastify-quota doctor', async t => {
   t.test('tells each thing that is wrong in the database, with its remedy', async t => {
     const { url, db } = await healthy()
     await db.query("INSERT INTO quota_users (id, time_zone) VALUES ('bob', 'Mars/Olympus')")
-    await db.query("UPDATE quota_limits SET used_amount = 3 WHERE user_id = 'alice'")
+    await db.query("UPDATE quota_limits SET used_amount = 4 WHERE user_id = 'alice'")
     await db.query(
       "INSERT INTO quota_types (type_key, name, default_limit, is_active) VALUES ('retired', 'Retired', 1, false)"
     )

@@ -9,7 +9,7 @@ interface Item {
 }
 
 /** A group whose statements are answered by hand. */
-function byHand({ size = 100, width = 1 } = {}) {
+function byHand({ size = 100, width = 1, oneOfUser = false } = {}) {
   const sent: { items: number[]; answer: (error?: Error) => Promise<void> }[] = []
   let idle = 0
   const group = new Group<Item, number>(
@@ -23,7 +23,7 @@ function byHand({ size = 100, width = 1 } = {}) {
         }
         sent.push({ items: items.map(({ n }) => n), answer })
       }),
-    { size, width, onIdle: () => void idle++ }
+    { size, width, oneOfUser, onIdle: () => void idle++ }
   )
   const join = (n: number, userId = 'alice', patienceMs = 60_000) =>
     group.join({ userId, n }, performance.now() + patienceMs)
@@ -87,8 +87,22 @@ t.test('who has waited long enough is told, and not sent any more', async t => {
   t.equal(await next, 50)
 })
 
-t.test('two statements are under way at once, and never for one user', async t => {
-  const { sent, join, idle } = byHand({ width: 2 })
+t.test('two statements are under way at once, also for one user', async t => {
+  const { sent, join } = byHand({ width: 2 })
+  for (const n of [1, 2, 3]) {
+    join(n)
+    await turn()
+  }
+  t.strictSame(
+    sent.map(({ items }) => items),
+    [[1], [2]]
+  )
+  await sent[0]!.answer()
+  t.strictSame(sent[2]!.items, [3])
+})
+
+t.test('two statements are under way at once, and where it matters never for one user', async t => {
+  const { sent, join, idle } = byHand({ width: 2, oneOfUser: true })
   join(1, 'alice')
   await turn()
   join(2, 'alice')
