@@ -1,5 +1,4 @@
 // The life of a metered request: match, identify, reserve, answer, settle. The table of contents of this room.
-import { finished } from 'node:stream'
 import type {
   FastifyInstance,
   FastifyReply,
@@ -20,6 +19,7 @@ import { GUARD_NAME, type RequestMetering, type RouteMatcher } from './match.ts'
 import { type DeniedAnswer, deniedAnswer, refuseUnauthorized, refuseUnavailable, sendDenied } from './refuse.ts'
 import { type RequestQuota, unenforcedQuota, unmeteredQuota } from './request-quota.ts'
 import { type SettleContext, Settlement } from './settle.ts'
+import { whenOver } from './when-over.ts'
 
 export interface GuardContext extends SettleContext {
   matcher: RouteMatcher
@@ -142,8 +142,7 @@ function hold(
   metered[SETTLEMENT] = settlement
   metered[QUOTA] = settlement.quota
   followStatus(settlement, reply)
-  // Fires on every path: a reply that was sent, hijacked, torn, or never begun.
-  finished(reply.raw, () => {
+  whenOver(reply.raw, () => {
     if (reply.raw.headersSent) settlement.settle(reply.raw.statusCode)
     // A body that did not come whole is never handled, and a reply that was hijacked never sent.
     else settlement.abandon(request.raw.complete === false || reply.sent)
