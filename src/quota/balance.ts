@@ -41,9 +41,13 @@ export function usagePercent({ limit, used, reserved }: Pick<Balance, 'limit' | 
 
 /** The balance closest to its limit: what the `X-Quota-*` headers speak of. Unlimited ones only where there is no other. */
 export function tightest<B extends Pick<Balance, 'limit' | 'remaining'>>(balances: readonly B[]): B | undefined {
-  const share = (b: B) => (b.limit === UNLIMITED ? Number.POSITIVE_INFINITY : b.limit === 0 ? 0 : b.remaining / b.limit)
-  return balances.reduce<B | undefined>(
-    (least, b) => (least === undefined || share(b) < share(least) ? b : least),
-    undefined
-  )
+  let least = balances[0]
+  for (let i = 1; i < balances.length; i++) {
+    const other = balances[i] as B
+    if (shareLeft(other) < shareLeft(least as B)) least = other
+  }
+  return least
 }
+
+const shareLeft = ({ limit, remaining }: Pick<Balance, 'limit' | 'remaining'>): number =>
+  limit === UNLIMITED ? Number.POSITIVE_INFINITY : limit === 0 ? 0 : remaining / limit

@@ -38,9 +38,10 @@ export function checkStoreFailure(path: string, value: unknown): void {
 
 /** The nearest word wins: route or rule, then quota type, then plugin. */
 export function mergeDenial(...nearestFirst: (DenialOptions | undefined)[]): Required<DenialOptions> {
-  const pick = <K extends keyof DenialOptions>(key: K) => nearestFirst.find(d => d?.[key] !== undefined)?.[key]
-  return { ...DEFAULT_DENIAL, ...definedOnly({ statusCode: pick('statusCode'), upgradeUrl: pick('upgradeUrl') }) }
+  let { statusCode, upgradeUrl } = DEFAULT_DENIAL
+  for (const denial of nearestFirst.reverse()) {
+    if (denial?.statusCode !== undefined) statusCode = denial.statusCode
+    if (denial?.upgradeUrl !== undefined) upgradeUrl = denial.upgradeUrl
+  }
+  return { statusCode, upgradeUrl }
 }
-
-const definedOnly = <T extends object>(value: T): { [K in keyof T]?: NonNullable<T[K]> } =>
-  Object.fromEntries(Object.entries(value).filter(([, v]) => v !== undefined)) as { [K in keyof T]?: NonNullable<T[K]> }

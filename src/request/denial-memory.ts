@@ -12,6 +12,7 @@ export interface Recalled {
 }
 
 interface Remembered {
+  costs: readonly ChargeCost[]
   denial: Denial
   since: number
   until: number
@@ -28,7 +29,7 @@ const MAX_USERS = 10_000
 const MAX_DENIALS = 20
 
 export class DenialMemory {
-  readonly #users = new Map<string, Map<string, Remembered>>()
+  readonly #users = new Map<string, Remembered[]>()
   #changes = 0
 
   /** What `remember` must be told: whatever was forgotten meanwhile is not remembered after all. */
@@ -39,9 +40,10 @@ export class DenialMemory {
   recall(userId: string, costs: readonly ChargeCost[]): Recalled | undefined {
     const denials = this.#users.get(userId)
     if (denials === undefined) return undefined
+    const known = denials.find(denial => isSame(denial.costs, costs))
+    if (known === undefined) return undefined
     const now = performance.now()
-    const known = denials.get(signatureOf(costs))
-    if (known === undefined || now >= known.until) return undefined
+    if (now >= known.until) return undefined
     if (now >= known.recalledUntil) {
       known.recalled = recalledOf(later(known.denial, now - known.since))
       known.recalledUntil = now + untilNextSecond(known.recalled.denial)
@@ -51,27 +53,24 @@ export class DenialMemory {
 
   /**
    * Only what no running work can make untrue by giving back what it holds: then nothing but a change by hand or the period's end
-   * makes room.
+   * makes room. Returns it with room for its answers, also where it is not remembered.
    */
-  remember(userId: string, costs: readonly ChargeCost[], denial: Denial, changes: number): void {
-    if (changes !== this.#changes || denial.violations.some(violation => violation.reserved > 0)) return
+  remember(userId: string, costs: readonly ChargeCost[], denial: Denial, changes: number): Recalled {
+    const recalled = recalledOf(denial)
+    if (changes !== this.#changes || denial.violations.some(violation => violation.reserved > 0)) return recalled
     const since = performance.now()
     const ends = denial.violations.map(({ resetsAt }) =>
       resetsAt === null ? REMEMBERED_FOR_MS : resetsAt.getTime() - denial.at.getTime()
     )
-    const denials = this.#users.get(userId) ?? new Map<string, Remembered>()
-    if (denials.size >= MAX_DENIALS) denials.clear()
-    denials.set(signatureOf(costs), {
-      denial,
-      since,
-      until: since + Math.min(REMEMBERED_FOR_MS, ...ends),
-      recalled: recalledOf(denial),
-      recalledUntil: since + untilNextSecond(denial)
-    })
+    const until = since + Math.min(REMEMBERED_FOR_MS, ...ends)
+    const others = this.#users.get(userId)?.filter(remembered => !isSame(remembered.costs, costs)) ?? []
+    if (others.length >= MAX_DENIALS) others.length = 0
+    others.push({ costs, denial, since, until, recalled, recalledUntil: since + untilNextSecond(denial) })
     // The last one in the order of the map.
     this.#users.delete(userId)
-    this.#users.set(userId, denials)
+    this.#users.set(userId, others)
     if (this.#users.size > MAX_USERS) this.#users.delete(this.#users.keys().next().value as string)
+    return recalled
   }
 
   /** There may be room again: for this user, or for all. */
@@ -82,8 +81,13 @@ export class DenialMemory {
   }
 }
 
-const signatureOf = (costs: readonly ChargeCost[]): string =>
-  costs.map(({ typeId, amount }) => `${typeId}:${amount}`).join()
+/** Compared one by one: a text to look them up by was made anew for each request. */
+function isSame(some: readonly ChargeCost[], others: readonly ChargeCost[]): boolean {
+  if (some.length !== others.length) return false
+  for (let i = 0; i < some.length; i++)
+    if (some[i]?.typeId !== others[i]?.typeId || some[i]?.amount !== others[i]?.amount) return false
+  return true
+}
 
 const recalledOf = (denial: Denial): Recalled => ({ denial, answers: new Map() })
 

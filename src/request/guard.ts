@@ -1,5 +1,4 @@
 // The life of a metered request: match, identify, reserve, answer, settle. The table of contents of this room.
-import { finished } from 'node:stream'
 import type {
   FastifyInstance,
   FastifyReply,
@@ -14,12 +13,14 @@ import type { Admission } from '../store/admit.ts'
 import { chargeId } from '../store/charge-id.ts'
 import type { TypeCatalogue } from '../store/type-catalogue.ts'
 import { costsOf } from './costs.ts'
+import type { Recalled } from './denial-memory.ts'
 import { followStatus } from './follow-status.ts'
 import { type Identify, identifyUser } from './identify.ts'
 import { GUARD_NAME, type RequestMetering, type RouteMatcher } from './match.ts'
-import { type DeniedAnswer, deniedAnswer, refuseUnauthorized, refuseUnavailable, sendDenied } from './refuse.ts'
+import { deniedAnswer, refuseUnauthorized, refuseUnavailable, sendDenied } from './refuse.ts'
 import { type RequestQuota, unenforcedQuota, unmeteredQuota } from './request-quota.ts'
 import { type SettleContext, Settlement } from './settle.ts'
+import { whenOver } from './when-over.ts'
 
 export interface GuardContext extends SettleContext {
   matcher: RouteMatcher
@@ -80,15 +81,24 @@ function onRequest(
 ): void {
   // A scope that was opened before this registration has its hooks, and not its decorators.
   if (!('quota' in request)) Object.defineProperty(request, 'quota', { get: readQuota })
-  const metering = context.matcher.match(request)
+  // Made anew each time it is read.
+  const { config, url } = request.routeOptions
+  // Without a url no route was found.
+  const metering = url === undefined ? undefined : context.matcher.match(config, request.method, url)
   if (metering === undefined) done()
-  else meter(context, metering, request, reply).then(isAnswered => isAnswered || done(), done)
+  else meter(context, { metering, url: url as string }, request, reply).then(isAnswered => isAnswered || done(), done)
+}
+
+/** A route that is metered. */
+interface Route {
+  metering: RequestMetering
+  url: string
 }
 
 /** Takes what the request costs, or answers it. What is there at once is not awaited. */
 async function meter(
   context: GuardContext,
-  metering: RequestMetering,
+  route: Route,
   request: FastifyRequest,
   reply: FastifyReply
 ): Promise<boolean> {
@@ -103,47 +113,45 @@ async function meter(
   }
   try {
     if (context.owed.isFull) throw new FST_QUOTA_STORE('too many charges wait to be written')
-    const asked = costsOf(metering, request, context.types)
+    const asked = costsOf(route.metering, request, context.types)
     const costs = Array.isArray(asked) ? asked : await asked
     if (costs.length === 0) {
       ;(request as unknown as Metered)[QUOTA] = unenforcedQuota(userId)
       return false
     }
     const recalled = context.denials.recall(userId, costs)
-    if (recalled !== undefined)
-      return deny(context, metering, userId, recalled.denial, request, reply, recalled.answers)
+    if (recalled !== undefined) return deny(context, route, userId, recalled, request, reply)
     const wanted = costs.map(({ typeId, type, amount }) => ({ id: chargeId(), typeId, type, amount }))
     const { changes } = context.denials
     const order = { userId, charges: wanted, leaseMs: context.leaseMs }
     const admission = await context.holds.reserve(userId, wanted, () => context.store.reserve(order))
     if (!admission.admitted) {
-      context.denials.remember(userId, wanted, admission, changes)
-      return deny(context, metering, userId, admission, request, reply)
+      const remembered = context.denials.remember(userId, wanted, admission, changes)
+      return deny(context, route, userId, remembered, request, reply)
     }
-    hold(context, metering, userId, admission, request, reply)
+    hold(context, route, userId, admission, request, reply)
     return false
   } catch (error) {
     if (!(error instanceof FST_QUOTA_STORE)) throw error
-    return storeFailed(context, metering, userId, error, request, reply)
+    return storeFailed(context, route, userId, error, request, reply)
   }
 }
 
 function hold(
   context: GuardContext,
-  metering: RequestMetering,
+  route: Route,
   userId: string,
   admission: Admission & { admitted: true },
   request: FastifyRequest,
   reply: FastifyReply
 ): void {
-  const endpoint = request.routeOptions.url as string
+  const { metering, url: endpoint } = route
   const settlement = new Settlement(context, { userId, endpoint, metering, log: request.log }, admission)
   const metered = request as unknown as Metered
   metered[SETTLEMENT] = settlement
   metered[QUOTA] = settlement.quota
   followStatus(settlement, reply)
-  // Fires on every path: a reply that was sent, hijacked, torn, or never begun.
-  finished(reply.raw, () => {
+  whenOver(reply.raw, () => {
     if (reply.raw.headersSent) settlement.settle(reply.raw.statusCode)
     // A body that did not come whole is never handled, and a reply that was hijacked never sent.
     else settlement.abandon(request.raw.complete === false || reply.sent)
@@ -152,32 +160,33 @@ function hold(
 
 function deny(
   context: GuardContext,
-  metering: RequestMetering,
+  { metering, url }: Route,
   userId: string,
-  admission: Admission & { admitted: false },
+  { denial, answers }: Recalled,
   request: FastifyRequest,
-  reply: FastifyReply,
-  answers?: Map<RequestMetering, DeniedAnswer>
+  reply: FastifyReply
 ): true {
-  const ofType = () => context.denialOfType.get(admission.violations[0]?.type ?? '')
-  const refusal = answers?.get(metering) ?? deniedAnswer(admission, [metering.denial, ofType(), context.denial])
-  answers?.set(metering, refusal)
-  sendDenied(reply, refusal)
-  const event = deniedEvent(userId, request.routeOptions.url ?? null, admission, refusal.statusCode)
-  context.emit(event, request.log)
+  let answer = answers.get(metering)
+  if (answer === undefined) {
+    const ofType = context.denialOfType.get(denial.violations[0]?.type ?? '')
+    answer = deniedAnswer(denial, [metering.denial, ofType, context.denial])
+    answers.set(metering, answer)
+  }
+  sendDenied(reply, answer)
+  context.emit(deniedEvent(userId, url, denial, answer.statusCode), request.log)
   return true
 }
 
 function storeFailed(
   context: GuardContext,
-  metering: RequestMetering,
+  route: Route,
   userId: string,
   error: unknown,
   request: FastifyRequest,
   reply: FastifyReply
 ): boolean {
-  const isOpen = (metering.storeFailure ?? context.storeFailure) === 'open'
-  const common = { userId, endpoint: request.routeOptions.url ?? null, error }
+  const isOpen = (route.metering.storeFailure ?? context.storeFailure) === 'open'
+  const common = { userId, endpoint: route.url, error }
   context.emit(isOpen ? { name: 'unenforced', ...common } : { name: 'store-failed', ...common }, request.log)
   if (isOpen) (request as unknown as Metered)[QUOTA] = unenforcedQuota(userId)
   else refuseUnavailable(reply)

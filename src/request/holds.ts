@@ -46,25 +46,23 @@ export class Holds {
   }
 
   /** Runs `reserve`. Where that rejects nothing stays held, also if the database carries it out after all; while closing it always rejects. */
-  async reserve(
-    userId: string,
-    charges: readonly WantedCharge[],
-    reserve: () => Promise<Admission>
-  ): Promise<Admission> {
-    if (this.#isClosing) throw closing()
-    let admission: Admission
+  reserve(userId: string, charges: readonly WantedCharge[], reserve: () => Promise<Admission>): Promise<Admission> {
+    if (this.#isClosing) return Promise.reject(closing())
+    const asked = reserve()
     this.#unknown += 1
-    try {
-      admission = await reserve()
-    } catch (error) {
-      if (error instanceof FST_QUOTA_STORE) void this.#watch(this.#giveBackAfter(error, userId, charges))
-      throw error
-    } finally {
-      this.#unknown -= 1
-    }
-    if (!admission.admitted || !this.#isClosing) return admission
-    void this.#watch(this.#giveBack(userId, charges))
-    throw closing()
+    return asked.then(
+      admission => {
+        this.#unknown -= 1
+        if (!admission.admitted || !this.#isClosing) return admission
+        void this.#watch(this.#giveBack(userId, charges))
+        throw closing()
+      },
+      error => {
+        if (error instanceof FST_QUOTA_STORE) void this.#watch(this.#giveBackAfter(error, userId, charges))
+        this.#unknown -= 1
+        throw error
+      }
+    )
   }
 
   add(hold: Hold): void {
@@ -107,7 +105,11 @@ export class Holds {
   async #giveBack(userId: string, charges: readonly WantedCharge[]): Promise<void> {
     const { changed, left } = this.#options
     const release = () => releaseById(this.#db, userId, charges)
-    const { over } = await this.#returns.attempt(release, release, { owed: () => {}, dropped: left })
+    let over: Promise<void> | undefined
+    const owed = (_: unknown, until: Promise<void>) => {
+      over = until
+    }
+    await this.#returns.attempt(release, release, { written: () => {}, owed, dropped: left })
     await over
     changed(userId)
   }

@@ -31,10 +31,13 @@ interface PatternRule {
 /** The name that our onRequest hook has on the routes it stands before, in every registration. */
 export const GUARD_NAME = 'quotaGuard'
 
+/** What is known of a route that is not metered. */
+const EXEMPT = Symbol('exempt')
+
 export class RouteMatcher {
   readonly #rules: PatternRule[]
   /** `routeOptions.config` is one stable object a route, and one for all methods of it. */
-  readonly #known = new WeakMap<object, Map<string, RequestMetering | undefined>>()
+  readonly #known = new WeakMap<object, Map<string, RequestMetering | typeof EXEMPT>>()
 
   constructor(rules: readonly Rule<FastifyRequest>[]) {
     this.#rules = rules.map(readRule)
@@ -43,10 +46,13 @@ export class RouteMatcher {
   }
 
   /** Undefined: not metered. */
-  match(request: FastifyRequest): RequestMetering | undefined {
-    const { config, url } = request.routeOptions
-    if (url === undefined || request.is404) return undefined
-    return this.#of(config as { quota?: unknown }, request.method, url)
+  match(config: { quota?: unknown }, method: string, url: string): RequestMetering | undefined {
+    const known = this.#known.get(config)?.get(method)
+    if (known !== undefined) return known === EXEMPT ? undefined : known
+    const metering = this.#read(config.quota as RouteQuota<FastifyRequest> | undefined, method, url)
+    const methods = this.#known.get(config) ?? new Map<string, RequestMetering | typeof EXEMPT>()
+    this.#known.set(config, methods.set(method, metering ?? EXEMPT))
+    return metering
   }
 
   /**
@@ -71,7 +77,7 @@ export class RouteMatcher {
     return guarded.map(({ method, url, config }) => ({
       method,
       url,
-      metering: this.#of(config, method, url),
+      metering: this.match(config, method, url),
       isExempt: this.#isExempt(config.quota, method, url)
     }))
   }
@@ -80,15 +86,6 @@ export class RouteMatcher {
     if (written !== undefined) return written === false
     const rule = this.#rules.find(({ pattern }) => matches(pattern, method, url))
     return rule !== undefined && rule.metering === undefined
-  }
-
-  #of(config: { quota?: unknown }, method: string, url: string): RequestMetering | undefined {
-    const known = this.#known.get(config) ?? new Map<string, RequestMetering | undefined>()
-    if (!known.has(method)) {
-      known.set(method, this.#read(config.quota as RouteQuota<FastifyRequest> | undefined, method, url))
-      this.#known.set(config, known)
-    }
-    return known.get(method)
   }
 
   #read(written: RouteQuota<FastifyRequest> | undefined, method: string, url: string): RequestMetering | undefined {

@@ -13,26 +13,18 @@ const MAX_WAITING = 10_000
 /** A counter that refuses a charge may be repaired in so long; what never fits must not wait for ever. */
 const REFUSED_FOR_MS = 15 * 60_000
 
-/** Whether a write went through at its first attempt, waits for another, or never can. */
-export type Written = 'written' | 'owed' | 'dropped'
-
-export interface Attempt {
-  /** The outcome of the first attempt. */
-  outcome: Written
-  /** Where it is owed: when it is written, or dropped. */
-  over?: Promise<void>
-}
-
-export interface OwedListener {
-  owed(error: unknown): void
+/** Who asked for a write: it is told once a first attempt, and again where what is owed is dropped after all. */
+export interface OwedListener<Answer> {
+  /** At the first attempt. */
+  written(answer: Answer): void
+  /** It waits for another attempt; `over` resolves when it is written, or dropped. */
+  owed(error: unknown, over: Promise<void>): void
   dropped(error: unknown): void
 }
 
-const WRITTEN: Attempt = { outcome: 'written' }
-
 interface Waiting {
   write: () => Promise<unknown>
-  listener: OwedListener
+  listener: Pick<OwedListener<unknown>, 'dropped'>
   since: number
   over: () => void
 }
@@ -56,27 +48,36 @@ export class Owed {
     return this.#size >= MAX_WAITING
   }
 
-  /** Runs `first`, and where that fails `again` until it succeeds. Both do the same, and may be done twice. */
-  async attempt(
-    first: () => Promise<unknown>,
+  /**
+   * Runs `first`, and where that fails `again` until it succeeds. Both do the same, and may be done twice. Resolves after the first attempt. With
+   * callbacks: awaited, each of a request's two writes cost two promises more.
+   */
+  attempt<Answer>(
+    first: () => Promise<Answer>,
     again: () => Promise<unknown>,
-    listener: OwedListener
-  ): Promise<Attempt> {
+    listener: OwedListener<Answer>
+  ): Promise<void> {
     this.#unfinished += 1
-    try {
-      await first()
-    } catch (error) {
-      if (!isPermanent(error)) {
-        this.#size += 1
-        listener.owed(error)
-        return { outcome: 'owed', over: this.#wait(again, listener).then(() => this.#finish()) }
-      }
+    return first().then(
+      answer => {
+        this.#finish()
+        listener.written(answer)
+      },
+      error => this.#failed(error, again, listener)
+    )
+  }
+
+  #failed(error: unknown, again: () => Promise<unknown>, listener: OwedListener<never>): void {
+    if (isPermanent(error)) {
       listener.dropped(error)
       this.#finish()
-      return { outcome: 'dropped' }
+      return
     }
-    this.#finish()
-    return WRITTEN
+    this.#size += 1
+    listener.owed(
+      error,
+      this.#wait(again, listener).then(() => this.#finish())
+    )
   }
 
   /** Tries without a pause from now on, and resolves when nothing is owed after `others` or the patience is over. */
@@ -95,7 +96,7 @@ export class Owed {
     if (this.#unfinished === 0) this.#onFinished?.()
   }
 
-  #wait(write: () => Promise<unknown>, listener: OwedListener): Promise<void> {
+  #wait(write: () => Promise<unknown>, listener: Waiting['listener']): Promise<void> {
     return new Promise(over => {
       this.#waiting.push({ write, listener, since: Date.now(), over })
       if (!this.#isDraining) void this.#drain()

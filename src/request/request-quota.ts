@@ -37,20 +37,20 @@ export class MeteredQuota implements RequestQuota {
   readonly userId: string
   readonly charges: readonly ReservedCharge[]
   metadata: Metadata = {}
-  /** What the rule charges, but an operator has switched off: nothing to the handler. */
-  readonly #switchedOff: readonly string[]
+  /** What the rule charges: where an operator has switched it off, it is nothing to the handler. */
+  readonly #named: readonly { type: string }[]
   #isSettled = false
 
-  constructor(userId: string, admitted: readonly AdmittedCharge[], named: readonly string[]) {
+  constructor(userId: string, admitted: readonly AdmittedCharge[], named: readonly { type: string }[]) {
     this.userId = userId
-    this.#switchedOff = named.filter(type => !admitted.some(charge => charge.type === type))
+    this.#named = named
     this.charges = admitted.map(({ type, amount, balance }) => ({ type, reserved: amount, amount, balance }))
   }
 
   setAmount(type: QuotaTypeKey, amount: number): void {
     if (!isAmount(amount)) throw new FST_QUOTA_INVALID_AMOUNT('The amount', String(amount))
     const charge = this.charges.find(c => c.type === type)
-    if (charge === undefined && this.#switchedOff.includes(type)) return
+    if (charge === undefined && this.#named.some(named => named.type === type)) return
     if (charge === undefined) throw new FST_QUOTA_NOT_RESERVED(type)
     if (this.#isSettled) throw new FST_QUOTA_SETTLED('settled')
     charge.amount = amount

@@ -5,14 +5,14 @@ import type { Emit } from '../quota/events.ts'
 import { boundMetadata } from '../quota/metadata.ts'
 import { isSuccess } from '../quota/outcome.ts'
 import type { AdmittedCharge } from '../store/admit.ts'
+import type { CommittedCharge } from '../store/commit.ts'
 import type { Database } from '../store/database.ts'
 import { type Metering, type Settling, settlingOn } from '../store/metering.ts'
-import type { LiveReservations } from '../store/renew-reservations.ts'
 import type { DenialMemory } from './denial-memory.ts'
 import { type Cost, type QuotaHeaders, quotaHeaders } from './headers.ts'
 import type { Hold, Holds } from './holds.ts'
 import type { RequestMetering } from './match.ts'
-import type { Owed, OwedListener, Written } from './owed.ts'
+import type { Owed, OwedListener } from './owed.ts'
 import { MeteredQuota } from './request-quota.ts'
 
 export interface SettleContext {
@@ -23,35 +23,46 @@ export interface SettleContext {
   holds: Holds
   emit: Emit<FastifyBaseLogger>
   denials: DenialMemory
-  /** Reservations that living work holds, and that must be kept from expiring. */
-  live: LiveReservations
+  /** What living requests hold, and must be kept from expiring. */
+  live: { join(settlement: Settlement): void; leave(settlement: Settlement): void }
 }
+
+type Target = 'charged' | 'released'
+
+/** Undefined: it was charged, and is not any more; nothing is said of the balances. */
+type Balances = Map<string, Balance> | undefined
 
 /**
  * No single hook ends every request: an aborted POST fires neither onResponse nor onRequestAbort, a hijacked reply no onSend, and a
  * bad header runs onSend(200) and then onSend(500). So this is a small state machine that may be told the status any number of
  * times, and moves only where the last word differs from what is done.
  */
-export class Settlement implements Hold, OwedListener {
+export class Settlement implements Hold, OwedListener<Balances> {
+  readonly userId: string
   readonly quota: MeteredQuota
-  readonly #metering: RequestMetering
   readonly endpoint: string
+  readonly charges: readonly AdmittedCharge[]
   /** The client left before anything was sent: no later event will tell the status, so onSend must. */
   isAbandoned = false
   isLost = false
   place = -1
+  livePlace = -1
+  renewAt = 0
   /** What the headers speak of, once they are set. */
   isSaidCharged: boolean | undefined
-  readonly #admitted: readonly AdmittedCharge[]
+  readonly #metering: RequestMetering
   readonly #context: SettleContext
   readonly #log: FastifyBaseLogger
   /** By the database's clock. */
   readonly #reservedAt: Date
-  #state: 'held' | 'charged' | 'released' = 'held'
+  #state: 'held' | Target = 'held'
+  /** By which it became what it is. */
+  #statusCode = 0
   /** The balances that the last write returned, and what it wrote. */
-  #written: { state: 'charged' | 'released'; balances: Map<string, Balance> } | undefined
+  #written: Map<string, Balance> | undefined
+  #writtenAs: Target | undefined
   /** What was asked for last, and its answer. */
-  #wanted: 'held' | 'charged' | 'released' = 'held'
+  #wanted: 'held' | Target = 'held'
   #said: Promise<void> = NOTHING
   #owedUntil: Promise<void> | undefined
   #isOwed = false
@@ -61,18 +72,15 @@ export class Settlement implements Hold, OwedListener {
     request: { userId: string; endpoint: string; metering: RequestMetering; log: FastifyBaseLogger },
     admission: { charges: AdmittedCharge[]; at: Date }
   ) {
-    this.#context = context
-    this.#admitted = admission.charges
-    this.#log = request.log
-    this.quota = new MeteredQuota(
-      request.userId,
-      admission.charges,
-      request.metering.charges.map(charge => charge.type)
-    )
-    this.#metering = request.metering
+    this.userId = request.userId
+    this.quota = new MeteredQuota(request.userId, admission.charges, request.metering.charges)
     this.endpoint = request.endpoint
+    this.charges = admission.charges
+    this.#context = context
+    this.#log = request.log
+    this.#metering = request.metering
     this.#reservedAt = admission.at
-    context.live.add(request.userId, this.#ids())
+    context.live.join(this)
     context.holds.add(this)
   }
 
@@ -97,7 +105,7 @@ export class Settlement implements Hold, OwedListener {
   abandon(isLost: boolean): void {
     this.isAbandoned = true
     this.isLost = isLost
-    this.#context.live.drop(this.#ids())
+    this.#context.live.leave(this)
     this.#context.holds.deleteLater(this)
   }
 
@@ -107,21 +115,21 @@ export class Settlement implements Hold, OwedListener {
   }
 
   /** What the reply's headers say: the balances as they are, or will be once what is held has become `target`. */
-  headers(target: 'charged' | 'released'): QuotaHeaders {
+  headers(target: Target): QuotaHeaders {
     return quotaHeaders(this.#costs(target), this.#reservedAt)
   }
 
-  #costs(target: 'charged' | 'released'): Cost[] {
+  #costs(target: Target): Cost[] {
     return this.quota.charges.map(({ type, balance, reserved, amount }) => {
       const cost = target === 'charged' ? amount : 0
-      const written = this.#written?.balances.get(type)
+      const written = this.#written?.get(type)
       // Nothing is held any more in what was written; where the target is another by now, the cost comes on or goes off.
-      if (written) return projected(written, 0, this.#written?.state === target ? 0 : cost || -amount, cost)
+      if (written) return projected(written, 0, this.#writtenAs === target ? 0 : cost || -amount, cost)
       return projected(balance, reserved, cost, cost)
     })
   }
 
-  #moveTo(target: 'charged' | 'released', statusCode: number): Promise<void> {
+  #moveTo(target: Target, statusCode: number): Promise<void> {
     if (target === this.#wanted) return this.#said
     this.#said =
       this.#wanted === 'held' ? this.#turn(target, statusCode) : this.#turnAfter(this.#said, target, statusCode)
@@ -130,86 +138,90 @@ export class Settlement implements Hold, OwedListener {
     return this.#said
   }
 
-  async #turnAfter(before: Promise<void>, target: 'charged' | 'released', statusCode: number): Promise<void> {
+  async #turnAfter(before: Promise<void>, target: Target, statusCode: number): Promise<void> {
     await before
     await this.#owedUntil
     await this.#turn(target, statusCode)
   }
 
-  async #turn(target: 'charged' | 'released', statusCode: number): Promise<void> {
+  #turn(target: Target, statusCode: number): Promise<void> {
     const write = this.#write(this.#state, target)
     this.#state = target
+    this.#statusCode = statusCode
     if (target === 'charged') this.quota.close()
     const { db, owed, store } = this.#context
-    const again = () => write(settlingOn(db))
-    const { outcome, over } = await owed.attempt(() => write(store), again, this)
-    this.#isOwed = outcome === 'owed'
-    this.#report(outcome, target, statusCode)
-    if (over === undefined) this.#end()
-    else this.#owedUntil = over.then(() => this.#end())
+    const again = () => write(settlingOn(db)).then(balances => this.#note(balances))
+    return owed.attempt(() => write(store), again, this)
+  }
+
+  #write(from: 'held' | Target, target: Target): (store: Settling) => Promise<Balances> {
+    const { userId, endpoint, charges } = this
+    if (target === 'charged') {
+      const committed = charges.map((charge, i) => this.#committed(charge, i))
+      return store => store.commit(userId, committed, endpoint)
+    }
+    if (from === 'charged') return store => store.voidCharges(userId, charges) as Promise<undefined>
+    return store => store.release(userId, charges)
+  }
+
+  /** A charge above what was reserved may have gone past the limit: the row says so. */
+  #committed({ id, typeId, type, periodStart, admittedAt }: AdmittedCharge, i: number): CommittedCharge {
+    const { amount, reserved } = this.quota.charges[i] as { amount: number; reserved: number }
+    const metadata = boundMetadata(this.quota.metadata)
+    if (amount > reserved) metadata.over_reservation = amount - reserved
+    return { id, typeId, type, periodStart, admittedAt, amount, metadata }
+  }
+
+  #note(balances: Balances): void {
+    if (balances === undefined) return
+    this.#written = balances
+    this.#writtenAs = this.#state as Target
+  }
+
+  written(balances: Balances): void {
+    this.#note(balances)
+    this.#report(this.#state as Target)
+    this.#end()
+  }
+
+  #report(target: Target): void {
+    const { userId, endpoint, quota } = this
+    const { emit, denials } = this.#context
+    // There may be room again.
+    if (target === 'released') denials.forget(userId)
+    const charges = this.#costs(target).map(({ type, remaining }, i) => ({
+      type,
+      amount: quota.charges[i]?.amount ?? 0,
+      remaining
+    }))
+    if (target === 'charged') emit({ name: 'charged', userId, endpoint, charges }, this.#log)
+    else emit({ name: 'released', userId, endpoint, charges, statusCode: this.#statusCode }, this.#log)
+  }
+
+  owed(error: unknown, over: Promise<void>): void {
+    const { userId, endpoint } = this
+    const { emit, owed } = this.#context
+    this.#isOwed = true
+    this.#owedUntil = over.then(() => this.#end())
+    emit({ name: 'owed', userId, endpoint, error, pending: owed.size }, this.#log)
+  }
+
+  dropped(error: unknown): void {
+    const { userId, endpoint } = this
+    this.#context.emit({ name: 'dropped', userId, endpoint, error }, this.#log)
+    this.#end()
   }
 
   /** Renewed until here: what is owed must not be given to somebody else meanwhile. */
   #end(): void {
     this.#isOwed = false
-    this.#context.live.drop(this.#ids())
+    this.#context.live.leave(this)
   }
-
-  #write(from: 'held' | 'charged' | 'released', target: 'charged' | 'released'): Write {
-    const { userId } = this.quota
-    const written = (balances: Map<string, Balance>) => {
-      this.#written = { state: target, balances }
-    }
-    if (target === 'charged') {
-      const charges = this.#admitted.map((charge, i) => ({ ...charge, ...this.#logged(i) }))
-      return store => store.commit(userId, charges, this.endpoint).then(written)
-    }
-    if (from === 'charged') return store => store.voidCharges(userId, this.#admitted)
-    return store => store.release(userId, this.#admitted).then(written)
-  }
-
-  /** A charge above what was reserved may have gone past the limit: the row says so. */
-  #logged(i: number) {
-    const { amount, reserved } = this.quota.charges[i] as { amount: number; reserved: number }
-    const metadata = boundMetadata(this.quota.metadata)
-    return { amount, metadata: amount > reserved ? { ...metadata, over_reservation: amount - reserved } : metadata }
-  }
-
-  #report(outcome: Written, target: 'charged' | 'released', statusCode: number): void {
-    if (outcome !== 'written') return
-    // There may be room again.
-    if (target === 'released') this.#context.denials.forget(this.quota.userId)
-    const facts = this.#costs(target).map(({ type, remaining }, i) => ({
-      type,
-      amount: this.quota.charges[i]?.amount ?? 0,
-      remaining
-    }))
-    const common = { userId: this.quota.userId, endpoint: this.endpoint, charges: facts }
-    this.#context.emit(
-      target === 'charged' ? { name: 'charged', ...common } : { name: 'released', ...common, statusCode },
-      this.#log
-    )
-  }
-
-  owed(error: unknown): void {
-    const { emit, owed } = this.#context
-    const { userId } = this.quota
-    emit({ name: 'owed', userId, endpoint: this.endpoint, error, pending: owed.size }, this.#log)
-  }
-
-  dropped(error: unknown): void {
-    const { userId } = this.quota
-    this.#context.emit({ name: 'dropped', userId, endpoint: this.endpoint, error }, this.#log)
-  }
-
-  #ids = () => this.#admitted.map(charge => charge.id)
 }
 
 const NOTHING = Promise.resolve()
 /** The status in the log of a request that was never answered. */
 const NOT_ANSWERED = 503
-
-type Write = (store: Settling) => Promise<void>
 
 /** What the balance will be once `gone` is held no more and `charged` is used. Written out: spread, these objects outlived young collections. */
 function projected(balance: Balance, gone: number, charged: number, cost: number): Cost {

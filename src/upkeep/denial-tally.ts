@@ -9,7 +9,8 @@ const HOUR_MS = 3_600_000
 const BATCH = 1000
 
 export class DenialTally {
-  #counts = new Map<string, DenialCount>()
+  /** By user: a text of user, type and hour was made anew for each denial. */
+  #counts = new Map<string, DenialCount[]>()
   #flushing: Promise<void> = Promise.resolve()
   readonly #db: Database
   readonly #distributed: boolean
@@ -34,7 +35,7 @@ export class DenialTally {
   }
 
   async #write(): Promise<void> {
-    const counts = [...this.#counts.values()]
+    const counts = [...this.#counts.values()].flat()
     this.#counts = new Map()
     const batches = this.#distributed ? byUser(counts) : inBatches(counts)
     for (const [i, batch] of batches.entries()) {
@@ -49,10 +50,11 @@ export class DenialTally {
   }
 
   #add(userId: string, type: string, hour: number, denials: number): void {
-    const key = `${hour} ${type} ${userId}`
-    const known = this.#counts.get(key)
-    if (known === undefined) this.#counts.set(key, { userId, type, hour: new Date(hour), denials })
-    else known.denials += denials
+    const counts = this.#counts.get(userId)
+    const known = counts?.find(count => count.type === type && count.hour.getTime() === hour)
+    if (known !== undefined) known.denials += denials
+    else if (counts !== undefined) counts.push({ userId, type, hour: new Date(hour), denials })
+    else this.#counts.set(userId, [{ userId, type, hour: new Date(hour), denials }])
   }
 }
 

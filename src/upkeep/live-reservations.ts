@@ -3,13 +3,21 @@ import type { Database } from '../store/database.ts'
 import { type LiveReservations, renewReservations } from '../store/renew-reservations.ts'
 import { byUser } from './by-user.ts'
 
-interface Held {
-  userId: string
+/** Held for as long as it is here. */
+export interface Live {
+  readonly userId: string
+  readonly charges: readonly { id: string }[]
+  /** By `performance.now()`. */
   renewAt: number
+  /** Where it stands among the others. */
+  livePlace: number
 }
 
 export class LiveReservationSet implements LiveReservations {
-  readonly #held = new Map<string, Held>()
+  /** In no order, and no map: what was in one that changes with every request outlives V8's young collections. */
+  readonly #all: Live[] = []
+  /** Those that are known by their ids alone. */
+  readonly #byId = new Map<string, Live>()
   readonly #leaseMs: number
   readonly #distributed: boolean
 
@@ -18,23 +26,44 @@ export class LiveReservationSet implements LiveReservations {
     this.#distributed = distributed
   }
 
+  join(live: Live): void {
+    live.renewAt = performance.now() + this.#leaseMs / 3
+    live.livePlace = this.#all.push(live) - 1
+  }
+
+  /** Where it stood stands the last one then. */
+  leave(live: Live): void {
+    if (this.#all[live.livePlace] !== live) return
+    const last = this.#all.pop() as Live
+    if (last === live) return
+    last.livePlace = live.livePlace
+    this.#all[last.livePlace] = last
+  }
+
   add(userId: string, ids: readonly string[]): void {
-    const renewAt = performance.now() + this.#leaseMs / 3
-    for (const id of ids) this.#held.set(id, { userId, renewAt })
+    for (const id of ids) {
+      const live = { userId, charges: [{ id }], renewAt: 0, livePlace: -1 }
+      this.#byId.set(id, live)
+      this.join(live)
+    }
   }
 
   drop(ids: readonly string[]): void {
-    for (const id of ids) this.#held.delete(id)
+    for (const id of ids) {
+      const live = this.#byId.get(id)
+      if (live !== undefined) this.leave(live)
+      this.#byId.delete(id)
+    }
   }
 
   /** Renews what has run a third of its lease: a request that is over by then never costs a renewal. */
   async renew(db: Database): Promise<void> {
     const now = performance.now()
-    const due = [...this.#held].filter(([, held]) => held.renewAt <= now)
+    const due = this.#all.filter(live => live.renewAt <= now)
     if (due.length === 0) return
-    const all = due.map(([id, { userId }]) => ({ userId, id }))
+    const all = due.flatMap(({ userId, charges }) => charges.map(({ id }) => ({ userId, id })))
     const statements = this.#distributed ? byUser(all) : [all]
     for (const held of statements) await renewReservations(db, held, this.#leaseMs)
-    for (const [, held] of due) held.renewAt = now + this.#leaseMs / 3
+    for (const live of due) live.renewAt = now + this.#leaseMs / 3
   }
 }

@@ -214,3 +214,19 @@ t.test('writes what is running and owed before close ends', async t => {
   )
   t.same(row, { logs: 1, held: 0 })
 })
+
+t.test('does not end the process where a hijacked reply is written to after its end', async t => {
+  const app = await metered(t, db, app => {
+    app.get('/late-write', { config: { quota: 'calls' } }, async (_, reply) => {
+      reply.hijack().raw.end('x')
+      // The first error meets Fastify's own listener, which then leaves.
+      reply.raw.write('late')
+      reply.raw.write('later')
+    })
+  })
+  const user = newUser()
+  const socket = await send(app, user, '/late-write')
+  await once(socket, 'data')
+  t.equal((await logsOf(db, user)).length, 1)
+  socket.destroy()
+})
