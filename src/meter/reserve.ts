@@ -166,7 +166,7 @@ class HeldReservation implements Reservation {
     const amount = (Object.hasOwn(amounts, charge.type) ? amounts[charge.type] : undefined) ?? charge.amount
     requireAmount(amount, `amounts.${charge.type}`)
     const over = amount > charge.amount ? { over_reservation: amount - charge.amount } : {}
-    return { ...charge, amount, metadata: { ...boundMetadata(metadata), ...over } }
+    return { ...charge, amount, heldAmount: charge.amount, metadata: { ...boundMetadata(metadata), ...over } }
   }
 }
 

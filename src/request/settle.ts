@@ -169,7 +169,7 @@ export class Settlement implements Hold, OwedListener<Balances> {
     const { amount, reserved } = this.quota.charges[i] as { amount: number; reserved: number }
     const metadata = boundMetadata(this.quota.metadata)
     if (amount > reserved) metadata.over_reservation = amount - reserved
-    return { id, typeId, type, periodStart, admittedAt, amount, metadata }
+    return { id, typeId, type, periodStart, admittedAt, amount, heldAmount: reserved, metadata }
   }
 
   #note(balances: Balances): void {

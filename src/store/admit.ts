@@ -96,8 +96,6 @@ interface AdmittedRow {
 
 /** A charge that was admitted, with its balance afterwards. */
 export interface AdmittedCharge extends WantedCharge {
-  /** `amount`, where it is held and may be charged together with others'. */
-  heldAmount?: number
   /** The period that admitted it. */
   periodStart: Date
   admittedAt: Date

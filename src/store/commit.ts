@@ -18,8 +18,7 @@ export interface HeldCharge {
 export interface CommittedCharge extends HeldCharge {
   /** What it really cost; may differ from what was held. */
   amount: number
-  /** Where it is known. */
-  heldAmount?: number
+  heldAmount: number
   metadata: Metadata
 }
 

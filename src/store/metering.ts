@@ -215,7 +215,7 @@ function admissionOf(charge: WantedCharge, row: CounterRow & { at: number }): Ad
   const { periodStart } = balance
   return {
     admitted: true,
-    charges: [{ id, typeId, type, amount, heldAmount: amount, periodStart, admittedAt, balance }],
+    charges: [{ id, typeId, type, amount, periodStart, admittedAt, balance }],
     at: dateOf(row.at)
   }
 }

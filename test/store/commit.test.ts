@@ -16,7 +16,7 @@ const LATER = new Date('2026-03-10T12:30:00Z')
 onBoth('a commit charges what was held, as one log row with the id and the time of the reservation', async (t, db) => {
   await declareTypes(db, { calls: { limit: 10 } })
   const [held] = await hold(db, 'alice', { calls: 3 }, { at: AT })
-  const balances = await commit(db, 'alice', [{ ...held!, metadata: { job: 'ß "x"' } }], '/l3/:patient')
+  const balances = await commit(db, 'alice', [{ ...held!, heldAmount: 3, metadata: { job: 'ß "x"' } }], '/l3/:patient')
   t.match(balances.get('calls'), { type: 'calls', limit: 10, used: 3, reserved: 0, remaining: 7 })
   t.strictSame(await listUsage(db, {}, { limit: 10 }), [
     {

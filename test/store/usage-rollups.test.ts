@@ -107,7 +107,7 @@ const changes: Record<string, (db: Database) => Promise<unknown>> = {
   'a charge that comes late': db => use(db, 'late', hoursAgo(30)),
   'a late charge among many': async db => {
     const [held] = await hold(db, 'late', { calls: 50 }, { at: hoursAgo(30), leaseMs: 1e9 })
-    await new Metering(db, 5_000).commit('late', [{ ...held!, amount: 40, metadata: {} }], null)
+    await new Metering(db, 5_000).commit('late', costing([held!]), null)
   },
   'a late charge that is undone': async db => {
     const held = await use(db, 'late', hoursAgo(30))
@@ -222,12 +222,7 @@ t.test('while the log is written late, undone and added up at once', async t => 
   const write = async (userId: string) => {
     for (let turn = 0; !isOver; turn++) {
       const held = await hold(db, userId, { calls: 1, others: 2 }, { at: hoursAgo((turn % 80) + 1), leaseMs: 1e9 })
-      await commit(
-        db,
-        userId,
-        held.map(charge => ({ ...charge, amount: 3, metadata: {} })),
-        null
-      )
+      await commit(db, userId, costing(held, { calls: 3, others: 3 }), null)
       if (turn % 3 === 0) await voidCharges(db, userId, held)
       await sleep(1)
     }
@@ -283,7 +278,7 @@ t.test('the upkeep keeps the time zones and spans that were asked for, and says 
   )
   await sameAsLog(t, db, 'Berlin', ['Europe/Berlin', 'Europe/Paris'])
   const [held] = await hold(db, 'late', { calls: 50 }, { at: hoursAgo(30), leaseMs: 1e9 })
-  await commit(db, 'late', [{ ...held!, amount: 40, metadata: {} }], null)
+  await commit(db, 'late', costing([held!], { calls: 40 }), null)
   await rollups.keep()
   t.equal(await countOf(db, 'quota_usage_marks'), 0)
   t.ok((await countOf(db, "quota_usage_days WHERE user_id = 'late'")) >= 4)
