@@ -21,12 +21,6 @@ const EXPORT_DEADLINE_MS = 60_000
 /** Connections for all that no request waits for: an operator's questions, upkeep, and what is owed. */
 const OPERATOR_CONNECTIONS = 3
 
-/**
- * Connections for the statements that many requests share, to hold and to charge, as many of each as are under way at once. The first that is free,
- * so that where there is one statement at a time it is always the same: a server process that has just worked answered in two thirds of the time.
- */
-export const GROUPED_CONNECTIONS = 2
-
 export interface Patience {
   /** How long a statement may take that no request waits for. */
   deadlineMs?: number | undefined
@@ -53,18 +47,14 @@ export function connectServer(
   const operator = new Lane(url, { ...settings, max: Math.min(max, OPERATOR_CONNECTIONS) }, OPERATOR_SESSION)
   const metering = new Lane(url, { ...settings, max }, sessionWithin(storeTimeoutMs))
   const shared = (session: Session) =>
-    Array.from(
-      { length: Math.min(max, GROUPED_CONNECTIONS) },
-      () => new Lane(url, { ...settings, max: 1 }, { ...sessionWithin(storeTimeoutMs), ...session })
-    )
+    new Lane(url, { ...settings, max: 1 }, { ...sessionWithin(storeTimeoutMs), ...session })
   const holding = shared(SHARED_SESSION)
   const charging = shared({ ...SHARED_SESSION, enable_hashjoin: 'off', enable_mergejoin: 'off' })
   const prepares = preparing(operator, options.prepare ?? toldBy(query.get('prepare')))
   const askOn =
-    (lanes: readonly Lane[]): Database['query'] =>
+    (lane: Lane): Database['query'] =>
     async <Row>(text: string, values: Values = [], within = deadlineMs) => {
       const prepare = await withDeadline(prepares(), within)
-      const lane = lanes.find(({ isFree }) => isFree) ?? (lanes[0] as Lane)
       return rowsOf<Row>(await lane.run(text, values, prepare, within))
     }
   return {
@@ -72,15 +62,15 @@ export function connectServer(
     get orm() {
       return ormOf(operator.client)
     },
-    query: askOn([operator]),
-    metering: { query: askOn([metering]) },
+    query: askOn(operator),
+    metering: { query: askOn(metering) },
     holding: { query: askOn(holding) },
     charging: { query: askOn(charging) },
     stream: <Row>(text: string, values: Values, batch: number) =>
       streamRows<Row>(postgres(url, { ...settings, max: 1, prepare: false }), text, values, batch),
     guard: work => withDeadline(work, deadlineMs),
     close: async () => {
-      await Promise.all([operator, metering, ...holding, ...charging].map(lane => lane.close()))
+      await Promise.all([operator, metering, holding, charging].map(lane => lane.close()))
     }
   }
 }

@@ -13,8 +13,6 @@ interface Waiting<Item, Answer> {
 /** What shares a statement. */
 interface Batch<Item, Answer> {
   items: readonly Waiting<Item, Answer>[]
-  /** Undefined where nobody asks. */
-  users: ReadonlySet<string> | undefined
   answers: Promise<readonly (Answer | undefined)[]>
 }
 
@@ -24,10 +22,6 @@ type Send<Item, Answer> = (items: readonly Item[]) => Promise<readonly (Answer |
 interface GroupOptions {
   /** How many go into one statement. */
   size: number
-  /** How many statements are under way at once. */
-  width: number
-  /** A user's items are in one of them at a time: the second would wait for the rows of the first. */
-  oneOfUser?: boolean
   /** Nothing waits, and nothing is under way. */
   onIdle?: () => void
 }
@@ -36,18 +30,14 @@ interface GroupOptions {
 const GIVEN_UP = Number.POSITIVE_INFINITY
 
 /**
- * Where nothing is under way an item leaves at once. With two statements under way the database works on one while this process reads the
- * answers of the other.
+ * Where nothing is under way an item leaves at once. One statement at a time: with two, each was of fewer, and the price of a statement ate what was
+ * won by working on one while this process reads the answers of the other.
  */
 export class Group<Item extends { userId: string }, Answer> {
   readonly #send: Send<Item, Answer>
   readonly #options: GroupOptions
   #waiting: Waiting<Item, Answer>[] = []
-  /**
-   * As a few arrays, and not as a set of all that is unanswered: a set that changes with every request grows new tables, and V8 links each to the
-   * one before, so that what was ever in one outlives the young collections: a fifth of all that was allocated did.
-   */
-  #underWay: Batch<Item, Answer>[] = []
+  #underWay: Batch<Item, Answer> | undefined
   #timer: NodeJS.Timeout | undefined
   #isScheduled = false
 
@@ -80,62 +70,50 @@ export class Group<Item extends { userId: string }, Answer> {
     }
     this.#waiting.forEach(late(NOT_SENT))
     this.#waiting = this.#waiting.filter(({ deadline }) => deadline < GIVEN_UP)
-    for (const { items, answers } of this.#underWay) items.forEach(late(answers))
-    const unanswered = [this.#waiting, ...this.#underWay.map(({ items }) => items)].flat()
+    this.#underWay?.items.forEach(late(this.#underWay.answers))
+    const unanswered = [...this.#waiting, ...(this.#underWay?.items ?? [])]
     const next = unanswered.reduce((least, { deadline }) => Math.min(least, deadline), GIVEN_UP)
     if (next < GIVEN_UP) this.#watch(next)
   }
 
   /** After this turn of the event loop: what it brings besides comes along. */
   #schedule(): void {
-    if (this.#isScheduled || this.#underWay.length >= this.#options.width) return
+    if (this.#isScheduled || this.#underWay !== undefined) return
     this.#isScheduled = true
     setImmediate(() => {
       this.#isScheduled = false
-      void this.#run()
+      this.#run()
     })
   }
 
-  async #run(): Promise<void> {
-    const items = this.#take()
-    if (items.length > 0) {
-      const batch = this.#begin(items)
-      this.#underWay.push(batch)
-      await answer(batch)
-      this.#underWay = this.#underWay.filter(other => other !== batch)
-      if (this.#waiting.length > 0) this.#schedule()
+  #run(): void {
+    if (this.#waiting.length === 0) {
+      this.#options.onIdle?.()
+      return
     }
-    if (this.#underWay.length === 0 && this.#waiting.length === 0) this.#options.onIdle?.()
+    const items = this.#take()
+    const batch = { items, answers: this.#send(items.map(({ item }) => item)) }
+    this.#underWay = batch
+    batch.answers.then(
+      answers => this.#end(batch, ({ resolve }, i) => resolve(answers[i])),
+      error => this.#end(batch, ({ reject }) => reject(error))
+    )
   }
 
-  #begin(items: readonly Waiting<Item, Answer>[]): Batch<Item, Answer> {
-    const { width, oneOfUser } = this.#options
-    const users = oneOfUser && width > 1 ? new Set(items.map(({ item }) => item.userId)) : undefined
-    return { items, users, answers: this.#send(items.map(({ item }) => item)) }
+  /** Those who have come meanwhile leave before the others are told: 1.05 times as many requests, and 1.2 with 200 connections. */
+  #end({ items }: Batch<Item, Answer>, tell: (waiting: Waiting<Item, Answer>, i: number) => void): void {
+    this.#underWay = undefined
+    this.#run()
+    items.forEach(tell)
   }
 
   /** The first come first; where more wait than one statement takes, a user at a time in turn, so that one with many holds up nobody. */
   #take(): Waiting<Item, Answer>[] {
-    const isFree = ({ item }: Waiting<Item, Answer>) => !this.#underWay.some(({ users }) => users?.has(item.userId))
-    const isAnyFree = this.#underWay.length === 0 || !this.#options.oneOfUser
-    const free = isAnyFree ? this.#waiting : this.#waiting.filter(isFree)
-    const taken = free.length <= this.#options.size ? free : inTurn(free, this.#options.size)
-    if (taken.length === this.#waiting.length) {
-      this.#waiting = []
-    } else {
-      const chosen = new Set(taken)
-      this.#waiting = this.#waiting.filter(waiting => !chosen.has(waiting))
-    }
+    const waiting = this.#waiting
+    const taken = waiting.length <= this.#options.size ? waiting : inTurn(waiting, this.#options.size)
+    const chosen = taken === waiting ? undefined : new Set(taken)
+    this.#waiting = chosen === undefined ? [] : waiting.filter(item => !chosen.has(item))
     return taken
-  }
-}
-
-async function answer<Item, Answer>({ items, answers }: Batch<Item, Answer>): Promise<void> {
-  try {
-    const given = await answers
-    for (let i = 0; i < items.length; i++) (items[i] as Waiting<Item, Answer>).resolve(given[i])
-  } catch (error) {
-    for (const { reject } of items) reject(error)
   }
 }
 

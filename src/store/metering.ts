@@ -11,7 +11,6 @@ import {
 } from './admit.ts'
 import { type Charge, chargeMany } from './charge-many.ts'
 import { type CommittedCharge, commit, type HeldCharge } from './commit.ts'
-import { GROUPED_CONNECTIONS } from './connect-server.ts'
 import { type Database, dateOf, stateOf, within } from './database.ts'
 import { ensureUser } from './ensure-user.ts'
 import { Group } from './group.ts'
@@ -66,13 +65,10 @@ export class Metering implements Settling {
     this.#db = db
     this.#timeoutMs = timeoutMs
     if (distributed || db.kind !== 'postgres') return
-    const grouped = { size: GROUP_SIZE, width: GROUPED_CONNECTIONS }
-    this.#holds = new Group(wishes => this.#ask(holdMany, wishes, db.holding, undefined), {
-      ...grouped,
-      oneOfUser: true
-    })
+    const grouped = { size: GROUP_SIZE }
+    this.#holds = new Group(wishes => this.#ask(holdMany, wishes, db.holding, undefined), grouped)
     this.#charges = new Group(charges => this.#ask(chargeMany, charges, db.charging, undefined), grouped)
-    this.#moves = new Group(moves => this.#ask(moveManyUsers, moves, db.metering, NOT_MOVED), { ...grouped, width: 1 })
+    this.#moves = new Group(moves => this.#ask(moveManyUsers, moves, db.metering, NOT_MOVED), grouped)
   }
 
   /** Holds all charges, or none. */
@@ -183,7 +179,6 @@ export class Metering implements Settling {
       this.#users.get(userId) ??
       new Group<Move, NonNullable<Answer>>(moves => this.#ask(moveOneUser, moves, this.#db.metering, NOT_MOVED), {
         size: GROUP_SIZE,
-        width: 1,
         onIdle: () => this.#users.delete(userId)
       })
     this.#users.set(userId, group)

@@ -6,7 +6,7 @@ import { connect } from '../../src/store/connect.ts'
 import { type Database, stateOf } from '../../src/store/database.ts'
 import { declareTypes } from '../../src/store/declare-types.ts'
 import { Metering } from '../../src/store/metering.ts'
-import { costing, logOf, wanted } from '../fixtures/charges.ts'
+import { costing, logOf, standing, wanted } from '../fixtures/charges.ts'
 import { server } from '../fixtures/database.ts'
 import { violations } from '../fixtures/invariants.ts'
 import { untilWaiting } from '../fixtures/lock-waits.ts'
@@ -52,6 +52,55 @@ t.test('what the database refuses of one does not fail those beside it, nor is i
   )
   t.equal(stateOf((outcomes[0] as PromiseRejectedResult).reason), '23505')
   t.equal(await counted(db), before + 19)
+  t.strictSame(await violations(db), [])
+})
+
+t.test('what is as usual takes one statement to hold and one to charge, however many share them', async t => {
+  const { db, reserve } = await begin(t)
+  const users = usersOf(20)
+  await seen(users, reserve)
+  const sent: string[] = []
+  const watch = (name: 'query' | 'metering' | 'holding' | 'charging') => {
+    const lane = name === 'query' ? db : db[name]
+    const query: Database['query'] = (...given) => {
+      sent.push(name)
+      return lane.query(...given)
+    }
+    return { value: name === 'query' ? query : { query } }
+  }
+  const watched: Database = Object.create(db, {
+    query: watch('query'),
+    metering: watch('metering'),
+    holding: watch('holding'),
+    charging: watch('charging')
+  })
+  const store = new Metering(watched, PATIENCE_MS)
+  const { typeId, type } = (await wanted(db, { calls: 1 }))[0]!
+  const order = (userId: string) => ({ userId, charges: [{ id: v7(), typeId, type, amount: 2 }], leaseMs: 60_000 })
+  const outcomes = await Promise.all([...users, ...users].map(user => store.reserve(order(user))))
+  t.strictSame(sent, ['holding'])
+  const charging = outcomes.map((outcome, i) => {
+    if (!outcome.admitted) throw new Error('denied')
+    return store.commit(users[i % users.length] as string, costing(outcome.charges), '/a')
+  })
+  await Promise.all(charging)
+  t.strictSame(sent, ['holding', 'charging'])
+  t.equal((await logOf(db, 'user-19')).length, 2)
+  t.strictSame(await violations(db), [])
+})
+
+t.test('what cost another amount than was held is charged together with others all the same', async t => {
+  const { db, store, reserve } = await begin(t)
+  const users = usersOf(5)
+  await seen(users, reserve)
+  const outcomes = await Promise.all(users.map(user => reserve(user, { amount: 3 })))
+  await Promise.all(
+    outcomes.map((outcome, i) => {
+      if (!outcome.admitted) throw new Error('denied')
+      return store.commit(users[i] as string, costing(outcome.charges, { calls: i }), '/a')
+    })
+  )
+  for (const [i, user] of users.entries()) t.strictSame(await standing(db, user, 'calls'), [i, 1, 999 - i])
   t.strictSame(await violations(db), [])
 })
 
