@@ -1,7 +1,9 @@
-// Who asks: many at once (autocannon), one after another, or everybody until nothing is left.
+// Who asks: many at once (wrk, else autocannon), one after another, or everybody until nothing is left.
 import { Agent, get } from 'node:http'
 import autocannon from 'autocannon'
 import postgres from 'postgres'
+import { quantile } from './statistics.js'
+import { askByWrk, wrkVersion } from './wrk.js'
 
 /** Of those that a connection goes through again and again: to make more takes time while others already wait. */
 const DRAWN = 100
@@ -21,8 +23,13 @@ export function greet(urls, { users, from = 0 }) {
   })
 }
 
-/** Users by chance, for so many seconds; connection i asks process i mod n. */
-export const ask = (urls, { connections, users, from = 0 }, seconds) =>
+/** Users by chance, for so many seconds; connection i asks process i mod n. `denied` is the status of who is. */
+export const ask = (urls, load, seconds, denied) =>
+  wrkVersion !== undefined && urls.length === 1
+    ? askByWrk(urls[0], load, seconds, denied)
+    : askByAutocannon(urls, load, seconds)
+
+const askByAutocannon = (urls, { connections, users, from = 0 }, seconds) =>
   fire(urls, {
     connections,
     duration: seconds,
@@ -58,8 +65,15 @@ async function fire(urls, options) {
     latencies.push(ms)
   })
   const { errors, duration, requests } = await run
-  return { statuses, latencies, errors, seconds: duration, cut: requests.sent - latencies.length }
+  return { ...asked({ statuses, latencies, errors, seconds: duration }), cut: requests.sent - latencies.length }
 }
+
+const asked = ({ latencies, ...rest }) => ({
+  ...rest,
+  requests: latencies.length,
+  p50: quantile(latencies, 0.5),
+  p99: quantile(latencies, 0.99)
+})
 
 const requestOf = user => ({ method: 'GET', path: '/calls', headers: { 'x-user': `user-${user}` } })
 
@@ -77,7 +91,7 @@ export async function askInTurn([url], { users }, seconds) {
     }
   })
   agent.destroy()
-  return { statuses, latencies, errors, seconds, cut: 0 }
+  return { ...asked({ statuses, latencies, errors, seconds }), cut: 0 }
 }
 
 const statusOf = (url, options) =>

@@ -1,6 +1,7 @@
 // One load: all contenders in every pass, so that whatever else the machine does falls on each of them.
 import { ask, askInTurn, askSelectOne, askToTheEdge, greet } from './ask.js'
 import { countRows, wrongAdmissions, wrongReplies, wrongRows } from './checks.js'
+import { expectedOf } from './loads.js'
 import { start } from './processes.js'
 import { makeStore } from './servers.js'
 import { quantile } from './statistics.js'
@@ -48,7 +49,7 @@ async function run(name, store, load, seconds) {
   let measured
   let wrong
   try {
-    measured = await MEASURES[load.by](server.urls, load, seconds, asked)
+    measured = await MEASURES[load.by](server.urls, load, seconds, asked, expectedOf(name, load).at(-1))
   } finally {
     wrong = await server.stop()
   }
@@ -59,21 +60,21 @@ async function run(name, store, load, seconds) {
 
 /** Each gives its figures, and adds all that it asked to `asked`. */
 const MEASURES = {
-  rate: async (urls, load, seconds, asked) => {
+  rate: async (urls, load, seconds, asked, denied) => {
     asked.push(await greet(urls, load))
-    asked.push(await ask(urls, load, WARM_UP_SECONDS))
-    return figuresOf(await ask(urls, load, seconds), asked)
+    asked.push(await ask(urls, load, WARM_UP_SECONDS, denied))
+    return figuresOf(await ask(urls, load, seconds, denied), asked)
   },
   turn: async (urls, load, seconds, asked) => {
     asked.push(await greet(urls, load))
     asked.push(await askInTurn(urls, load, WARM_UP_SECONDS))
     return figuresOf(await askInTurn(urls, load, seconds), asked)
   },
-  edge: async (urls, load, _seconds, asked) => {
+  edge: async (urls, load, _seconds, asked, denied) => {
     // Others than those who are counted: these are seen for the first time by four processes at once.
     const others = { ...load, from: load.users }
     asked.push(await greet(urls, others))
-    asked.push(await ask(urls, others, WARM_UP_SECONDS))
+    asked.push(await ask(urls, others, WARM_UP_SECONDS, denied))
     const counted = await askToTheEdge(urls, load)
     asked.push(counted)
     return { admitted: counted.admitted }
@@ -82,6 +83,6 @@ const MEASURES = {
 
 function figuresOf(last, asked) {
   asked.push(last)
-  const { latencies, seconds } = last
-  return { rate: latencies.length / seconds, p50: quantile(latencies, 0.5), p99: quantile(latencies, 0.99) }
+  const { requests, seconds, p50, p99 } = last
+  return { rate: requests / seconds, p50, p99 }
 }

@@ -7,6 +7,7 @@ import { contest } from './contest.js'
 import { LOADS, REDIS } from './loads.js'
 import { startPostgres, startRedis } from './servers.js'
 import { barsOf, tableOf, write } from './table.js'
+import { wrkVersion } from './wrk.js'
 
 const { PASSES, DURATION, LOADS: onlyLoads, CONTENDERS: onlyNames, WRITE } = process.env
 const passes = Number(PASSES ?? 5)
@@ -53,6 +54,7 @@ async function headOf() {
   ]
   const names = ['fastify', '@fastify/rate-limit', 'rate-limiter-flexible', 'postgres', 'pg', 'ioredis', 'autocannon']
   for (const name of names) software.push(`${name} ${await versionOf(name)}`)
+  if (wrkVersion !== undefined) software.push(`wrk ${wrkVersion}`)
   const day = new Date().toISOString().slice(0, 10)
   return `${day}, ${software.join(', ')}; ${cpus().length} cores shared by load, server and database; ${passes} passes of ${seconds} s.`
 }
