@@ -1,8 +1,12 @@
 // One contender in a process of its own: `node contenders.js <name> <store's url> <limit> <connections>`. All have the same route; it tells its port.
 import rateLimit from '@fastify/rate-limit'
+import { eq, sql } from 'drizzle-orm'
+import { bigint, bigserial, pgTable, text, timestamp } from 'drizzle-orm/pg-core'
+import { drizzle } from 'drizzle-orm/postgres-js'
 import Fastify from 'fastify'
 import { Redis } from 'ioredis'
 import pg from 'pg'
+import postgres from 'postgres'
 import { RateLimiterPostgres, RateLimiterRedis } from 'rate-limiter-flexible'
 import quotaPlugin from '../../dist/index.js'
 
@@ -32,6 +36,21 @@ const consuming = (app, limiter) =>
     }
   })
 
+const NAIVE_TABLES = [
+  'CREATE TABLE IF NOT EXISTS naive_limits (user_id text PRIMARY KEY, used bigint NOT NULL DEFAULT 0)',
+  'CREATE TABLE IF NOT EXISTS naive_logs (id bigserial PRIMARY KEY, user_id text, endpoint text, created_at timestamptz DEFAULT now())'
+]
+const naiveLimits = pgTable('naive_limits', {
+  userId: text('user_id').primaryKey(),
+  used: bigint('used', { mode: 'number' }).notNull().default(0)
+})
+const naiveLogs = pgTable('naive_logs', {
+  id: bigserial('id', { mode: 'number' }).primaryKey(),
+  userId: text('user_id'),
+  endpoint: text('endpoint'),
+  createdAt: timestamp('created_at', { withTimezone: true }).defaultNow()
+})
+
 const CONTENDERS = {
   bare: () => {},
 
@@ -54,12 +73,7 @@ const CONTENDERS = {
   // As in the system we replace: what is between the statements lets others past the limit.
   'check-update-insert': async app => {
     const pool = new pg.Pool({ connectionString: url, max: connections })
-    await pool.query(
-      'CREATE TABLE IF NOT EXISTS naive_limits (user_id text PRIMARY KEY, used bigint NOT NULL DEFAULT 0)'
-    )
-    await pool.query(
-      'CREATE TABLE IF NOT EXISTS naive_logs (id bigserial PRIMARY KEY, user_id text, endpoint text, created_at timestamptz DEFAULT now())'
-    )
+    for (const table of NAIVE_TABLES) await pool.query(table)
     app.addHook('onRequest', async (request, reply) => {
       const user = userOf(request)
       const { rows } = await pool.query('SELECT used FROM naive_limits WHERE user_id = $1', [user])
@@ -72,6 +86,27 @@ const CONTENDERS = {
       const user = userOf(request)
       await pool.query('UPDATE naive_limits SET used = used + 1 WHERE user_id = $1', [user])
       await pool.query('INSERT INTO naive_logs (user_id, endpoint) VALUES ($1, $2)', [user, request.routeOptions.url])
+    })
+  },
+
+  'drizzle-check-update-insert': async app => {
+    const client = postgres(url, { max: connections, onnotice: () => {} })
+    for (const table of NAIVE_TABLES) await client.unsafe(table)
+    const db = drizzle(client)
+    app.addHook('onRequest', async (request, reply) => {
+      const user = userOf(request)
+      const [row] = await db.select().from(naiveLimits).where(eq(naiveLimits.userId, user))
+      if (row === undefined) await db.insert(naiveLimits).values({ userId: user }).onConflictDoNothing()
+      if ((row?.used ?? 0) >= limit) return reply.code(429).send({ error: 'too many requests' })
+    })
+    app.addHook('onSend', async (request, reply) => {
+      if (reply.statusCode !== 200) return
+      const user = userOf(request)
+      await db
+        .update(naiveLimits)
+        .set({ used: sql`${naiveLimits.used} + 1` })
+        .where(eq(naiveLimits.userId, user))
+      await db.insert(naiveLogs).values({ userId: user, endpoint: request.routeOptions.url })
     })
   },
 

@@ -13,7 +13,11 @@ const LOAD = { by: 'rate', connections: 50, users: 1_000, limit: UNLIMITED, proc
 const FOUR = { ...LOAD, processes: 4, pool: POOL_OF_FOUR }
 
 export const LOADS = {
-  uniform: { ...LOAD, title: '50 connections, 1 000 users', of: [...PEERS, 'quota', 'quota-after-reply'] },
+  uniform: {
+    ...LOAD,
+    title: '50 connections, 1 000 users',
+    of: [...PEERS, 'drizzle-check-update-insert', 'quota', 'quota-after-reply']
+  },
   hot: { ...LOAD, title: '50 connections, one hot user', users: 1, of: [...PEERS, 'quota'] },
   wide: {
     ...LOAD,
@@ -56,7 +60,7 @@ export const LOADS = {
 export const hasQuota = name => name.startsWith('quota') || name === 'unmetered'
 
 /** Who keeps a row for each request that was charged. */
-export const keepsLog = name => name === 'check-update-insert' || name.startsWith('quota')
+export const keepsLog = name => name.endsWith('check-update-insert') || name.startsWith('quota')
 
 /** Which statuses are none to wonder at. */
 export function expectedOf(name, { limit, by }) {
@@ -73,6 +77,13 @@ export const addedTrips = name => pass => (pass[name]?.p50 - pass.bare?.p50) / p
 export const BARS = [
   ['50 connections, 1 000 users: × flexible-postgres', 'uniform', rates('quota', 'flexible-postgres'), 1.4, 2.2],
   ['50 connections, 1 000 users: × check-update-insert', 'uniform', rates('quota', 'check-update-insert'), 7, 12],
+  [
+    '50 connections, 1 000 users: × drizzle-check-update-insert',
+    'uniform',
+    rates('quota', 'drizzle-check-update-insert'),
+    7,
+    12
+  ],
   ['50 connections, 1 000 users: × bare', 'uniform', rates('quota', 'bare'), 0.2, 0.35],
   ['50 connections, one hot user: × flexible-postgres', 'hot', rates('quota', 'flexible-postgres'), 4.5, 8],
   ['200 connections, 1 000 users: × flexible-postgres', 'wide', rates('quota', 'flexible-postgres'), 2.5, 3.5],

@@ -24,9 +24,11 @@ export interface Held extends CounterRow {
 
 /** There is no such counter: nobody has seen this user yet, or not this type. */
 export const NO_COUNTER = Symbol('no counter')
+/** Somebody else has locked it. */
+export const LOCKED = Symbol('locked')
 
-/** Undefined: there is room for some of those who asked at once, the counter is locked by somebody else, or its period has ended. */
-type Answer = Held | typeof NO_COUNTER | undefined
+/** Undefined: there is room for some of those who asked at once, or the counter's period has ended. */
+export type Holding = Held | typeof NO_COUNTER | typeof LOCKED | undefined
 
 /** Milliseconds; of an instant that has no fraction of one. */
 const at = (expression: string) => `round(date_part('epoch', ${expression}) * 1000)`
@@ -84,18 +86,15 @@ SELECT k::int, CASE WHEN period_end <= now() OR ${heldOf('f')} > 0 THEN 'left' E
        ${at('period_start')}, ${at('period_end')}, ${at("date_trunc('milliseconds', now())")}
   FROM free f WHERE k NOT IN (SELECT k FROM counted)
 UNION ALL
-SELECT k::int, CASE WHEN EXISTS (SELECT 1 FROM quota_limits l WHERE l.user_id = w.user_id AND l.quota_type_id = w.quota_type_id) THEN 'left' ELSE 'unknown' END,
+SELECT k::int, CASE WHEN EXISTS (SELECT 1 FROM quota_limits l WHERE l.user_id = w.user_id AND l.quota_type_id = w.quota_type_id) THEN 'locked' ELSE 'unknown' END,
        NULL, NULL, NULL, NULL, NULL, NULL
   FROM want w WHERE k NOT IN (SELECT k FROM free)`
 
 interface AskedRow extends CounterRow {
   k: number
   at: number
-  /**
-   * `full`: there is no room for all of them, and nothing is held that could be given back. `unknown`: there is no such counter. `left`: to
-   * others.
-   */
-  what: 'held' | 'full' | 'left' | 'unknown'
+  /** `full`: there is no room for all of them, and nothing is held that could be given back. `left`: to others. */
+  what: 'held' | 'full' | 'left' | 'locked' | 'unknown'
 }
 
 /** What is asked of one counter. */
@@ -107,15 +106,16 @@ interface Asked {
 }
 
 /** What became of each; all of a counter or none, in the order in which they came. */
-export async function holdMany(db: Pick<Database, 'query'>, wishes: readonly Wish[]): Promise<Answer[]> {
+export async function holdMany(db: Pick<Database, 'query'>, wishes: readonly Wish[]): Promise<Holding[]> {
   const counters = countersOf(wishes)
   const rows = await db.query<AskedRow>(HOLD_MANY, valuesOf(wishes, counters))
-  const answers: Answer[] = wishes.map(() => undefined)
+  const answers: Holding[] = wishes.map(() => undefined)
   for (const row of rows) {
     const { places } = counters[row.k - 1] as Asked
     if (row.what === 'held') answerHeld(answers, wishes, places, row)
     else if (row.what === 'full') answerFull(answers, wishes, places, row)
-    else if (row.what === 'unknown') for (const place of places) answers[place] = NO_COUNTER
+    else if (row.what !== 'left')
+      for (const place of places) answers[place] = row.what === 'locked' ? LOCKED : NO_COUNTER
   }
   return answers
 }
@@ -151,7 +151,7 @@ function valuesOf(wishes: readonly Wish[], counters: readonly Asked[]): string[]
 }
 
 /** From the last turn back to the first: what the row says is the counter after all of them. */
-function answerHeld(answers: Answer[], wishes: readonly Wish[], places: readonly number[], row: AskedRow): void {
+function answerHeld(answers: Holding[], wishes: readonly Wish[], places: readonly number[], row: AskedRow): void {
   const { period_start, period_end, at } = row
   const limit_amount = Number(row.limit_amount)
   let used_amount = Number(row.used_amount)
@@ -166,7 +166,7 @@ function answerHeld(answers: Answer[], wishes: readonly Wish[], places: readonly
 }
 
 /** Who would not fit alone will not fit after others. */
-function answerFull(answers: Answer[], wishes: readonly Wish[], places: readonly number[], row: AskedRow): void {
+function answerFull(answers: Holding[], wishes: readonly Wish[], places: readonly number[], row: AskedRow): void {
   const limit = Number(row.limit_amount)
   const room = (limit < 0 ? Number.MAX_SAFE_INTEGER : limit) - Number(row.used_amount)
   for (const place of places) if ((wishes[place] as Wish).amount > room) answers[place] = { ...row, held: false }

@@ -14,7 +14,7 @@ import { type CommittedCharge, commit, type HeldCharge } from './commit.ts'
 import { type Database, dateOf, stateOf, within } from './database.ts'
 import { ensureUser } from './ensure-user.ts'
 import { Group } from './group.ts'
-import { type Held, holdMany, NO_COUNTER, type Wish } from './hold-many.ts'
+import { type Held, type Holding, holdMany, LOCKED, NO_COUNTER, type Wish } from './hold-many.ts'
 import { type Move, type Moved, moveManyUsers, moveOneUser } from './move-many.ts'
 import { release } from './release.ts'
 import { reserve } from './reserve.ts'
@@ -53,7 +53,7 @@ const NO_BALANCES: Map<string, Balance> = new Map()
 export class Metering implements Settling {
   readonly #db: Database
   readonly #timeoutMs: number
-  readonly #holds: Group<Wish, Held | typeof NO_COUNTER> | undefined
+  readonly #holds: Group<Wish, NonNullable<Holding>> | undefined
   readonly #charges: Group<Charge, true> | undefined
   readonly #moves: Moves | undefined
   readonly #users = new Map<string, Moves>()
@@ -80,10 +80,9 @@ export class Metering implements Settling {
     const { id, typeId, amount } = charge
     const wish = { userId, id, typeId, amount, leaseMs }
     if (this.#holds === undefined || this.#left.has(userId)) return this.#reserveLeft(order, charge, wish, deadline)
-    return this.#holds.join(wish, deadline).then(held => {
-      if (held === undefined || held === NO_COUNTER) return this.#reserveLeft(order, charge, wish, deadline, held)
-      return outcomeOf(charge, held)
-    })
+    return this.#holds
+      .join(wish, deadline)
+      .then(held => (isHeld(held) ? outcomeOf(charge, held) : this.#reserveLeft(order, charge, wish, deadline, held)))
   }
 
   commit(userId: string, charges: readonly CommittedCharge[], endpoint: string | null): Promise<Map<string, Balance>> {
@@ -130,15 +129,16 @@ export class Metering implements Settling {
     charge: WantedCharge,
     wish: Wish,
     deadline: number,
-    answer?: typeof NO_COUNTER
+    holding?: Exclude<Holding, Held>
   ): Promise<Admission> {
-    if (answer === NO_COUNTER) {
+    if (holding === NO_COUNTER) {
       await ensureUser(this.#until(deadline), wish.userId, [wish.typeId])
       const held = await this.#holds?.join(wish, deadline)
-      if (held !== undefined && held !== NO_COUNTER) return outcomeOf(charge, held)
+      if (isHeld(held)) return outcomeOf(charge, held)
     }
     return await this.#afterOthers(wish.userId, async () => {
-      const moved = await this.#move({ do: 'reserve', ...wish }, deadline)
+      const move: Move = { do: 'reserve', ...wish }
+      const moved = await (holding === LOCKED ? this.#moveAlone(move, deadline) : this.#move(move, deadline))
       if (moved?.full) return refusalOf(charge, moved)
       return moved?.done ? admissionOf(charge, moved) : await reserve(this.#until(deadline), order)
     })
@@ -168,13 +168,15 @@ export class Metering implements Settling {
     }
   }
 
+  /** Who comes while others of this user wait for its rows waits behind them. */
   async #move(move: Move, deadline: number): Promise<Answer> {
-    const moved = await this.#moves?.join(move, deadline)
-    return moved ?? (await this.#ofUser(move.userId).join(move, deadline))
+    const moved = this.#users.has(move.userId) ? undefined : await this.#moves?.join(move, deadline)
+    return moved ?? (await this.#moveAlone(move, deadline))
   }
 
   /** For a user whose counters somebody else is moving: many processes at one user wait for the row once a group, not once a request. */
-  #ofUser(userId: string): Moves {
+  #moveAlone(move: Move, deadline: number): Promise<Answer> {
+    const { userId } = move
     const group =
       this.#users.get(userId) ??
       new Group<Move, NonNullable<Answer>>(moves => this.#ask(moveOneUser, moves, this.#db.metering, NOT_MOVED), {
@@ -182,7 +184,7 @@ export class Metering implements Settling {
         onIdle: () => this.#users.delete(userId)
       })
     this.#users.set(userId, group)
-    return group
+    return group.join(move, deadline)
   }
 
   async #ask<Item, Given, Refused>(
@@ -199,6 +201,8 @@ export class Metering implements Settling {
     }
   }
 }
+
+const isHeld = (holding: Holding): holding is Held => typeof holding === 'object'
 
 const outcomeOf = (charge: WantedCharge, held: Held): Admission =>
   held.held ? admissionOf(charge, held) : refusalOf(charge, held)

@@ -1,3 +1,4 @@
+import { setTimeout as sleep } from 'node:timers/promises'
 import t from 'tap'
 import { commit } from '../../src/store/commit.ts'
 import { declareTypes } from '../../src/store/declare-types.ts'
@@ -47,6 +48,8 @@ onBoth('a flow that never ended ends when it gets a period, and its use is kept 
   await declareTypes(db, { calls: { limit: 10, period: 'never' } })
   const held = await hold(db, 'alice', { calls: 8 })
   await declareTypes(db, { calls: { limit: 10, period: 'month' } })
+  // Its end is rounded up to a whole millisecond.
+  await sleep(5)
   const [next] = await hold(db, 'alice', { calls: 5 })
   t.match(next!.balance, { used: 0, reserved: 5 })
   t.ok(next!.balance.resetsAt instanceof Date)
