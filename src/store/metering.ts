@@ -42,7 +42,7 @@ type Answer = Moved | typeof NOT_MOVED | undefined
 
 type Moves = Group<Move, NonNullable<Answer>>
 
-/** Larger ones gained nothing, and each waits for the whole statement. */
+/** As many as 200 connections bring; each waits for the whole statement. */
 const GROUP_SIZE = 200
 const NO_BALANCES: Map<string, Balance> = new Map()
 
