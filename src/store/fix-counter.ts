@@ -17,7 +17,7 @@ import { type Actor, AUDIT_COLUMNS, auditValues } from './record-audit.ts'
  * It rests on this: whoever changes what log rows and reservations sum up to moves the counter in the same statement and under its lock,
  * and the same lock is held by whoever moves or closes a period: reserve and charge by their UPDATE; commit, release, void and
  * expire-reservations by MOVE_COUNTERS, also for a period that is closed; set-level, open-period and reset by their FOR UPDATE. Only what makes
- * a log row of a reservation of the same amount (charge-held) does without.
+ * a log row of a reservation of the same amount (charge-many) does without.
  * So who had the lock before is in the sums and in the counter. Who still waits for it is in neither, and goes on from the newest
  * row, which is what is written here.
  *

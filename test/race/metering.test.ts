@@ -5,6 +5,7 @@ import { v7 } from 'uuid'
 import { connect } from '../../src/store/connect.ts'
 import { type Database, stateOf } from '../../src/store/database.ts'
 import { declareTypes } from '../../src/store/declare-types.ts'
+import { listUsage } from '../../src/store/list-usage.ts'
 import { Metering } from '../../src/store/metering.ts'
 import { costing, logOf, standing, wanted } from '../fixtures/charges.ts'
 import { server } from '../fixtures/database.ts'
@@ -86,6 +87,28 @@ t.test('what is as usual takes one statement to hold and one to charge, however 
   await Promise.all(charging)
   t.strictSame(sent, ['holding', 'charging'])
   t.equal((await logOf(db, 'user-19')).length, 2)
+  t.strictSame(await violations(db), [])
+})
+
+t.test('no id, endpoint or note breaks out of the arrays that they share', async t => {
+  const { db, store, reserve } = await begin(t)
+  const users = ['NULL', 'a"b', 'c\\d', '\\"', '{x,y}', "o'hara", 'e/%2F', ' f ', '😀', ',', '{}']
+  await seen(users, reserve)
+  const outcomes = await Promise.all(users.map(user => reserve(user)))
+  await Promise.all(
+    outcomes.map((outcome, i) => {
+      if (!outcome.admitted) throw new Error('denied')
+      const note = { said: `"\\{${users[i]}},NULL` }
+      const charges = costing(outcome.charges).map(charge => ({ ...charge, metadata: note }))
+      return store.commit(users[i] as string, charges, `/:"a"\\,${users[i]}`)
+    })
+  )
+  for (const user of users) {
+    t.strictSame(await standing(db, user, 'calls'), [1, 1, 998], user)
+    const [row] = await listUsage(db, { userId: user }, { limit: 1 })
+    t.equal(row!.endpoint, `/:"a"\\,${user}`, user)
+    t.strictSame(JSON.parse(row!.metadata), { said: `"\\{${user}},NULL` }, user)
+  }
   t.strictSame(await violations(db), [])
 })
 
