@@ -1,4 +1,4 @@
-// Arrays as PostgreSQL reads them from a text, `$1::text::text[]`: what every driver sends alike.
+// Arrays as PostgreSQL reads and writes them as texts, `$1::text::text[]`: what every driver sends and gives alike.
 
 /** The value of a `$n::text::text[]`. */
 export const textArray = (texts: readonly (string | null)[]): string => `{${texts.map(quoted).join()}}`
@@ -11,6 +11,10 @@ export const instantArray = (instants: readonly Date[]): string => `{${instants.
 
 /** The value of a `$n::text::uuid[]`. */
 export const uuidArray = (ids: readonly string[]): string => `{${ids.join(',')}}`
+
+/** What a `…::text` of numbers, or null, says. */
+export const numbersOf = (array: string | null): (number | null)[] =>
+  array === null ? [] : JSON.parse(`[${array.slice(1, -1).replaceAll('NULL', 'null')}]`)
 
 function quoted(text: string | null): string {
   if (text === null) return 'NULL'

@@ -1,7 +1,7 @@
 // Charges what was held by many requests in one statement: each reservation becomes a log row of the same amount, and so no counter is moved.
 // Who held another amount, or nothing any more, is left to others.
 import type { Metadata } from '../quota/metadata.ts'
-import { intArray, textArray, uuidArray } from './arrays.ts'
+import { intArray, numbersOf, textArray, uuidArray } from './arrays.ts'
 import type { Database } from './database.ts'
 import { isLate } from './rollup/mark-usage.ts'
 
@@ -29,7 +29,7 @@ WITH gone AS (
   INSERT INTO usage_logs (user_id, id, quota_type_id, amount, endpoint, metadata, created_at)
   SELECT user_id, id, quota_type_id, amount, endpoint, coalesce(metadata::jsonb, '{}'), created_at FROM gone
 )
-SELECT n::int AS n FROM gone`
+SELECT array_agg(n)::text AS n FROM gone`
 
 /**
  * True for what is charged, undefined for what is not. They are locked in one order, that of `deleteUser`: two who wait for a row of the other's
@@ -42,7 +42,7 @@ export async function chargeMany(
   const places = charges.map((_, place) => place)
   if (places.length > 1) places.sort((a, b) => (isBefore(charges[a] as Charge, charges[b] as Charge) ? -1 : 1))
   const ordered = places.map(place => charges[place] as Charge)
-  const rows = await db.query<{ n: number }>(CHARGE_MANY, [
+  const [row] = await db.query<{ n: string | null }>(CHARGE_MANY, [
     textArray(ordered.map(({ userId }) => userId)),
     uuidArray(ordered.map(({ id }) => id)),
     intArray(ordered.map(({ amount }) => amount)),
@@ -50,7 +50,7 @@ export async function chargeMany(
     textArray(ordered.map(({ metadata }) => textOf(metadata)))
   ])
   const answers: (true | undefined)[] = charges.map(() => undefined)
-  for (const { n } of rows) answers[places[n - 1] as number] = true
+  for (const n of numbersOf(row?.n ?? null)) answers[places[(n as number) - 1] as number] = true
   return answers
 }
 

@@ -1,7 +1,7 @@
 // Reserves for many requests in one statement, where there is room for all that a counter is asked for: a row locked and moved a counter, a
 // row written a request. What is not so plain is left to others.
 import type { CounterRow } from './admit.ts'
-import { intArray, textArray, uuidArray } from './arrays.ts'
+import { intArray, numbersOf, textArray, uuidArray } from './arrays.ts'
 import type { Database } from './database.ts'
 import { heldOf } from './held.ts'
 
@@ -14,21 +14,13 @@ export interface Wish {
   leaseMs: number
 }
 
-/** The counter afterwards; where it is held, as it was after its own turn. */
+/** The counter: where it is held, as it was after its own turn. */
 export interface Held extends CounterRow {
-  /** False: there is no room for it alone. */
+  /** False: there is no room for it alone, and nothing is held that could be given back. */
   held: boolean
   /** The instant, by the database's clock. */
   at: number
 }
-
-/** There is no such counter: nobody has seen this user yet, or not this type. */
-export const NO_COUNTER = Symbol('no counter')
-/** Somebody else has locked it. */
-export const LOCKED = Symbol('locked')
-
-/** Undefined: there is room for some of those who asked at once, or the counter's period has ended. */
-export type Holding = Held | typeof NO_COUNTER | typeof LOCKED | undefined
 
 /** Milliseconds; of an instant that has no fraction of one. */
 const at = (expression: string) => `round(date_part('epoch', ${expression}) * 1000)`
@@ -73,30 +65,21 @@ WITH want AS MATERIALIZED (
    WHERE l.user_id = f.user_id AND l.quota_type_id = f.quota_type_id
      AND l.used_amount + f.amount <= CASE WHEN l.limit_amount < 0 THEN ${Number.MAX_SAFE_INTEGER} ELSE l.limit_amount END
      AND (l.period_end IS NULL OR l.period_end > now())
-  RETURNING f.k, f.amount, l.user_id, l.quota_type_id, l.limit_amount, l.used_amount, l.period_start, l.period_end
+  RETURNING f.k, l.user_id, l.quota_type_id, l.period_start
 ), held AS (
   INSERT INTO quota_reservations (user_id, id, quota_type_id, amount, period_start, created_at, expires_at)
   SELECT c.user_id, w.id, c.quota_type_id, w.amount, c.period_start, greatest(date_trunc('milliseconds', now()), c.period_start),
          now() + w.lease_ms * interval '1 millisecond'
     FROM counted c JOIN unnest($4::text::uuid[], $5::text::bigint[], $6::text::int[], $7::text::bigint[]) AS w (id, amount, lease_ms, k) ON w.k = c.k
 )
-SELECT k::int AS k, 'held' AS what, limit_amount, used_amount, ${heldOf('c')} + amount AS reserved_amount, ${at('period_start')} AS period_start,
-       ${at('period_end')} AS period_end, ${at("date_trunc('milliseconds', now())")} AS at
-  FROM counted c
-UNION ALL
-SELECT k::int, CASE WHEN period_end <= now() OR ${heldOf('f')} > 0 THEN 'left' ELSE 'full' END, limit_amount, used_amount, 0,
-       ${at('period_start')}, ${at('period_end')}, ${at("date_trunc('milliseconds', now())")}
-  FROM free f WHERE k NOT IN (SELECT k FROM counted)
-UNION ALL
-SELECT k::int, CASE WHEN EXISTS (SELECT 1 FROM quota_limits l WHERE l.user_id = w.user_id AND l.quota_type_id = w.quota_type_id) THEN 'locked' ELSE 'unknown' END,
-       NULL, NULL, NULL, NULL, NULL, NULL
-  FROM want w WHERE k NOT IN (SELECT k FROM free)`
+SELECT array_agg(k)::text AS k, array_agg((k IN (SELECT k FROM counted))::int)::text AS held, array_agg(limit_amount)::text AS limit_amount,
+       array_agg(used_amount)::text AS used_amount, array_agg(${heldOf('f')})::text AS reserved_amount, array_agg(${at('period_start')})::text AS period_start,
+       array_agg(${at('period_end')})::text AS period_end, ${at("date_trunc('milliseconds', now())")} AS at
+  FROM free f`
 
-interface AskedRow extends CounterRow {
-  k: number
+/** Of all counters that were locked, as they were before: a row for each took Node twice as long to read. Null where there is none. */
+interface FreeRow extends Record<keyof CounterRow | 'k' | 'held', string | null> {
   at: number
-  /** `full`: there is no room for all of them, and nothing is held that could be given back. `left`: to others. */
-  what: 'held' | 'full' | 'left' | 'locked' | 'unknown'
 }
 
 /** What is asked of one counter. */
@@ -107,18 +90,35 @@ interface Asked {
   places: number[]
 }
 
-/** What became of each; all of a counter or none, in the order in which they came. */
-export async function holdMany(db: Pick<Database, 'query'>, wishes: readonly Wish[]): Promise<Holding[]> {
+/**
+ * What became of each; of a counter all are held or none. Undefined is for others: there is no such counter, somebody else has locked it, its
+ * period has ended, or there is room for some of those who ask of it here.
+ */
+export async function holdMany(db: Pick<Database, 'query'>, wishes: readonly Wish[]): Promise<(Held | undefined)[]> {
   const counters = countersOf(wishes)
-  const rows = await db.query<AskedRow>(HOLD_MANY, valuesOf(wishes, counters))
-  const answers: Holding[] = wishes.map(() => undefined)
-  for (const row of rows) {
-    const { places } = counters[row.k - 1] as Asked
-    if (row.what === 'held') answerHeld(answers, wishes, places, row)
-    else if (row.what === 'full') answerFull(answers, wishes, places, row)
-    else if (row.what !== 'left')
-      for (const place of places) answers[place] = row.what === 'locked' ? LOCKED : NO_COUNTER
-  }
+  const [row] = await db.query<FreeRow>(HOLD_MANY, valuesOf(wishes, counters))
+  const answers: (Held | undefined)[] = wishes.map(() => undefined)
+  if (row === undefined) return answers
+  const held = numbersOf(row.held)
+  const limits = numbersOf(row.limit_amount)
+  const used = numbersOf(row.used_amount)
+  const reserved = numbersOf(row.reserved_amount)
+  const starts = numbersOf(row.period_start)
+  const ends = numbersOf(row.period_end)
+  numbersOf(row.k).forEach((k, i) => {
+    const { places } = counters[(k as number) - 1] as Asked
+    const before = {
+      held: held[i] === 1,
+      limit_amount: limits[i] as number,
+      used_amount: used[i] as number,
+      reserved_amount: reserved[i] as number,
+      period_start: starts[i] as number,
+      period_end: ends[i] as number | null,
+      at: row.at
+    }
+    if (before.held) answerHeld(answers, wishes, places, before)
+    else answerFull(answers, wishes, places, before)
+  })
   return answers
 }
 
@@ -152,24 +152,32 @@ function valuesOf(wishes: readonly Wish[], counters: readonly Asked[]): string[]
   ]
 }
 
-/** From the last turn back to the first: what the row says is the counter after all of them. */
-function answerHeld(answers: Holding[], wishes: readonly Wish[], places: readonly number[], row: AskedRow): void {
-  const { period_start, period_end, at } = row
-  const limit_amount = Number(row.limit_amount)
-  let used_amount = Number(row.used_amount)
-  let reserved_amount = Number(row.reserved_amount)
-  for (let i = places.length - 1; i >= 0; i--) {
-    const place = places[i] as number
-    answers[place] = { held: true, limit_amount, used_amount, reserved_amount, period_start, period_end, at }
+/** In turn. */
+function answerHeld(
+  answers: (Held | undefined)[],
+  wishes: readonly Wish[],
+  places: readonly number[],
+  before: Held
+): void {
+  const { held, limit_amount, period_start, period_end, at } = before
+  let { used_amount, reserved_amount } = before
+  for (const place of places) {
     const { amount } = wishes[place] as Wish
-    used_amount -= amount
-    reserved_amount -= amount
+    used_amount += amount
+    reserved_amount += amount
+    answers[place] = { held, limit_amount, used_amount, reserved_amount, period_start, period_end, at }
   }
 }
 
-/** Who would not fit alone will not fit after others. */
-function answerFull(answers: Holding[], wishes: readonly Wish[], places: readonly number[], row: AskedRow): void {
-  const limit = Number(row.limit_amount)
-  const room = (limit < 0 ? Number.MAX_SAFE_INTEGER : limit) - Number(row.used_amount)
-  for (const place of places) if ((wishes[place] as Wish).amount > room) answers[place] = { ...row, held: false }
+/** Who would not fit alone will not fit after others. Where something is held it may be dead, and what has ended begins anew. */
+function answerFull(
+  answers: (Held | undefined)[],
+  wishes: readonly Wish[],
+  places: readonly number[],
+  before: Held
+): void {
+  const { limit_amount: limit, used_amount, reserved_amount, period_end, at } = before
+  if (reserved_amount > 0 || (period_end !== null && period_end <= at)) return
+  const room = (limit < 0 ? Number.MAX_SAFE_INTEGER : limit) - used_amount
+  for (const place of places) if ((wishes[place] as Wish).amount > room) answers[place] = before
 }

@@ -12,9 +12,8 @@ import {
 import { type Charge, chargeMany } from './charge-many.ts'
 import { type CommittedCharge, commit, type HeldCharge } from './commit.ts'
 import { type Database, dateOf, stateOf, within } from './database.ts'
-import { ensureUser } from './ensure-user.ts'
 import { Group } from './group.ts'
-import { type Held, type Holding, holdMany, LOCKED, NO_COUNTER, type Wish } from './hold-many.ts'
+import { type Held, holdMany, type Wish } from './hold-many.ts'
 import { type Move, type Moved, moveManyUsers, moveOneUser } from './move-many.ts'
 import { release } from './release.ts'
 import { reserve } from './reserve.ts'
@@ -53,7 +52,7 @@ const NO_BALANCES: Map<string, Balance> = new Map()
 export class Metering implements Settling {
   readonly #db: Database
   readonly #timeoutMs: number
-  readonly #holds: Group<Wish, NonNullable<Holding>> | undefined
+  readonly #holds: Group<Wish, Held> | undefined
   readonly #charges: Group<Charge, true> | undefined
   readonly #moves: Moves | undefined
   readonly #users = new Map<string, Moves>()
@@ -82,7 +81,7 @@ export class Metering implements Settling {
     if (this.#holds === undefined || this.#left.has(userId)) return this.#reserveLeft(order, charge, wish, deadline)
     return this.#holds
       .join(wish, deadline)
-      .then(held => (isHeld(held) ? outcomeOf(charge, held) : this.#reserveLeft(order, charge, wish, deadline, held)))
+      .then(held => (held ? outcomeOf(charge, held) : this.#reserveLeft(order, charge, wish, deadline)))
   }
 
   commit(userId: string, charges: readonly CommittedCharge[], endpoint: string | null): Promise<Map<string, Balance>> {
@@ -124,21 +123,14 @@ export class Metering implements Settling {
     return charges.length === 1 && this.#db.kind === 'postgres' ? charges[0] : undefined
   }
 
-  async #reserveLeft(
+  #reserveLeft(
     order: AdmissionOrder & { leaseMs: number },
     charge: WantedCharge,
     wish: Wish,
-    deadline: number,
-    holding?: Exclude<Holding, Held>
+    deadline: number
   ): Promise<Admission> {
-    if (holding === NO_COUNTER) {
-      await ensureUser(this.#until(deadline), wish.userId, [wish.typeId])
-      const held = await this.#holds?.join(wish, deadline)
-      if (isHeld(held)) return outcomeOf(charge, held)
-    }
-    return await this.#afterOthers(wish.userId, async () => {
-      const move: Move = { do: 'reserve', ...wish }
-      const moved = await (holding === LOCKED ? this.#moveAlone(move, deadline) : this.#move(move, deadline))
+    return this.#afterOthers(wish.userId, async () => {
+      const moved = await this.#move({ do: 'reserve', ...wish }, deadline)
       if (moved?.full) return refusalOf(charge, moved)
       return moved?.done ? admissionOf(charge, moved) : await reserve(this.#until(deadline), order)
     })
@@ -201,8 +193,6 @@ export class Metering implements Settling {
     }
   }
 }
-
-const isHeld = (holding: Holding): holding is Held => typeof holding === 'object'
 
 const outcomeOf = (charge: WantedCharge, held: Held): Admission =>
   held.held ? admissionOf(charge, held) : refusalOf(charge, held)
