@@ -1,11 +1,15 @@
 // Gives a user another limit. What is used stays used, also where it is more than the new limit.
 import type { Balance } from '../quota/balance.ts'
 import { balanceOf, type CounterRow } from './admit.ts'
-import { type Database, ms } from './database.ts'
+import { type Database, ms, transaction } from './database.ts'
 import { openCounters } from './ensure-user.ts'
 import { heldOf } from './held.ts'
 import { openPeriods } from './open-period.ts'
 import { type Actor, AUDIT_COLUMNS, auditValues } from './record-audit.ts'
+
+/** By a statement of its own: what is held is read by the next, whose snapshot is newer than the lock. */
+const LOCK = `
+SELECT 1 FROM quota_limits l JOIN quota_types t ON t.id = l.quota_type_id WHERE l.user_id = $1 AND t.type_key = $2 FOR UPDATE OF l`
 
 const ADJUST = `
 WITH old AS MATERIALIZED (
@@ -31,8 +35,11 @@ export async function adjustQuota(
 ): Promise<Balance | undefined> {
   await openCounters(db, userId)
   await openPeriods(db, userId)
-  const adjust = async () =>
-    (await db.query<CounterRow>(ADJUST, [userId, key, String(newLimit), ...auditValues(by)]))[0]
+  const adjust = () =>
+    transaction(db, async query => {
+      await query(LOCK, [userId, key])
+      return (await query<CounterRow>(ADJUST, [userId, key, String(newLimit), ...auditValues(by)]))[0]
+    })
   const row = (await adjust()) ?? (await openSwitchedOff(db, userId, key).then(adjust))
   return row && balanceOf(key, row)
 }

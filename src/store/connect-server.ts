@@ -6,6 +6,7 @@ import { FST_QUOTA_SCHEMA, FST_QUOTA_UNREACHABLE } from '../quota/errors.ts'
 import { missingFromSchema } from './check-schema.ts'
 import { type Database, type Orm, rowsOf, stateOf, type Values, withDeadline } from './database.ts'
 import { CLOSE_SECONDS, endClient, Lane, type Session } from './lane.ts'
+import { SharedLanes } from './shared-lanes.ts'
 
 /** A URL with what postgres.js takes besides: `max`, `ssl`, `prepare` … */
 export interface ServerConnection extends postgres.Options<Record<string, never>> {
@@ -46,31 +47,29 @@ export function connectServer(
   }
   const operator = new Lane(url, { ...settings, max: Math.min(max, OPERATOR_CONNECTIONS) }, OPERATOR_SESSION)
   const metering = new Lane(url, { ...settings, max }, sessionWithin(storeTimeoutMs))
-  const shared = (session: Session) =>
-    new Lane(url, { ...settings, max: 1 }, { ...sessionWithin(storeTimeoutMs), ...session })
-  const holding = shared(SHARED_SESSION)
-  const charging = shared({ ...SHARED_SESSION, enable_hashjoin: 'off', enable_mergejoin: 'off' })
+  const sharedSession = { ...sessionWithin(storeTimeoutMs), ...SHARED_SESSION }
+  const shared = new SharedLanes(statements => new Lane(url, { ...settings, max: 1 }, sharedSession, statements))
   const prepares = preparing(operator, options.prepare ?? toldBy(query.get('prepare')))
-  const askOn =
-    (lane: Lane): Database['query'] =>
+  const ask =
+    (run: Lane['run']): Database['query'] =>
     async <Row>(text: string, values: Values = [], within = deadlineMs) => {
       const prepare = await withDeadline(prepares(), within)
-      return rowsOf<Row>(await lane.run(text, values, prepare, within))
+      return rowsOf<Row>(await run(text, values, prepare, within))
     }
   return {
     kind: 'postgres',
     get orm() {
       return ormOf(operator.client)
     },
-    query: askOn(operator),
-    metering: { query: askOn(metering) },
-    holding: { query: askOn(holding) },
-    charging: { query: askOn(charging) },
+    query: ask((...given) => operator.run(...given)),
+    metering: { query: ask((...given) => metering.run(...given)) },
+    holding: { query: ask(shared.runHolding), spare: { query: ask(shared.runSpareHolding) } },
+    charging: { query: ask(shared.runCharging), spare: { query: ask(shared.runSpareCharging) } },
     stream: <Row>(text: string, values: Values, batch: number) =>
       streamRows<Row>(postgres(url, { ...settings, max: 1, prepare: false }), text, values, batch),
     guard: work => withDeadline(work, deadlineMs),
     close: async () => {
-      await Promise.all([operator, metering, holding, charging].map(lane => lane.close()))
+      await Promise.all([operator, metering, shared].map(lane => lane.close()))
     }
   }
 }

@@ -25,9 +25,9 @@ export interface Database {
    * too long, so that a row that somebody has locked holds up nobody else for long.
    */
   readonly metering: Pick<Database, 'query'>
-  /** The same for the statements by which many requests are held, and charged: each on connections whose servers know them by heart. */
-  readonly holding: Pick<Database, 'query'>
-  readonly charging: Pick<Database, 'query'>
+  /** The same for the statements by which many requests are held, and charged: on connections whose servers know them by heart. */
+  readonly holding: Shared
+  readonly charging: Shared
   /**
    * The rows of a SELECT as they are at one moment, `batch` at a time, from a cursor on a connection of its own: the next are
    * asked for when they are wanted, and ending the loop ends the query. Only where such a connection can be had.
@@ -36,6 +36,11 @@ export interface Database {
   /** The same deadline and errors, for a transaction. */
   guard<T>(work: PromiseLike<T>): Promise<T>
   close(): Promise<void>
+}
+
+/** For one statement at a time, and one more where that is slow; those that hold and those that charge follow each other. */
+export interface Shared extends Pick<Database, 'query'> {
+  spare: Pick<Database, 'query'>
 }
 
 export type Values = readonly (string | number | boolean | null)[]
@@ -61,8 +66,8 @@ export function openDatabase(
     orm,
     query,
     metering: { query },
-    holding: { query },
-    charging: { query },
+    holding: { query, spare: { query } },
+    charging: { query, spare: { query } },
     guard,
     close
   }

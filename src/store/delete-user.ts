@@ -12,12 +12,14 @@ WITH counter AS MATERIALIZED (
 SELECT 1 FROM quota_users WHERE id = $1 AND (SELECT count(*) FROM counter) >= 0`
 
 /**
- * `mine` waits for those who make log rows of reservations at this moment, in the order in which they lock them, and keeps back those who would:
- * by itself the foreign key would lock them in another.
+ * The reservations have no foreign key. `mine` waits for those who make log rows of them at this moment, in the order in which they lock them, and
+ * keeps back those who would.
  */
 const DELETE_USER = `
 WITH mine AS MATERIALIZED (
   SELECT id FROM quota_reservations WHERE user_id = $1 ORDER BY id FOR UPDATE
+), unheld AS (
+  DELETE FROM quota_reservations r USING mine WHERE r.user_id = $1 AND r.id = mine.id
 ), counter AS MATERIALIZED (
   SELECT l.quota_type_id, l.limit_amount, greatest(l.used_amount - ${heldOf('l')}, 0) AS used
     FROM quota_limits l WHERE l.user_id = $1 AND (SELECT count(*) FROM mine) >= 0
@@ -34,7 +36,7 @@ WITH mine AS MATERIALIZED (
 )
 SELECT id FROM gone`
 
-/** The log has no foreign key. */
+/** The log has no foreign key either. */
 const DELETE_LOG = `
 WITH unlogged AS (
   DELETE FROM usage_logs WHERE user_id = $1 RETURNING created_at

@@ -13,7 +13,10 @@ SELECT t.id, t.kind, t.period, u.time_zone, to_jsonb(u.period_anchor) #>> '{}' A
  WHERE u.id = $1 AND (t.is_active OR t.id = ANY ($2::text::int[]))
    AND NOT EXISTS (SELECT 1 FROM quota_limits l WHERE l.user_id = u.id AND l.quota_type_id = t.id)`
 
-/** In one order, so that two first requests at once do not wait for each other. */
+/**
+ * In one order, so that two first requests at once do not wait for each other. What was held of a counter that is gone (DELETE in psql) must not be
+ * given back to the new one.
+ */
 const OPEN = `
 WITH want AS MATERIALIZED (
   SELECT * FROM jsonb_to_recordset($2::text::jsonb) AS w (quota_type_id int, period_start timestamptz, period_end timestamptz)
@@ -22,6 +25,10 @@ WITH want AS MATERIALIZED (
   SELECT $1, t.id, t.default_limit, w.period_start, w.period_end FROM want w JOIN quota_types t ON t.id = w.quota_type_id ORDER BY t.id
   ON CONFLICT (user_id, quota_type_id) DO NOTHING
   RETURNING quota_type_id, period_start, period_end
+), orphan AS MATERIALIZED (
+  SELECT r.id FROM quota_reservations r JOIN counter c ON c.quota_type_id = r.quota_type_id WHERE r.user_id = $1 ORDER BY r.id FOR UPDATE OF r
+), unheld AS (
+  DELETE FROM quota_reservations r USING orphan o WHERE r.user_id = $1 AND r.id = o.id
 )
 INSERT INTO quota_periods (user_id, quota_type_id, period_start, period_end) SELECT $1, quota_type_id, period_start, period_end FROM counter`
 

@@ -14,14 +14,19 @@ interface Waiting<Item, Answer> {
 interface Batch<Item, Answer> {
   items: readonly Waiting<Item, Answer>[]
   answers: Promise<readonly (Answer | undefined)[]>
+  /** By `performance.now()`. */
+  sentAt: number
+  isSpare: boolean
 }
 
-/** Item by item; undefined is for what must be asked for by itself. */
-type Send<Item, Answer> = (items: readonly Item[]) => Promise<readonly (Answer | undefined)[]>
+/** Item by item; undefined is for what must be asked for by itself. Of two statements at a time one is the spare. */
+type Send<Item, Answer> = (items: readonly Item[], isSpare: boolean) => Promise<readonly (Answer | undefined)[]>
 
 interface GroupOptions {
   /** How many go into one statement. */
   size: number
+  /** When a statement has been under way for so long, one more may go beside it: its connection may be dead. By default none does. */
+  spareAfterMs?: number
   /** Nothing waits, and nothing is under way. */
   onIdle?: () => void
 }
@@ -30,15 +35,17 @@ interface GroupOptions {
 const GIVEN_UP = Number.POSITIVE_INFINITY
 
 /**
- * Where nothing is under way an item leaves at once. One statement at a time: with two, each was of fewer, and the price of a statement ate what was
- * won by working on one while this process reads the answers of the other.
+ * Where nothing is under way an item leaves at once. One statement at a time, unless it is slow: with two, each was of fewer, and the price of a
+ * statement ate what was won by working on one while this process reads the answers of the other.
  */
 export class Group<Item extends { userId: string }, Answer> {
   readonly #send: Send<Item, Answer>
   readonly #options: GroupOptions
   #waiting: Waiting<Item, Answer>[] = []
-  #underWay: Batch<Item, Answer> | undefined
+  /** Those that were sent first come first. */
+  #underWay: Batch<Item, Answer>[] = []
   #timer: NodeJS.Timeout | undefined
+  #spareTimer: NodeJS.Timeout | undefined
   #isScheduled = false
 
   constructor(send: Send<Item, Answer>, options: GroupOptions) {
@@ -70,41 +77,67 @@ export class Group<Item extends { userId: string }, Answer> {
     }
     this.#waiting.forEach(late(NOT_SENT))
     this.#waiting = this.#waiting.filter(({ deadline }) => deadline < GIVEN_UP)
-    this.#underWay?.items.forEach(late(this.#underWay.answers))
-    const unanswered = [...this.#waiting, ...(this.#underWay?.items ?? [])]
+    for (const { items, answers } of this.#underWay) items.forEach(late(answers))
+    const unanswered = [...this.#waiting, ...this.#underWay.flatMap(({ items }) => items)]
     const next = unanswered.reduce((least, { deadline }) => Math.min(least, deadline), GIVEN_UP)
     if (next < GIVEN_UP) this.#watch(next)
   }
 
   /** After this turn of the event loop: what it brings besides comes along. */
   #schedule(): void {
-    if (this.#isScheduled || this.#underWay !== undefined) return
+    if (this.#isScheduled) return
+    if (!this.#maySend()) {
+      this.#waitForSpare()
+      return
+    }
     this.#isScheduled = true
     setImmediate(() => {
       this.#isScheduled = false
-      this.#run()
+      if (this.#maySend()) this.#run()
     })
+  }
+
+  #maySend(): boolean {
+    const [first, second] = this.#underWay
+    if (first === undefined) return true
+    const { spareAfterMs } = this.#options
+    return spareAfterMs !== undefined && second === undefined && performance.now() - first.sentAt >= spareAfterMs
+  }
+
+  /** One timer for all, as above. */
+  #waitForSpare(): void {
+    const { spareAfterMs } = this.#options
+    if (spareAfterMs === undefined || this.#spareTimer !== undefined) return
+    this.#spareTimer = setTimeout(() => {
+      this.#spareTimer = undefined
+      if (this.#waiting.length > 0) this.#schedule()
+    }, spareAfterMs).unref()
   }
 
   #run(): void {
     if (this.#waiting.length === 0) {
-      this.#options.onIdle?.()
+      if (this.#underWay.length === 0) this.#options.onIdle?.()
       return
     }
     const items = this.#take()
-    const batch = { items, answers: this.#send(items.map(({ item }) => item)) }
-    this.#underWay = batch
-    batch.answers.then(
+    const isSpare = this.#underWay[0]?.isSpare === false
+    const answers = this.#send(
+      items.map(({ item }) => item),
+      isSpare
+    )
+    const batch = { items, answers, sentAt: performance.now(), isSpare }
+    this.#underWay.push(batch)
+    answers.then(
       answers => this.#end(batch, ({ resolve }, i) => resolve(answers[i])),
       error => this.#end(batch, ({ reject }) => reject(error))
     )
   }
 
   /** Those who have come meanwhile leave before the others are told: 1.05 times as many requests, and 1.2 with 200 connections. */
-  #end({ items }: Batch<Item, Answer>, tell: (waiting: Waiting<Item, Answer>, i: number) => void): void {
-    this.#underWay = undefined
-    this.#run()
-    items.forEach(tell)
+  #end(batch: Batch<Item, Answer>, tell: (waiting: Waiting<Item, Answer>, i: number) => void): void {
+    this.#underWay = this.#underWay.filter(other => other !== batch)
+    if (this.#maySend()) this.#run()
+    batch.items.forEach(tell)
   }
 
   /** The first come first; where more wait than one statement takes, a user at a time in turn, so that one with many holds up nobody. */

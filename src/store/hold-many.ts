@@ -46,7 +46,8 @@ const at = (expression: string) => `round(date_part('epoch', ${expression}) * 10
 
 /**
  * `k` numbers the counters. One that somebody else has locked is skipped, so that one user who is held up holds up nobody else; looked up one by
- * one (LATERAL), also by a plan that was made while the table was empty. The guard stands in the UPDATE's own WHERE.
+ * one (LATERAL, and ANY instead of `=`, which no hash or merge join takes), also by a plan that was made while the tables were empty: such a one would
+ * read all of quota_limits for each statement. The guard stands in the UPDATE's own WHERE.
  */
 const HOLD_MANY = `
 WITH want AS MATERIALIZED (
@@ -62,7 +63,7 @@ WITH want AS MATERIALIZED (
 ), counted AS (
   UPDATE quota_limits l SET used_amount = l.used_amount + f.amount, updated_at = now()
     FROM free f
-   WHERE l.user_id = f.user_id AND l.quota_type_id = f.quota_type_id
+   WHERE l.user_id = ANY (ARRAY[f.user_id]) AND l.quota_type_id = f.quota_type_id
      AND l.used_amount + f.amount <= CASE WHEN l.limit_amount < 0 THEN ${Number.MAX_SAFE_INTEGER} ELSE l.limit_amount END
      AND (l.period_end IS NULL OR l.period_end > now())
   RETURNING f.k, l.user_id, l.quota_type_id, l.period_start

@@ -29,7 +29,7 @@ interface Pool {
 type Waiting = (pool: Pool) => void
 
 /**
- * Never more statements than connections: those that wait do so here, where they can leave again. One that postgres.js holds cannot: where a
+ * Never more statements than connections take: those that wait do so here, where they can leave again. One that postgres.js holds cannot: where a
  * connection opens for a statement that was cancelled meanwhile, it stays neither open nor closed for ever (3.4.9).
  */
 export class Lane {
@@ -43,10 +43,11 @@ export class Lane {
   /** When each connection answered last. */
   readonly #heardAt = new WeakMap<object, number>()
 
-  constructor(url: string, settings: Settings & { max: number }, session: Session) {
+  /** `statements`: how many may be under way on a connection, one behind the other. */
+  constructor(url: string, settings: Settings & { max: number }, session: Session, statements = 1) {
     this.#open = session =>
       postgres(url, { ...settings, backoff, connection: { ...settings.connection, ...session } } as Settings)
-    this.#size = settings.max
+    this.#size = settings.max * statements
     this.#session = session
     this.#pool = { client: this.#open(session), outstanding: 0 }
   }

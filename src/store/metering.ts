@@ -11,12 +11,13 @@ import {
 } from './admit.ts'
 import { type Charge, chargeMany } from './charge-many.ts'
 import { type CommittedCharge, commit, type HeldCharge } from './commit.ts'
-import { type Database, dateOf, stateOf, within } from './database.ts'
+import { type Database, dateOf, type Shared, stateOf, within } from './database.ts'
 import { Group } from './group.ts'
 import { type Held, holdMany, type Wish } from './hold-many.ts'
 import { type Move, type Moved, moveManyUsers, moveOneUser } from './move-many.ts'
 import { release } from './release.ts'
 import { reserve } from './reserve.ts'
+import { SLOW_MS } from './shared-lanes.ts'
 import { voidCharges } from './void.ts'
 
 /** Writes what became of a request; each may be done twice, and is then done once. */
@@ -64,10 +65,12 @@ export class Metering implements Settling {
     this.#db = db
     this.#timeoutMs = timeoutMs
     if (distributed || db.kind !== 'postgres') return
-    const grouped = { size: GROUP_SIZE }
-    this.#holds = new Group(wishes => this.#ask(holdMany, wishes, db.holding, undefined), grouped)
-    this.#charges = new Group(charges => this.#ask(chargeMany, charges, db.charging, undefined), grouped)
-    this.#moves = new Group(moves => this.#ask(moveManyUsers, moves, db.metering, NOT_MOVED), grouped)
+    const { holding, charging, metering } = db
+    const shared = { size: GROUP_SIZE, spareAfterMs: SLOW_MS }
+    const on = (lane: Shared, isSpare: boolean) => (isSpare ? lane.spare : lane)
+    this.#holds = new Group((wishes, is) => this.#ask(holdMany, wishes, on(holding, is), undefined), shared)
+    this.#charges = new Group((charges, is) => this.#ask(chargeMany, charges, on(charging, is), undefined), shared)
+    this.#moves = new Group(moves => this.#ask(moveManyUsers, moves, metering, NOT_MOVED), { size: GROUP_SIZE })
   }
 
   /** Holds all charges, or none. */

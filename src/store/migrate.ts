@@ -1,9 +1,10 @@
 // Brings the tables to this version: the shipped migrations, one process at a time.
+import { setTimeout as sleep } from 'node:timers/promises'
 import { fileURLToPath } from 'node:url'
 import { sql } from 'drizzle-orm'
 import { readMigrationFiles } from 'drizzle-orm/migrator'
 import { missingFromSchema } from './check-schema.ts'
-import type { Database, Orm } from './database.ts'
+import { type Database, type Orm, stateOf } from './database.ts'
 
 /** Found from this module, not from the working directory. */
 export const MIGRATIONS_FOLDER = fileURLToPath(new URL('../../drizzle', import.meta.url))
@@ -11,19 +12,38 @@ export const MIGRATIONS_FOLDER = fileURLToPath(new URL('../../drizzle', import.m
 /** Of five processes that booted on an empty database through Drizzle's own migrator, which takes no lock, four failed. */
 const LOCK = 7_310_584_209_461
 
+/**
+ * A migration waits no longer for a table that servers use: all their statements would queue up behind it, and those that hold another table
+ * that it needs would wait for it in a circle. It lets go of everything, and tries again.
+ */
+const LOCK_PATIENCE_MS = 50
+const PAUSE_MS = 100
+/** Somebody keeps a table for longer than statements do, such as pg_dump. */
+const GIVE_UP_AFTER_MS = 30_000
+
 /** Applies what is not applied yet; how many. */
 export async function migrate(db: Database): Promise<number> {
   // `drizzle-kit push` makes the same tables without writing down that it did.
   const isPushed = (await missingFromSchema(db)).length === 0
   let applied = 0
-  while (await applyNext(db, isPushed)) applied += 1
+  while (await withPatience(() => applyNext(db, isPushed))) applied += 1
   return applied
 }
 
-/**
- * One a transaction: each locks the tables it changes in the order in which statements lock them, and holds none from the migration before
- * it. All in one deadlocked with the servers that were being served meanwhile.
- */
+/** Tries again where a lock was not to be had (55P03), or was waited for in a circle (40P01). */
+async function withPatience<T>(work: () => Promise<T>): Promise<T> {
+  const end = performance.now() + GIVE_UP_AFTER_MS
+  for (;;) {
+    try {
+      return await work()
+    } catch (error) {
+      if (!/^(55P03|40P01)$/.test(stateOf(error) ?? '') || performance.now() >= end) throw error
+      await sleep(PAUSE_MS * (0.5 + Math.random()))
+    }
+  }
+}
+
+/** One a transaction, which so holds no table from the migration before it: all in one deadlocked with the servers that served meanwhile. */
 async function applyNext(db: Database, isPushed: boolean): Promise<boolean> {
   return await db.orm.transaction(async (tx: Orm) => {
     await tx.execute(sql`SELECT pg_advisory_xact_lock(${sql.raw(String(LOCK))})`)
@@ -40,6 +60,7 @@ async function applyNext(db: Database, isPushed: boolean): Promise<boolean> {
     }
     const [next] = pending
     if (next === undefined) return false
+    await tx.execute(sql.raw(`SET LOCAL lock_timeout = ${LOCK_PATIENCE_MS}`))
     for (const statement of next.sql) await tx.execute(sql.raw(statement))
     await write(next)
     return true

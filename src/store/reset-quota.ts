@@ -1,5 +1,6 @@
 // Closes a running period early and opens a new one, which ends when the old one would have. Deletes no log row.
-import { type Database, dateOf, iso, ms } from './database.ts'
+import { intArray } from './arrays.ts'
+import { type Database, dateOf, iso, ms, transaction } from './database.ts'
 import { openCounters } from './ensure-user.ts'
 import { heldOf } from './held.ts'
 import { openPeriods } from './open-period.ts'
@@ -9,6 +10,10 @@ const RUNNING = `
 SELECT l.quota_type_id, t.type_key, ${ms('l.period_start')} AS period_start
   FROM quota_limits l JOIN quota_types t ON t.id = l.quota_type_id
  WHERE l.user_id = $1 AND t.kind = 'flow' AND ($2::text IS NULL OR t.type_key = $2)`
+
+/** By a statement of its own: what is held is read by the next, whose snapshot is newer than the locks. */
+const LOCK = `
+SELECT 1 FROM quota_limits WHERE user_id = $1 AND quota_type_id = ANY ($2::text::int[]) ORDER BY quota_type_id FOR UPDATE`
 
 /**
  * The cut is made by the clock after the locks are held, and rounded up: whatever the old period admitted, it admitted before it,
@@ -66,7 +71,10 @@ export async function resetQuota(db: Database, userId: string, key: string | nul
       type_key: row.type_key,
       closing: dateOf(row.period_start)
     }))
-    const fresh = await db.query<{ quota_type_id: number }>(RESET, [userId, JSON.stringify(want), ...auditValues(by)])
+    const fresh = await transaction(db, async query => {
+      await query(LOCK, [userId, intArray(want.map(({ quota_type_id }) => quota_type_id))])
+      return await query<{ quota_type_id: number }>(RESET, [userId, JSON.stringify(want), ...auditValues(by)])
+    })
     done.push(...open.filter(row => fresh.some(f => f.quota_type_id === row.quota_type_id)).map(row => row.type_key))
   }
   return done

@@ -37,7 +37,7 @@ async function pages(query: Query, between: () => Promise<unknown> = async () =>
 }
 
 /** Each test lists its own users alone. */
-t.beforeEach(async () => void (await db.query('TRUNCATE quota_users, usage_logs CASCADE')))
+t.beforeEach(async () => void (await db.query('TRUNCATE quota_users, quota_reservations, usage_logs CASCADE')))
 
 t.test('200: every user once, with the quota nearest to its limit, the nearest first', async t => {
   await quota.consume('alice', 'tokens', 500)

@@ -1,12 +1,15 @@
 // What requests that share a statement owe each other: nothing.
+import { setTimeout as sleep } from 'node:timers/promises'
 import postgres from 'postgres'
 import t, { type Test } from 'tap'
 import { v7 } from 'uuid'
+import type { Admission } from '../../src/store/admit.ts'
 import { connect } from '../../src/store/connect.ts'
-import { type Database, stateOf } from '../../src/store/database.ts'
+import { type Database, stateOf, type Values } from '../../src/store/database.ts'
 import { declareTypes } from '../../src/store/declare-types.ts'
 import { listUsage } from '../../src/store/list-usage.ts'
 import { Metering } from '../../src/store/metering.ts'
+import { SLOW_MS } from '../../src/store/shared-lanes.ts'
 import { costing, logOf, standing, wanted } from '../fixtures/charges.ts'
 import { server } from '../fixtures/database.ts'
 import { violations } from '../fixtures/invariants.ts'
@@ -21,11 +24,18 @@ async function begin(t: Test, limit = 1_000) {
   t.teardown(() => db.close())
   await declareTypes(db, { calls: { limit } })
   const store = new Metering(db, PATIENCE_MS)
-  const { typeId, type } = (await wanted(db, { calls: 1 }))[0]!
-  const reserve = (userId: string, { id = v7(), amount = 1 } = {}) =>
-    store.reserve({ userId, charges: [{ id, typeId, type, amount }], leaseMs: 60_000 })
-  return { url, db, store, reserve }
+  const type = (await wanted(db, { calls: 1 }))[0]!
+  return { url, db, store, type, ...meteringOn(store, type) }
 }
+
+const meteringOn = (store: Metering, { typeId, type }: { typeId: number; type: string }) => ({
+  reserve: (userId: string, { id = v7(), amount = 1 } = {}) =>
+    store.reserve({ userId, charges: [{ id, typeId, type, amount }], leaseMs: 60_000 }),
+  charge: (userId: string, admission: Admission) => {
+    if (!admission.admitted) throw new Error('denied')
+    return store.commit(userId, costing(admission.charges), '/a')
+  }
+})
 
 const usersOf = (count: number) => Array.from({ length: count }, (_, i) => `user-${i}`)
 
@@ -56,37 +66,115 @@ t.test('what the database refuses of one does not fail those beside it, nor is i
   t.strictSame(await violations(db), [])
 })
 
-t.test('what is as usual takes one statement to hold and one to charge, however many share them', async t => {
-  const { db, reserve } = await begin(t)
-  const users = usersOf(20)
-  await seen(users, reserve)
-  const sent: string[] = []
-  const watch = (name: 'query' | 'metering' | 'holding' | 'charging') => {
-    const lane = name === 'query' ? db : db[name]
-    const query: Database['query'] = (...given) => {
-      sent.push(name)
-      return lane.query(...given)
+interface Sent {
+  on: 'query' | 'metering' | 'holding' | 'charging'
+  text: string
+  values: Values
+}
+
+/** The same database, and what is sent to it. */
+function watched(db: Database): { watched: Database; sent: Sent[] } {
+  const sent: Sent[] = []
+  const watch = (on: Sent['on']): Pick<Database, 'query'> => ({
+    query: (text, values = [], deadlineMs) => {
+      sent.push({ on, text, values })
+      return (on === 'query' ? db : db[on]).query(text, values, deadlineMs)
     }
-    return { value: name === 'query' ? query : { query } }
+  })
+  const shared = (on: Sent['on']) => ({ value: { ...watch(on), spare: watch(on) } })
+  return {
+    sent,
+    watched: Object.create(db, {
+      query: { value: watch('query').query },
+      metering: { value: watch('metering') },
+      holding: shared('holding'),
+      charging: shared('charging')
+    })
   }
-  const watched: Database = Object.create(db, {
-    query: watch('query'),
-    metering: watch('metering'),
-    holding: watch('holding'),
-    charging: watch('charging')
-  })
-  const store = new Metering(watched, PATIENCE_MS)
-  const { typeId, type } = (await wanted(db, { calls: 1 }))[0]!
-  const order = (userId: string) => ({ userId, charges: [{ id: v7(), typeId, type, amount: 2 }], leaseMs: 60_000 })
-  const outcomes = await Promise.all([...users, ...users].map(user => store.reserve(order(user))))
-  t.strictSame(sent, ['holding'])
-  const charging = outcomes.map((outcome, i) => {
-    if (!outcome.admitted) throw new Error('denied')
-    return store.commit(users[i % users.length] as string, costing(outcome.charges), '/a')
-  })
-  await Promise.all(charging)
-  t.strictSame(sent, ['holding', 'charging'])
+}
+
+t.test('what is as usual takes one statement to hold and one to charge, however many share them', async t => {
+  const begun = await begin(t)
+  const { db } = begun
+  const users = usersOf(20)
+  await seen(users, begun.reserve)
+  const { watched: seenThrough, sent } = watched(db)
+  const { reserve, charge } = meteringOn(new Metering(seenThrough, PATIENCE_MS), begun.type)
+  const admitted = await Promise.all([...users, ...users].map(user => reserve(user, { amount: 2 })))
+  t.strictSame(
+    sent.map(({ on }) => on),
+    ['holding']
+  )
+  await Promise.all(admitted.map((admission, i) => charge(users[i % users.length] as string, admission)))
+  t.strictSame(
+    sent.map(({ on }) => on),
+    ['holding', 'charging']
+  )
   t.equal((await logOf(db, 'user-19')).length, 2)
+  t.strictSame(await violations(db), [])
+})
+
+interface PlanNode {
+  'Node Type': string
+  'Relation Name'?: string
+  'Index Cond'?: string
+  Plans?: PlanNode[]
+}
+
+const nodesOf = (node: PlanNode): PlanNode[] => [node, ...(node.Plans ?? []).flatMap(nodesOf)]
+
+t.test(
+  'what many share looks rows up by their keys, also where it was planned while the tables were empty',
+  async t => {
+    const begun = await begin(t)
+    const { watched: seenThrough, sent } = watched(begun.db)
+    await begun.reserve('alice')
+    const { reserve, charge } = meteringOn(new Metering(seenThrough, PATIENCE_MS), begun.type)
+    await charge('alice', await reserve('alice'))
+    const sql = postgres(begun.url, { max: 1, onnotice: () => {} })
+    t.teardown(() => sql.end())
+    await sql`DELETE FROM quota_users`
+    await sql`DELETE FROM quota_reservations`
+    await sql`VACUUM ANALYZE`
+    t.strictSame(
+      sent.map(({ on }) => on),
+      ['holding', 'charging']
+    )
+    for (const { on, text, values } of sent) {
+      const lane = begun.db[on as 'holding' | 'charging']
+      const rows = await lane.query<{ 'QUERY PLAN': [{ Plan: PlanNode }] }>(
+        `EXPLAIN (GENERIC_PLAN, FORMAT JSON) ${text}`,
+        values
+      )
+      const scans = nodesOf(rows[0]!['QUERY PLAN'][0].Plan).filter(
+        node => /Scan/.test(node['Node Type']) && node['Relation Name'] !== undefined
+      )
+      t.ok(scans.length > 0)
+      for (const scan of scans) t.match(scan['Index Cond'], /user_id/, `${on}: ${scan['Relation Name']}`)
+    }
+  }
+)
+
+t.test('while a charge waits for the log, which somebody has locked, others are let in', async t => {
+  const { url, db, reserve, charge } = await begin(t)
+  await seen(usersOf(2), reserve)
+  const admission = await reserve('user-0')
+  const other = postgres(url, { max: 1, onnotice: () => {} })
+  t.teardown(() => other.end())
+  let charged: Promise<unknown> | undefined
+  await other.begin(async sql => {
+    await sql`LOCK TABLE usage_logs IN EXCLUSIVE MODE`
+    charged = charge('user-0', admission)
+    await untilWaiting(db)
+    await sleep(SLOW_MS)
+    t.match(await Promise.all(['user-0', 'user-1'].map(user => reserve(user))), [
+      { admitted: true },
+      { admitted: true }
+    ])
+    t.match(await reserve('user-1'), { admitted: true })
+  })
+  await charged
+  t.equal((await logOf(db, 'user-0')).length, 1)
   t.strictSame(await violations(db), [])
 })
 

@@ -1,9 +1,13 @@
+import { setTimeout as sleep } from 'node:timers/promises'
+import { readMigrationFiles } from 'drizzle-orm/migrator'
+import postgres from 'postgres'
 import t from 'tap'
 import { connect } from '../../src/store/connect.ts'
 import { declareTypes } from '../../src/store/declare-types.ts'
 import { listTypes } from '../../src/store/list-types.ts'
+import { MIGRATIONS_FOLDER, migrate } from '../../src/store/migrate.ts'
 import { server } from '../fixtures/database.ts'
-import { deadlocks } from '../fixtures/lock-waits.ts'
+import { deadlocks, untilWaiting } from '../fixtures/lock-waits.ts'
 import { children } from '../fixtures/processes.ts'
 
 const pg = await server(t)
@@ -29,6 +33,31 @@ t.test(
     }
   }
 )
+
+t.test('a migration that cannot have a table yet keeps nobody else from it, and is applied once it can', async t => {
+  const url = await pg.migrated()
+  const [db, migrating] = await Promise.all([connect(url), connect(url)])
+  const other = postgres(url, { max: 1, onnotice: () => {} })
+  t.teardown(() => Promise.all([db.close(), migrating.close(), other.end()]))
+  const [last] = readMigrationFiles({ migrationsFolder: MIGRATIONS_FOLDER }).slice(5)
+  await db.query('DELETE FROM quota_migrations WHERE hash = $1', [last!.hash])
+  await db.query(
+    `ALTER TABLE quota_reservations ADD CONSTRAINT quota_reservations_counter_fk FOREIGN KEY (user_id, quota_type_id)
+     REFERENCES quota_limits (user_id, quota_type_id) ON DELETE CASCADE`
+  )
+  let applied: Promise<number> | undefined
+  await other.begin(async sql => {
+    await sql`SELECT 1 FROM quota_limits`
+    applied = migrate(migrating)
+    await untilWaiting(db)
+    for (let i = 0; i < 5; i++) {
+      await db.query('UPDATE quota_limits SET updated_at = now()')
+      await sleep(50)
+    }
+  })
+  t.equal(await applied, 1)
+  t.equal(await deadlocks(db), 0)
+})
 
 t.test('twenty that declare the same types at once keep one row each', async t => {
   const db = await connect({ url: await pg.migrated(), max: 20 })

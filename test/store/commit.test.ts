@@ -2,12 +2,13 @@ import t from 'tap'
 import { v7 } from 'uuid'
 import { commit } from '../../src/store/commit.ts'
 import { declareTypes } from '../../src/store/declare-types.ts'
+import { deleteUser } from '../../src/store/delete-user.ts'
 import { expireReservations } from '../../src/store/expire-reservations.ts'
 import { listUsage } from '../../src/store/list-usage.ts'
 import { release } from '../../src/store/release.ts'
 import { voidCharges } from '../../src/store/void.ts'
 import { both } from '../fixtures/both.ts'
-import { costing, hold, logOf, standing, tryHold } from '../fixtures/charges.ts'
+import { BY, costing, hold, logOf, standing, tryHold } from '../fixtures/charges.ts'
 
 const onBoth = await both(t)
 const AT = new Date('2026-03-10T12:00:00.123Z')
@@ -114,7 +115,7 @@ onBoth('a commit after the time is up, but before anybody gave it back, is charg
 onBoth('a commit whose user was deleted is refused with SQLSTATE 23502', async (t, db) => {
   await declareTypes(db, { calls: { limit: 10 } })
   const held = await hold(db, 'alice', { calls: 3 })
-  await db.query("DELETE FROM quota_users WHERE id = 'alice'")
+  await deleteUser(db, 'alice', BY)
   await t.rejects(commit(db, 'alice', costing(held), null), { code: 'FST_QUOTA_STORE', cause: { code: '23502' } })
 })
 

@@ -122,7 +122,11 @@ onBoth(
     const interrupted: Database = Object.create(db, {
       query: {
         value: async (...given: Parameters<Database['query']>) => {
-          if (given[0].includes('quota_reservations') && deletions < 5 && (await deleteUser(db, 'alice', BY)))
+          if (
+            given[0].includes('INSERT INTO quota_reservations') &&
+            deletions < 5 &&
+            (await deleteUser(db, 'alice', BY))
+          )
             deletions++
           return await db.query(...given)
         }

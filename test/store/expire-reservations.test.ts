@@ -56,6 +56,19 @@ onBoth("gives back one user's, once, and says how many", async (t, db) => {
   t.strictSame(await listExpired(db, 10, after(10)), ['bob'])
 })
 
+onBoth('what DELETE in psql leaves held is not given back to who comes under the id, and expires', async (t, db) => {
+  await declareTypes(db, { a: { limit: 10 }, b: { limit: 10 } })
+  await hold(db, 'alice', { a: 6, b: 1 }, { at: after(0), leaseMs: 1000 })
+  await hold(db, 'bob', { a: 2 }, { at: after(0), leaseMs: 1000 })
+  await db.query("DELETE FROM quota_users WHERE id IN ('alice', 'bob')")
+  await hold(db, 'alice', { a: 1 }, { at: after(0.5), leaseMs: 60_000 })
+  t.strictSame(await standing(db, 'alice', 'a', after(0.5)), [0, 1, 9])
+  t.strictSame(await listExpired(db, 10, after(10)), ['bob'])
+  t.equal(await expireReservations(db, 'bob', after(10)), 1)
+  t.strictSame(await listExpired(db, 10, after(10)), [])
+  t.strictSame(await standing(db, 'alice', 'a', after(10)), [0, 1, 9])
+})
+
 onBoth('lists at most as many users as asked for, each once', async (t, db) => {
   await declareTypes(db, { a: { limit: 10 }, b: { limit: 10 } })
   for (const user of ['carol', 'alice', 'bob']) await hold(db, user, { a: 1, b: 1 }, { at: after(0), leaseMs: 1000 })

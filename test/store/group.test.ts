@@ -1,4 +1,4 @@
-import { setImmediate as turn } from 'node:timers/promises'
+import { setTimeout as sleep, setImmediate as turn } from 'node:timers/promises'
 import t from 'tap'
 import { Group } from '../../src/store/group.ts'
 import { lateAnswerTo, NOT_SENT } from '../../src/store/late-answer.ts'
@@ -9,11 +9,11 @@ interface Item {
 }
 
 /** A group whose statements are answered by hand. */
-function byHand({ size = 100 } = {}) {
-  const sent: { items: number[]; answer: (error?: Error) => Promise<void> }[] = []
+function byHand({ size = 100, spareAfterMs }: { size?: number; spareAfterMs?: number } = {}) {
+  const sent: { items: number[]; isSpare: boolean; answer: (error?: Error) => Promise<void> }[] = []
   let idle = 0
   const group = new Group<Item, number>(
-    items =>
+    (items, isSpare) =>
       new Promise((resolve, reject) => {
         const answer = async (error?: Error) => {
           if (error) reject(error)
@@ -21,9 +21,9 @@ function byHand({ size = 100 } = {}) {
           await turn()
           await turn()
         }
-        sent.push({ items: items.map(({ n }) => n), answer })
+        sent.push({ items: items.map(({ n }) => n), isSpare, answer })
       }),
-    { size, onIdle: () => void idle++ }
+    { size, spareAfterMs, onIdle: () => void idle++ }
   )
   const join = (n: number, userId = 'alice', patienceMs = 60_000) =>
     group.join({ userId, n }, performance.now() + patienceMs)
@@ -109,4 +109,41 @@ t.test('a user with many waits behind those with few, and each user is served in
   await sent[1]!.answer()
   t.strictSame(sent[2]!.items, [3, 4, 5, 6])
   await sent[2]!.answer()
+})
+
+t.test('one more statement goes beside one that is slow, and no third', async t => {
+  const alive = setInterval(() => {}, 1_000)
+  t.teardown(() => clearInterval(alive))
+  const { sent, join, idle } = byHand({ spareAfterMs: 20 })
+  const slow = join(1)
+  await turn()
+  const second = join(2)
+  await turn()
+  t.equal(sent.length, 1, 'not before its time')
+  while (sent.length < 2) await turn()
+  t.strictSame(
+    sent.map(({ items, isSpare }) => [items, isSpare]),
+    [
+      [[1], false],
+      [[2], true]
+    ]
+  )
+  const third = join(3)
+  await sleep(50)
+  t.equal(sent.length, 2)
+  await sent[1]!.answer()
+  t.equal(await second, 20)
+  t.match(sent[2], { items: [3], isSpare: true }, 'in the place of the spare')
+  await sent[0]!.answer()
+  t.equal(await slow, 10)
+  const fourth = join(4)
+  await turn()
+  t.equal(sent.length, 3, 'the spare is not slow yet')
+  await sent[2]!.answer()
+  t.equal(await third, 30)
+  t.match(sent[3], { items: [4], isSpare: false })
+  t.equal(idle(), 0)
+  await sent[3]!.answer()
+  t.equal(await fourth, 40)
+  t.equal(idle(), 1, 'says when nothing is left')
 })

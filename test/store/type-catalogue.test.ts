@@ -8,7 +8,7 @@ import { BY } from '../fixtures/charges.ts'
 import { embedded } from '../fixtures/database.ts'
 
 const db = await embedded(t)
-t.beforeEach(async () => void (await db.query('TRUNCATE quota_types, usage_logs CASCADE')))
+t.beforeEach(async () => void (await db.query('TRUNCATE quota_types, quota_reservations, usage_logs CASCADE')))
 
 const UNKNOWN = { code: 'FST_QUOTA_UNKNOWN_TYPE' }
 
