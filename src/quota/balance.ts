@@ -7,7 +7,7 @@ export interface Balance {
   type: string
   /** The most that may be used; −1: unlimited. */
   limit: number
-  /** Charged, and written to `usage_logs`. */
+  /** Charged, and written to `usage_logs`. What is being charged at this very moment may count as either; the sum with `reserved` is exact. */
   used: number
   /** Held by work that is still running. */
   reserved: number

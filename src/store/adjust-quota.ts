@@ -37,7 +37,7 @@ export async function adjustQuota(
   await openPeriods(db, userId)
   const adjust = () =>
     transaction(db, async query => {
-      await query(LOCK, [userId, key])
+      if ((await query(LOCK, [userId, key])).length === 0) return undefined
       return (await query<CounterRow>(ADJUST, [userId, key, String(newLimit), ...auditValues(by)]))[0]
     })
   const row = (await adjust()) ?? (await openSwitchedOff(db, userId, key).then(adjust))

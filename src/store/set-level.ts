@@ -61,7 +61,8 @@ export async function setLevel(db: Database, m: LevelMove): Promise<Balance | un
     m.idempotencyKey
   ]
   return await transaction(db, async query => {
-    await query(LOCK, [m.userId, m.typeId])
+    // Opened just now, it would not be locked, and what was held of it meanwhile would be overwritten.
+    if ((await query(LOCK, [m.userId, m.typeId])).length === 0) return undefined
     const [row] = await query<CounterRow>(SET_LEVEL, values)
     return row && balanceOf(m.type, row)
   })
