@@ -19,14 +19,14 @@ interface Batch<Item, Answer> {
   isSpare: boolean
 }
 
-/** Item by item; undefined is for what must be asked for by itself. Of two statements at a time one is the spare. */
+/** Item by item; undefined is for what must be asked for by itself. The spare goes beside one that is slow, on another connection. */
 type Send<Item, Answer> = (items: readonly Item[], isSpare: boolean) => Promise<readonly (Answer | undefined)[]>
 
 interface GroupOptions {
   /** How many go into one statement. */
   size: number
-  /** When a statement has been under way for so long, one more may go beside it: its connection may be dead. By default none does. */
-  spareAfterMs?: number
+  /** One more may be under way: behind the first once as many wait, or beside it once it has taken `spareAfterMs`, since its connection may be dead. */
+  more?: { spareAfterMs: number }
   /** Nothing waits, and nothing is under way. */
   onIdle?: () => void
 }
@@ -34,9 +34,12 @@ interface GroupOptions {
 /** Nobody waits for it any more. */
 const GIVEN_UP = Number.POSITIVE_INFINITY
 
+/** Fewer do not follow a statement that is under way: the price of one more would eat what is won by having it begin at once. */
+const FOLLOW_FROM = 10
+
 /**
- * Where nothing is under way an item leaves at once. One statement at a time, unless it is slow: with two, each was of fewer, and the price of a
- * statement ate what was won by working on one while this process reads the answers of the other.
+ * Where nothing is under way an item leaves at once. A second statement follows when it is no smaller than the first: 1.06 to 1.09 times as many
+ * requests, whatever the number of connections. With any that wait each was of fewer, and the price of a statement ate it.
  */
 export class Group<Item extends { userId: string }, Answer> {
   readonly #send: Send<Item, Answer>
@@ -98,20 +101,30 @@ export class Group<Item extends { userId: string }, Answer> {
   }
 
   #maySend(): boolean {
-    const [first, second] = this.#underWay
+    const first = this.#first()
     if (first === undefined) return true
-    const { spareAfterMs } = this.#options
-    return spareAfterMs !== undefined && second === undefined && performance.now() - first.sentAt >= spareAfterMs
+    if (this.#options.more === undefined) return false
+    if (this.#isSlow(first)) return this.#underWay.every(({ isSpare }) => !isSpare)
+    return this.#underWay.length === 1 && this.#waiting.length >= Math.max(first.items.length, FOLLOW_FROM)
+  }
+
+  /** Of those on the usual connection. */
+  #first(): Batch<Item, Answer> | undefined {
+    return this.#underWay.find(({ isSpare }) => !isSpare)
+  }
+
+  #isSlow({ sentAt }: Batch<Item, Answer>): boolean {
+    return performance.now() - sentAt >= (this.#options.more?.spareAfterMs ?? Number.POSITIVE_INFINITY)
   }
 
   /** One timer for all, as above. */
   #waitForSpare(): void {
-    const { spareAfterMs } = this.#options
-    if (spareAfterMs === undefined || this.#spareTimer !== undefined) return
+    const { more } = this.#options
+    if (more === undefined || this.#spareTimer !== undefined) return
     this.#spareTimer = setTimeout(() => {
       this.#spareTimer = undefined
       if (this.#waiting.length > 0) this.#schedule()
-    }, spareAfterMs).unref()
+    }, more.spareAfterMs).unref()
   }
 
   #run(): void {
@@ -120,7 +133,8 @@ export class Group<Item extends { userId: string }, Answer> {
       return
     }
     const items = this.#take()
-    const isSpare = this.#underWay[0]?.isSpare === false
+    const first = this.#first()
+    const isSpare = first !== undefined && this.#isSlow(first)
     const answers = this.#send(
       items.map(({ item }) => item),
       isSpare

@@ -66,7 +66,7 @@ export class Metering implements Settling {
     this.#timeoutMs = timeoutMs
     if (distributed || db.kind !== 'postgres') return
     const { holding, charging, metering } = db
-    const shared = { size: GROUP_SIZE, spareAfterMs: SLOW_MS }
+    const shared = { size: GROUP_SIZE, more: { spareAfterMs: SLOW_MS } }
     const on = (lane: Shared, isSpare: boolean) => (isSpare ? lane.spare : lane)
     this.#holds = new Group((wishes, is) => this.#ask(holdMany, wishes, on(holding, is), undefined), shared)
     this.#charges = new Group((charges, is) => this.#ask(chargeMany, charges, on(charging, is), undefined), shared)

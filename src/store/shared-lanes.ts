@@ -3,8 +3,10 @@ import type { Lane } from './lane.ts'
 
 type Run = Lane['run']
 
-/** One that takes longer holds up what is behind it: it waits for a lock, or its connection is dead. Far more than a statement takes. */
+/** One that takes longer holds up what is behind it: it waits for a lock, or its connection is dead. */
 export const SLOW_MS = 100
+/** So many of each may be under way at once (`group.ts`). */
+const OF_A_KIND = 2
 /** So long after that, each goes by itself. */
 const APART_MS = 5_000
 
@@ -17,42 +19,45 @@ const APART_MS = 5_000
 export class SharedLanes {
   readonly #both: Lane
   readonly #own: { holding: Lane; charging: Lane }
-  /** When those under way on `#both` were sent. */
-  readonly #sentAt = new Set<{ at: number }>()
+  /** What is under way on `#both`. */
+  readonly #sent = new Set<{ at: number; kind: 'holding' | 'charging' }>()
   #apartUntil = Number.NEGATIVE_INFINITY
 
   /** `open` gives a connection that takes so many statements, one behind the other. */
   constructor(open: (statements: number) => Lane) {
-    this.#both = open(2)
-    this.#own = { holding: open(1), charging: open(1) }
+    this.#both = open(2 * OF_A_KIND)
+    this.#own = { holding: open(OF_A_KIND), charging: open(OF_A_KIND) }
   }
 
   readonly runHolding: Run = (...given) =>
-    this.#areApart() ? this.#own.holding.run(...given) : this.#runBoth(...given)
-  readonly runCharging: Run = (...given) => this.#runBoth(...given)
-  /** For one more, beside one that is slow. */
-  readonly runSpareHolding: Run = (...given) =>
-    this.#areApart() ? this.#runBoth(...given) : this.#own.holding.run(...given)
+    this.#areApart() ? this.#own.holding.run(...given) : this.#runOnBoth('holding', given)
+  readonly runCharging: Run = (...given) => this.#runOnBoth('charging', given)
+
+  /** For one more, on another connection than the one that is slow. */
+  readonly runSpareHolding: Run = (...given) => {
+    const isOnBoth = [...this.#sent].some(({ kind }) => kind === 'holding')
+    return isOnBoth ? this.#own.holding.run(...given) : this.#runOnBoth('holding', given)
+  }
   readonly runSpareCharging: Run = (...given) => this.#own.charging.run(...given)
 
   async close(): Promise<void> {
     await Promise.all([this.#both, this.#own.holding, this.#own.charging].map(lane => lane.close()))
   }
 
-  async #runBoth(...given: Parameters<Run>): Promise<unknown> {
-    const sent = { at: performance.now() }
-    this.#sentAt.add(sent)
+  async #runOnBoth(kind: 'holding' | 'charging', given: Parameters<Run>): Promise<unknown> {
+    const sent = { at: performance.now(), kind }
+    this.#sent.add(sent)
     try {
       return await this.#both.run(...given)
     } finally {
       this.#areApart()
-      this.#sentAt.delete(sent)
+      this.#sent.delete(sent)
     }
   }
 
   #areApart(): boolean {
     const now = performance.now()
-    for (const { at } of this.#sentAt) if (now - at >= SLOW_MS) this.#apartUntil = now + APART_MS
+    for (const { at } of this.#sent) if (now - at >= SLOW_MS) this.#apartUntil = now + APART_MS
     return now < this.#apartUntil
   }
 }

@@ -69,10 +69,12 @@ t.test('of many requests, where the statement that they shared succeeded after t
   const users = Array.from({ length: 4 }, newUser) as [string, string, string, string]
   await see(app, users)
   const unlock = await lock(t, url, 'LOCK TABLE quota_limits')
-  // The server ends this one after 720 ms. Whoever came meanwhile shares the next statement, and goes after 900 ms.
+  // The server ends this one after 720 ms, and the one that goes beside it later. Whoever came meanwhile shares the next, and goes after 900 ms.
   const first = ask(app, users[0], '/')
   await untilWaiting(db, 1)
-  await refused(t, [first, ...[1, 2, 3, 3].map(n => ask(app, users[n] as string, '/'))])
+  const second = ask(app, users[1], '/')
+  await untilWaiting(db, 2)
+  await refused(t, [first, second, ...[2, 3, 3].map(n => ask(app, users[n] as string, '/'))])
   await untilWaiting(db, 1)
   await unlock()
   await isWhole(t, app, db, users)

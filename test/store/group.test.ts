@@ -23,7 +23,7 @@ function byHand({ size = 100, spareAfterMs }: { size?: number; spareAfterMs?: nu
         }
         sent.push({ items: items.map(({ n }) => n), isSpare, answer })
       }),
-    { size, spareAfterMs, onIdle: () => void idle++ }
+    { size, ...(spareAfterMs === undefined ? {} : { more: { spareAfterMs } }), onIdle: () => void idle++ }
   )
   const join = (n: number, userId = 'alice', patienceMs = 60_000) =>
     group.join({ userId, n }, performance.now() + patienceMs)
@@ -138,12 +138,36 @@ t.test('one more statement goes beside one that is slow, and no third', async t 
   t.equal(await slow, 10)
   const fourth = join(4)
   await turn()
-  t.equal(sent.length, 3, 'the spare is not slow yet')
-  await sent[2]!.answer()
-  t.equal(await third, 30)
-  t.match(sent[3], { items: [4], isSpare: false })
-  t.equal(idle(), 0)
-  await sent[3]!.answer()
-  t.equal(await fourth, 40)
+  t.match(sent[3], { items: [4], isSpare: false }, 'in the place of the first')
+  await Promise.all([sent[2]!.answer(), sent[3]!.answer()])
+  t.strictSame(await Promise.all([third, fourth]), [30, 40])
   t.equal(idle(), 1, 'says when nothing is left')
+})
+
+t.test('a second statement follows the first once as many wait, and ten, and no third', async t => {
+  const { sent, join } = byHand({ spareAfterMs: 60_000 })
+  const all = Array.from({ length: 12 }, (_, n) => join(n))
+  await turn()
+  for (let n = 12; n < 23; n++) all.push(join(n))
+  await turn()
+  t.equal(sent.length, 1, 'fewer than the first')
+  all.push(join(23))
+  await turn()
+  t.match(sent[1], { items: { length: 12 }, isSpare: false })
+  for (let n = 24; n < 60; n++) all.push(join(n))
+  await turn()
+  t.equal(sent.length, 2)
+  for (const n of [0, 1, 2]) await sent[n]!.answer()
+  t.strictSame(
+    await Promise.all(all),
+    all.map((_, n) => n * 10)
+  )
+  const few = [join(1), join(2)]
+  await turn()
+  few.push(...Array.from({ length: 9 }, (_, n) => join(n)))
+  await turn()
+  t.equal(sent.length, 4, 'too few to follow')
+  await sent[3]!.answer()
+  await sent[4]!.answer()
+  await Promise.all(few)
 })
