@@ -38,7 +38,7 @@ export interface Database {
   close(): Promise<void>
 }
 
-/** For one statement at a time, and one more where that is slow; those that hold and those that charge follow each other. */
+/** Where statements follow each other, and the spare for one more beside one that is slow. */
 export interface Shared extends Pick<Database, 'query'> {
   spare: Pick<Database, 'query'>
 }

@@ -29,19 +29,18 @@ const at = (expression: string) => `round(date_part('epoch', ${expression}) * 10
  * A charged request writes: the counter once, locked before (HOT, so no index entry); a reservation and its index entry, and deletes it; a log row and
  * three index entries; and its share of two flushes. Server's CPU for one that is reserved and charged (charge-many), in groups of 25 of 1 000 users,
  * PostgreSQL 15, one connection, µs:
- *   as it is                                                        50
- *   all in one statement, with a running sum and the counter moved twice (move-many)  83
- *   without looking for what is locked                              45
- *   without the foreign key of quota_reservations                   46
- *   a plan made for each call, as PostgreSQL chooses by itself      66
- *   without what is held (`reserved_amount`)                        47
- *   without the index on usage_logs (user_id, created_at)           44
- * In groups of 50 it is 41, where all are of one user 36. A statement has a price of its own, 170 where it is of one request alone, of which a
- * durable UPDATE of one row is 150: that is why they are shared. To update by `ctid`, and to write a counter's reservations from arrays of its own
- * instead of by a join, made no difference. To hold and to charge in one statement takes 7 µs less, and leaves a third more of the time idle: 0.85 to
- * 1.0 times as many requests of one process, and 1.1 times with four on two cores, whose groups are of five. With two statements of each under
- * way groups are smaller: 0.95 times. The log row with the deduction, and no reservation ("presumed success"), would save a third more; but
- * the log would have what was not charged yet.
+ *   as it is                                                        42
+ *   with a foreign key of quota_reservations, as before             46
+ *   without looking for what is locked                              40
+ *   a plan made for each call, as PostgreSQL chooses by itself      55
+ *   a row of answers for each counter (Node takes 2 to 3 µs more)   39
+ *   without the index on usage_logs (user_id, created_at)           40
+ * In groups of 50 it is 34; all in one statement, with a running sum and the counter moved twice (move-many), took 1.7 times as much. A statement has
+ * a price of its own, 170 to 220 where it is of one request alone, of which a durable UPDATE of one row is 150: that is why they are shared. To
+ * update by `ctid`, and to write a counter's reservations from arrays of its own instead of by a join, made no difference. To hold and to charge in
+ * one statement takes 7 µs less, and leaves a third more of the time idle: 0.85 to 1.0 times as many requests of one process, and 1.1 times with four
+ * on two cores, whose groups are of five. To take turns, one statement at a time of either kind: 0.85 times. The log row with the deduction, and no
+ * reservation ("presumed success"), would save a third more; but the log would have what was not charged yet.
  */
 
 /**
