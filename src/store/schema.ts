@@ -162,8 +162,8 @@ export const quotaReservations = pgTable(
 
 /**
  * What was charged, a row a charge. Negative amounts only on levels: what was given back. No foreign key: to check it took a tenth of all that
- * PostgreSQL does for a request, and whoever inserts here holds the counter's lock. `deleteUser` deletes a user's rows; DELETE in psql
- * leaves them.
+ * PostgreSQL does for a request, and whoever inserts here holds the counter's lock, or that of a reservation, which `deleteUser` takes before it
+ * deletes the user's rows. DELETE in psql leaves them.
  */
 export const usageLogs = pgTable(
   'usage_logs',
