@@ -1,9 +1,8 @@
-// Reserves for many requests in one statement, where there is room for all that a counter is asked for: a row locked and moved a counter, a
-// row written a request. What is not so plain is left to others.
+// Reserves for many requests in one statement: a row locked and moved a counter, a row written a request. What is not so plain is left to others.
 import type { CounterRow } from './admit.ts'
 import { intArray, numbersOf, textArray, uuidArray } from './arrays.ts'
 import type { Database } from './database.ts'
-import { heldOf } from './held.ts'
+import { heldAndDeadOf } from './held.ts'
 
 /** One amount of one type, for one user. */
 export interface Wish {
@@ -14,9 +13,9 @@ export interface Wish {
   leaseMs: number
 }
 
-/** The counter: where it is held, as it was after its own turn. */
+/** The counter, as it was after its own turn. */
 export interface Held extends CounterRow {
-  /** False: there is no room for it alone, and nothing is held that could be given back. */
+  /** False: it does not fit, and nothing is dead that could be given back. */
   held: boolean
   /** The instant, by the database's clock. */
   at: number
@@ -43,42 +42,80 @@ const at = (expression: string) => `round(date_part('epoch', ${expression}) * 10
  * reservation ("presumed success"), would save a third more; but the log would have what was not charged yet.
  */
 
+/** Unlimited ends where JavaScript's whole numbers do. */
+const CEILING = `CASE WHEN l.limit_amount < 0 THEN ${Number.MAX_SAFE_INTEGER} ELSE l.limit_amount END`
+
+/** Where all who ask of a counter ask for the same: as many as fit, the first come first. Moved is null where it is nothing. */
+const ALIKE = {
+  moved: `CASE WHEN l.used_amount + w.amount <= ${CEILING} THEN w.amount
+              WHEN l.used_amount + w.each <= ${CEILING} THEN (${CEILING} - l.used_amount) / w.each * w.each END AS moved, NULL AS let_in`,
+  turns: '',
+  isHeld: 'i.upto <= c.moved',
+  letIn: 'NULL'
+}
+
+/** Where they do not, `turn` goes through them, and lets in each that fits after those before it. A statement takes 20 to 30 µs more so. */
+const MIXED = {
+  moved: `CASE WHEN l.used_amount + w.amount <= ${CEILING} THEN w.amount ELSE t.moved END AS moved, t.let_in`,
+  turns: `
+    LEFT JOIN LATERAL (
+      WITH RECURSIVE turn AS (
+        SELECT min(i.n) - 1 AS n, 0::bigint AS moved, '{}'::bigint[] AS let_in FROM item i WHERE i.k = w.k
+         UNION ALL
+        SELECT i.n, t.moved + CASE WHEN fits THEN i.amount ELSE 0 END, CASE WHEN fits THEN t.let_in || i.n ELSE t.let_in END
+          FROM turn t JOIN item i ON i.k = w.k AND i.n = t.n + 1
+         CROSS JOIN LATERAL (SELECT l.used_amount + t.moved + i.amount <= ${CEILING} AS fits) f
+      )
+      SELECT CASE WHEN t.let_in <> '{}' THEN t.moved END AS moved, t.let_in
+        FROM turn t WHERE l.used_amount + w.amount > ${CEILING} ORDER BY t.n DESC LIMIT 1
+    ) t ON true`,
+  isHeld: '(c.let_in IS NULL OR i.n = ANY (c.let_in))',
+  letIn: '(SELECT array_agg(n)::text FROM counted, unnest(let_in) n)'
+}
+
 /**
- * `k` numbers the counters. One that somebody else has locked is skipped, so that one user who is held up holds up nobody else; looked up one by
- * one (LATERAL, and ANY instead of `=`, which no hash or merge join takes), also by a plan that was made while the tables were empty: such a one would
- * read all of quota_limits for each statement. The guard stands in the UPDATE's own WHERE.
+ * `k` numbers the counters, and `n` those who ask, a counter's one after another; `upto` is what it is asked for by one and those before it. A counter
+ * that somebody else has locked is skipped, so that one user who is held up holds up nobody else; looked up one by one (LATERAL, and ANY instead of
+ * \`=\`, which no hash or merge join takes), also by a plan that was made while the tables were empty: such a one would read all of quota_limits for each
+ * statement. The guard stands in the UPDATE's own WHERE.
  */
-const HOLD_MANY = `
+const holding = ({ moved, turns, isHeld, letIn }: typeof ALIKE) => `
 WITH want AS MATERIALIZED (
-  SELECT * FROM unnest($1::text::text[], $2::text::int[], $3::text::bigint[]) WITH ORDINALITY AS w (user_id, quota_type_id, amount, k)
+  SELECT * FROM unnest($1::text::text[], $2::text::int[], $3::text::bigint[], $4::text::bigint[]) WITH ORDINALITY AS w (user_id, quota_type_id, amount, each, k)
+), item AS (
+  SELECT * FROM unnest($5::text::uuid[], $6::text::bigint[], $7::text::int[], $8::text::bigint[], $9::text::bigint[]) WITH ORDINALITY
+    AS i (id, amount, lease_ms, k, upto, n)
 ), free AS MATERIALIZED (
-  SELECT w.k, w.amount, l.*
+  SELECT w.k, ${moved}, l.*
     FROM want w
    CROSS JOIN LATERAL (
-     SELECT q.user_id, q.quota_type_id, q.limit_amount, q.used_amount, q.period_start, q.period_end
-       FROM quota_limits q WHERE q.user_id = w.user_id AND q.quota_type_id = w.quota_type_id
-        FOR NO KEY UPDATE SKIP LOCKED
-   ) l
+      SELECT q.user_id, q.quota_type_id, q.limit_amount, q.used_amount, q.period_start, q.period_end
+        FROM quota_limits q WHERE q.user_id = w.user_id AND q.quota_type_id = w.quota_type_id
+         FOR NO KEY UPDATE SKIP LOCKED
+    ) l${turns}
 ), counted AS (
-  UPDATE quota_limits l SET used_amount = l.used_amount + f.amount, updated_at = now()
+  UPDATE quota_limits l SET used_amount = l.used_amount + f.moved, updated_at = now()
     FROM free f
    WHERE l.user_id = ANY (ARRAY[f.user_id]) AND l.quota_type_id = f.quota_type_id
-     AND l.used_amount + f.amount <= CASE WHEN l.limit_amount < 0 THEN ${Number.MAX_SAFE_INTEGER} ELSE l.limit_amount END
-     AND (l.period_end IS NULL OR l.period_end > now())
-  RETURNING f.k, l.user_id, l.quota_type_id, l.period_start
+     AND l.used_amount + f.moved <= ${CEILING} AND (l.period_end IS NULL OR l.period_end > now())
+  RETURNING f.k, f.moved, f.let_in, l.user_id, l.quota_type_id, l.period_start
 ), held AS (
   INSERT INTO quota_reservations (user_id, id, quota_type_id, amount, period_start, created_at, expires_at)
-  SELECT c.user_id, w.id, c.quota_type_id, w.amount, c.period_start, greatest(date_trunc('milliseconds', now()), c.period_start),
-         now() + w.lease_ms * interval '1 millisecond'
-    FROM counted c JOIN unnest($4::text::uuid[], $5::text::bigint[], $6::text::int[], $7::text::bigint[]) AS w (id, amount, lease_ms, k) ON w.k = c.k
+  SELECT c.user_id, i.id, c.quota_type_id, i.amount, c.period_start, greatest(date_trunc('milliseconds', now()), c.period_start),
+         now() + i.lease_ms * interval '1 millisecond'
+    FROM counted c JOIN item i ON i.k = c.k AND ${isHeld}
 )
-SELECT array_agg(k)::text AS k, array_agg((k IN (SELECT k FROM counted))::int)::text AS held, array_agg(limit_amount)::text AS limit_amount,
-       array_agg(used_amount)::text AS used_amount, array_agg(${heldOf('f')})::text AS reserved_amount, array_agg(${at('period_start')})::text AS period_start,
-       array_agg(${at('period_end')})::text AS period_end, ${at("date_trunc('milliseconds', now())")} AS at
-  FROM free f`
+SELECT array_agg(f.k)::text AS k, array_agg(CASE WHEN f.k IN (SELECT k FROM counted) THEN f.moved END)::text AS moved, ${letIn} AS let_in,
+       array_agg(h.dead::int)::text AS dead, array_agg(f.limit_amount)::text AS limit_amount, array_agg(f.used_amount)::text AS used_amount,
+       array_agg(h.amount)::text AS reserved_amount, array_agg(${at('f.period_start')})::text AS period_start,
+       array_agg(${at('f.period_end')})::text AS period_end, ${at("date_trunc('milliseconds', now())")} AS at
+  FROM free f CROSS JOIN LATERAL ${heldAndDeadOf('f')} h`
+
+const HOLD_ALIKE = holding(ALIKE)
+const HOLD_MIXED = holding(MIXED)
 
 /** Of all counters that were locked, as they were before: a row for each took Node twice as long to read. Null where there is none. */
-interface FreeRow extends Record<keyof CounterRow | 'k' | 'held', string | null> {
+interface FreeRow extends Record<keyof CounterRow | 'k' | 'moved' | 'let_in' | 'dead', string | null> {
   at: number
 }
 
@@ -87,97 +124,106 @@ interface Asked {
   userId: string
   typeId: number
   sum: number
+  /** What the first asks for. */
+  each: number
+  /** Its number, `n`. */
+  first: number
+  /** Among all wishes, the first come first. */
   places: number[]
 }
 
 /**
- * What became of each; of a counter all are held or none. Undefined is for others: there is no such counter, somebody else has locked it, its
- * period has ended, or there is room for some of those who ask of it here.
+ * What became of each, the first come first. Undefined is for others: there is no such counter, somebody else has locked it, its period has ended, or
+ * it does not fit and something is dead that could be given back.
  */
 export async function holdMany(db: Pick<Database, 'query'>, wishes: readonly Wish[]): Promise<(Held | undefined)[]> {
-  const counters = countersOf(wishes)
-  const [row] = await db.query<FreeRow>(HOLD_MANY, valuesOf(wishes, counters))
+  const { counters, areAlike } = countersOf(wishes)
+  const [row] = await db.query<FreeRow>(areAlike ? HOLD_ALIKE : HOLD_MIXED, valuesOf(wishes, counters))
   const answers: (Held | undefined)[] = wishes.map(() => undefined)
   if (row === undefined) return answers
-  const held = numbersOf(row.held)
+  const moved = numbersOf(row.moved)
+  const dead = numbersOf(row.dead)
   const limits = numbersOf(row.limit_amount)
   const used = numbersOf(row.used_amount)
   const reserved = numbersOf(row.reserved_amount)
   const starts = numbersOf(row.period_start)
   const ends = numbersOf(row.period_end)
+  const letIn = new Set(numbersOf(row.let_in))
   numbersOf(row.k).forEach((k, i) => {
-    const { places } = counters[(k as number) - 1] as Asked
-    const before = {
-      held: held[i] === 1,
+    const { sum, first, places } = counters[(k as number) - 1] as Asked
+    const counter = {
       limit_amount: limits[i] as number,
       used_amount: used[i] as number,
       reserved_amount: reserved[i] as number,
       period_start: starts[i] as number,
-      period_end: ends[i] as number | null,
-      at: row.at
+      period_end: ends[i] as number | null
     }
-    if (before.held) answerHeld(answers, wishes, places, before)
-    else answerFull(answers, wishes, places, before)
+    const total = moved[i] ?? null
+    const isOver = counter.period_end !== null && counter.period_end <= row.at
+    let upto = 0
+    places.forEach((place, turn) => {
+      const { amount } = wishes[place] as Wish
+      upto += amount
+      const held = total !== null && (total === sum || (areAlike ? upto <= total : letIn.has(first + turn)))
+      if (!held && (isOver || dead[i] === 1)) return
+      if (held) {
+        counter.used_amount += amount
+        counter.reserved_amount += amount
+      }
+      answers[place] = { held, ...counter, at: row.at }
+    })
   })
   return answers
 }
 
-function countersOf(wishes: readonly Wish[]): Asked[] {
+/** `areAlike`: whoever asks of one counter asks for the same as others who do. */
+function countersOf(wishes: readonly Wish[]): { counters: Asked[]; areAlike: boolean } {
   const known = new Map<string, Asked>()
+  let areAlike = true
   for (let place = 0; place < wishes.length; place++) {
     const { userId, typeId, amount } = wishes[place] as Wish
     const key = `${typeId} ${userId}`
     const asked = known.get(key)
-    if (asked === undefined) known.set(key, { userId, typeId, sum: amount, places: [place] })
+    if (asked === undefined) known.set(key, { userId, typeId, sum: amount, each: amount, first: 0, places: [place] })
     else {
-      // Where it is no whole number any more it does not fit, and each goes by itself.
+      // Where it is no whole number any more it does not fit, and each is looked at by itself.
       asked.sum += amount
       asked.places.push(place)
+      if (amount !== asked.each) areAlike = false
     }
   }
-  return [...known.values()]
+  const counters = [...known.values()]
+  let n = 1
+  for (const asked of counters) {
+    asked.first = n
+    n += asked.places.length
+  }
+  return { counters, areAlike }
 }
 
 function valuesOf(wishes: readonly Wish[], counters: readonly Asked[]): string[] {
+  const items: Wish[] = []
   const counterOf: number[] = []
-  for (let k = 0; k < counters.length; k++) for (const place of (counters[k] as Asked).places) counterOf[place] = k + 1
+  const upto: number[] = []
+  counters.forEach(({ places }, i) => {
+    let sum = 0
+    for (const place of places) {
+      const wish = wishes[place] as Wish
+      sum += wish.amount
+      items.push(wish)
+      counterOf.push(i + 1)
+      upto.push(sum)
+    }
+  })
   return [
     textArray(counters.map(({ userId }) => userId)),
     intArray(counters.map(({ typeId }) => typeId)),
     intArray(counters.map(({ sum }) => sum)),
-    uuidArray(wishes.map(({ id }) => id)),
-    intArray(wishes.map(({ amount }) => amount)),
-    intArray(wishes.map(({ leaseMs }) => leaseMs)),
-    intArray(counterOf)
+    intArray(counters.map(({ each }) => each)),
+    uuidArray(items.map(({ id }) => id)),
+    intArray(items.map(({ amount }) => amount)),
+    intArray(items.map(({ leaseMs }) => leaseMs)),
+    intArray(counterOf),
+    intArray(upto)
   ]
-}
-
-/** In turn. */
-function answerHeld(
-  answers: (Held | undefined)[],
-  wishes: readonly Wish[],
-  places: readonly number[],
-  before: Held
-): void {
-  const { held, limit_amount, period_start, period_end, at } = before
-  let { used_amount, reserved_amount } = before
-  for (const place of places) {
-    const { amount } = wishes[place] as Wish
-    used_amount += amount
-    reserved_amount += amount
-    answers[place] = { held, limit_amount, used_amount, reserved_amount, period_start, period_end, at }
-  }
-}
-
-/** Who would not fit alone will not fit after others. Where something is held it may be dead, and what has ended begins anew. */
-function answerFull(
-  answers: (Held | undefined)[],
-  wishes: readonly Wish[],
-  places: readonly number[],
-  before: Held
-): void {
-  const { limit_amount: limit, used_amount, reserved_amount, period_end, at } = before
-  if (reserved_amount > 0 || (period_end !== null && period_end <= at)) return
-  const room = (limit < 0 ? Number.MAX_SAFE_INTEGER : limit) - used_amount
-  for (const place of places) if ((wishes[place] as Wish).amount > room) answers[place] = before
 }

@@ -14,7 +14,8 @@ import { type CommittedCharge, commit, type HeldCharge } from './commit.ts'
 import { type Database, dateOf, type Shared, stateOf, within } from './database.ts'
 import { Group } from './group.ts'
 import { type Held, holdMany, type Wish } from './hold-many.ts'
-import { type Move, type Moved, moveManyUsers, moveOneUser } from './move-many.ts'
+import { moveInTurn } from './move-in-turn.ts'
+import { type Move, type Moved, moveManyUsers } from './move-many.ts'
 import { release } from './release.ts'
 import { reserve } from './reserve.ts'
 import { SLOW_MS } from './shared-lanes.ts'
@@ -37,7 +38,7 @@ export const settlingOn = (db: Database): Settling => ({
 /** The database refused all that shared a statement, because of one of them: each asks for itself. */
 const NOT_MOVED = { done: false, full: false } as const
 
-/** Undefined: there is no such counter, or somebody else has locked it. */
+/** Undefined: there is no such counter, or among many users' somebody else has locked it. */
 type Answer = Moved | typeof NOT_MOVED | undefined
 
 type Moves = Group<Move, NonNullable<Answer>>
@@ -47,8 +48,9 @@ const GROUP_SIZE = 200
 const NO_BALANCES: Map<string, Balance> = new Map()
 
 /**
- * Three ways, each for what the one before left: `#holds` and `#charges` are for what is as usual; `#moves` for whoever comes when there is hardly
- * room, gives back, or charges another amount than was held; and one by one. Distributed, there are only the latter two, a user at a time.
+ * Four ways, each for what the one before left: `#holds` and `#charges` are for what is as usual; `#moves` for whoever gives back, or charges another
+ * amount than was held; `#users`, a user at a time, for whoever is new, waits for somebody else, or must see to something first; and one by one.
+ * Distributed, there are only the latter two.
  */
 export class Metering implements Settling {
   readonly #db: Database
@@ -133,7 +135,7 @@ export class Metering implements Settling {
     deadline: number
   ): Promise<Admission> {
     return this.#afterOthers(wish.userId, async () => {
-      const moved = await this.#move({ do: 'reserve', ...wish }, deadline)
+      const moved = await this.#moveAlone({ do: 'reserve', ...wish }, deadline)
       if (moved?.full) return refusalOf(charge, moved)
       return moved?.done ? admissionOf(charge, moved) : await reserve(this.#until(deadline), order)
     })
@@ -174,7 +176,7 @@ export class Metering implements Settling {
     const { userId } = move
     const group =
       this.#users.get(userId) ??
-      new Group<Move, NonNullable<Answer>>(moves => this.#ask(moveOneUser, moves, this.#db.metering, NOT_MOVED), {
+      new Group<Move, NonNullable<Answer>>(moves => this.#ask(moveInTurn, moves, this.#db.metering, NOT_MOVED), {
         size: GROUP_SIZE,
         onIdle: () => this.#users.delete(userId)
       })

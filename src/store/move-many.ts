@@ -1,5 +1,5 @@
-// Reserves, charges and gives back for many requests in one statement, each of one quota type, one after another: for whoever comes when there is
-// hardly room, gives back, or charges another amount than was held. Whoever gets no answer here asks by itself.
+// Reserves, charges and gives back for many requests in one statement, each of one quota type, one after another: for whoever gives back, charges
+// another amount than was held, or could not be held together with others. Whoever gets no answer here asks by itself.
 import type { Metadata } from '../quota/metadata.ts'
 import type { CounterRow } from './admit.ts'
 import type { Database } from './database.ts'
@@ -17,6 +17,10 @@ export interface Moved extends CounterRow {
   done: boolean
   /** A reserve that does not fit, also after all that was moved here, and nothing is dead that could be given back. */
   full: boolean
+  /** The period has ended. */
+  ended: boolean
+  /** It did not fit, and something is dead that could be given back. */
+  dead: boolean
   /** The instant, by the database's clock. */
   at: number
 }
@@ -183,7 +187,18 @@ function answer(answers: (Moved | undefined)[], numbered: readonly Numbered[], r
     const { n, place, move } = numbered[i] as Numbered
     const isDone = done.has(n)
     const full = move.do === 'reserve' && !isDone && row.running && !row.dead && move.amount > room
-    answers[place] = { done: isDone, full, limit_amount, used_amount, reserved_amount, period_start, period_end, at }
+    answers[place] = {
+      done: isDone,
+      full,
+      ended: !row.running,
+      dead: row.dead,
+      limit_amount,
+      used_amount,
+      reserved_amount,
+      period_start,
+      period_end,
+      at
+    }
     if (move.do === 'reserve' && isDone) {
       used_amount -= move.amount
       reserved_amount -= move.amount

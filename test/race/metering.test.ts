@@ -1,5 +1,5 @@
 // What requests that share a statement owe each other: nothing.
-import { setTimeout as sleep } from 'node:timers/promises'
+import { setTimeout as sleep, setImmediate as turn } from 'node:timers/promises'
 import postgres from 'postgres'
 import t, { type Test } from 'tap'
 import { v7 } from 'uuid'
@@ -269,8 +269,100 @@ t.test('of one user the first come are the first served, up to the limit', async
   t.strictSame(await violations(db), [])
 })
 
+/** Who gets what they ask for, one after another. */
+function inTurn(room: number, amounts: readonly number[]): boolean[] {
+  let left = room
+  return amounts.map(amount => {
+    if (amount > left) return false
+    left -= amount
+    return true
+  })
+}
+
+t.test(
+  'so are they where they ask for different amounts, and one that is refused is no reason to refuse those behind it',
+  async t => {
+    const begun = await begin(t, 101)
+    await seen(['alice', 'bob'], begun.reserve)
+    const { watched: seenThrough, sent } = watched(begun.db)
+    const { reserve } = meteringOn(new Metering(seenThrough, PATIENCE_MS), begun.type)
+    const amounts = [60, 60, 0, 30, 20, 10, 1, 0]
+    const all = await Promise.all([
+      ...amounts.map(amount => reserve('alice', { amount })),
+      reserve('bob', { amount: 101 })
+    ])
+    t.strictSame(
+      all.map(({ admitted }) => admitted),
+      [...inTurn(100, amounts), false]
+    )
+    t.strictSame(
+      all.map(outcome => (outcome.admitted ? outcome.charges[0]!.balance : outcome.balances[0]!).remaining),
+      [40, 40, 40, 10, 10, 0, 0, 0, 100]
+    )
+    t.equal(sent.length, 1, 'in one statement')
+    t.strictSame(await standing(begun.db, 'alice', 'calls'), [0, 101, 0])
+    t.strictSame(await violations(begun.db), [])
+  }
+)
+
+t.test('also in whatever statements they come, one behind the other', async t => {
+  for (const differ of [false, true]) {
+    const begun = await begin(t, 120)
+    await seen(['alice'], begun.reserve)
+    const { watched: seenThrough, sent } = watched(begun.db)
+    const { reserve } = meteringOn(new Metering(seenThrough, PATIENCE_MS), begun.type)
+    const amounts = Array.from({ length: 90 }, (_, i) => (differ ? ((i * 7) % 5) + 1 : 3))
+    const all: Promise<Admission>[] = []
+    for (const amount of amounts) {
+      all.push(reserve('alice', { amount }))
+      if (all.length % 15 === 0) await turn()
+    }
+    const outcomes = await Promise.all(all)
+    t.ok(sent.length > 1)
+    t.strictSame(
+      outcomes.map(({ admitted }) => admitted),
+      inTurn(119, amounts)
+    )
+    t.strictSame(await violations(begun.db), [])
+  }
+})
+
+t.test('a new user and an ended period are seen to once, and the first come are the first served', async t => {
+  const begun = await begin(t, 10)
+  const { db } = begun
+  const { watched: seenThrough, sent } = watched(db)
+  const { reserve } = meteringOn(new Metering(seenThrough, PATIENCE_MS), begun.type)
+  const amounts = [4, 7, 5, 1, 1]
+  const all = async () =>
+    (await Promise.all(amounts.map(amount => reserve('alice', { amount })))).map(({ admitted }) => admitted)
+  t.strictSame(await all(), inTurn(10, amounts))
+  t.equal(
+    sent.length,
+    7,
+    'two that find no counter, three that open it, and two more: those behind one that is refused are looked at again'
+  )
+  await db.query("UPDATE quota_limits SET period_end = now() + interval '100 milliseconds'")
+  await sleep(150)
+  t.strictSame(await all(), inTurn(10, amounts))
+  t.equal(sent.length, 13)
+  t.strictSame(await violations(db), [])
+})
+
+t.test('what is dead is given back to the first who does not fit', async t => {
+  const { db, store, type, reserve } = await begin(t, 10)
+  await seen(['alice'], reserve)
+  const { typeId, type: key } = type
+  await store.reserve({ userId: 'alice', charges: [{ id: v7(), typeId, type: key, amount: 9 }], leaseMs: 1 })
+  await sleep(20)
+  const outcomes = await Promise.all([reserve('alice', { amount: 9 }), reserve('alice', { amount: 1 })])
+  t.match(outcomes, [{ admitted: true }, { admitted: false }])
+  t.strictSame(await violations(db), [])
+})
+
 t.test('what is given back and charged in the same statement makes room for what is reserved in it', async t => {
-  const { db, store, reserve } = await begin(t, 10)
+  const { db, type } = await begin(t, 10)
+  const store = new Metering(db, PATIENCE_MS, { distributed: true })
+  const { reserve } = meteringOn(store, type)
   const first = await reserve('alice', { amount: 6 })
   const second = await reserve('alice', { amount: 4 })
   if (!first.admitted || !second.admitted) throw new Error('denied')
