@@ -149,29 +149,29 @@ export async function holdMany(db: Pick<Database, 'query'>, wishes: readonly Wis
   const starts = numbersOf(row.period_start)
   const ends = numbersOf(row.period_end)
   const letIn = new Set(numbersOf(row.let_in))
+  const at = row.at
   numbersOf(row.k).forEach((k, i) => {
     const { sum, first, places } = counters[(k as number) - 1] as Asked
-    const counter = {
-      limit_amount: limits[i] as number,
-      used_amount: used[i] as number,
-      reserved_amount: reserved[i] as number,
-      period_start: starts[i] as number,
-      period_end: ends[i] as number | null
-    }
     const total = moved[i] ?? null
-    const isOver = counter.period_end !== null && counter.period_end <= row.at
+    const limit_amount = limits[i] as number
+    const period_start = starts[i] as number
+    const period_end = ends[i] ?? null
+    const isStale = dead[i] === 1 || (period_end !== null && period_end <= at)
+    let used_amount = used[i] as number
+    let reserved_amount = reserved[i] as number
     let upto = 0
-    places.forEach((place, turn) => {
+    for (let turn = 0; turn < places.length; turn++) {
+      const place = places[turn] as number
       const { amount } = wishes[place] as Wish
       upto += amount
       const held = total !== null && (total === sum || (areAlike ? upto <= total : letIn.has(first + turn)))
-      if (!held && (isOver || dead[i] === 1)) return
       if (held) {
-        counter.used_amount += amount
-        counter.reserved_amount += amount
+        used_amount += amount
+        reserved_amount += amount
       }
-      answers[place] = { held, ...counter, at: row.at }
-    })
+      if (held || !isStale)
+        answers[place] = { held, limit_amount, used_amount, reserved_amount, period_start, period_end, at }
+    }
   })
   return answers
 }
@@ -205,16 +205,16 @@ function valuesOf(wishes: readonly Wish[], counters: readonly Asked[]): string[]
   const items: Wish[] = []
   const counterOf: number[] = []
   const upto: number[] = []
-  counters.forEach(({ places }, i) => {
+  for (let i = 0; i < counters.length; i++) {
     let sum = 0
-    for (const place of places) {
+    for (const place of (counters[i] as Asked).places) {
       const wish = wishes[place] as Wish
       sum += wish.amount
       items.push(wish)
       counterOf.push(i + 1)
       upto.push(sum)
     }
-  })
+  }
   return [
     textArray(counters.map(({ userId }) => userId)),
     intArray(counters.map(({ typeId }) => typeId)),
