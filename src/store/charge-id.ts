@@ -1,18 +1,20 @@
 // The id of a charge: a UUID that sorts by time (RFC 9562, version 7).
-import { randomFillSync } from 'node:crypto'
-import { v7 } from 'uuid'
+import { randomUUID } from 'node:crypto'
 
-const BYTES = 16
-/** The system's random numbers, 256 ids' worth at a time: asked for id by id they were a tenth of what a request costs this process. */
-const pool = new Uint8Array(256 * BYTES)
-let used = pool.length
+/** Where the random bits of version 4 begin that version 7 has in the same places, behind the version. */
+const RANDOM_FROM = 15
 
+let millisecond = Number.NaN
+/** The same for all ids of a millisecond. */
+let time = ''
+
+/** A random one of Node's with the time before it: the half of what a library's takes, which makes two buffers for each. */
 export function chargeId(): string {
-  if (used === pool.length) {
-    randomFillSync(pool)
-    used = 0
+  const now = Date.now()
+  if (now !== millisecond) {
+    millisecond = now
+    const hex = now.toString(16).padStart(12, '0')
+    time = `${hex.slice(0, 8)}-${hex.slice(8)}-7`
   }
-  const random = pool.slice(used, used + BYTES)
-  used += BYTES
-  return v7({ random })
+  return time + randomUUID().slice(RANDOM_FROM)
 }

@@ -43,8 +43,8 @@ type Answer = Moved | typeof NOT_MOVED | undefined
 
 type Moves = Group<Move, NonNullable<Answer>>
 
-/** As many as 200 connections bring; each waits for the whole statement. */
-const GROUP_SIZE = 200
+/** Of more, this process and the server wait for each other: with 200 connections up to 200 in a statement gave 0.88 to 0.96 times as many requests, 50 and 100 as many. */
+const GROUP_SIZE = 80
 const NO_BALANCES: Map<string, Balance> = new Map()
 
 /**
@@ -205,12 +205,13 @@ const outcomeOf = (charge: WantedCharge, held: Held): Admission =>
 function admissionOf(charge: WantedCharge, row: CounterRow & { at: number }): Admission {
   const { id, typeId, type, amount } = charge
   const balance = balanceOf(type, row)
-  const admittedAt = dateOf(Math.max(row.at, row.period_start))
   const { periodStart } = balance
+  const at = dateOf(row.at)
+  const admittedAt = row.at < row.period_start ? periodStart : at
   return {
     admitted: true,
     charges: [{ id, typeId, type, amount, periodStart, admittedAt, balance }],
-    at: dateOf(row.at)
+    at
   }
 }
 
