@@ -37,8 +37,8 @@ const at = (expression: string) => `round(date_part('epoch', ${expression}) * 10
  * In groups of 50 it is 34; all in one statement, with a running sum and the counter moved twice (move-many), took 1.7 times as much. A statement has
  * a price of its own, 170 to 220 where it is of one request alone, of which a durable UPDATE of one row is 150: that is why they are shared. To
  * update by `ctid`, and to write a counter's reservations from arrays of its own instead of by a join, made no difference. To hold and to charge in
- * one statement takes 7 µs less, and leaves a third more of the time idle: 0.85 to 1.0 times as many requests of one process, and 1.1 times with four
- * on two cores, whose groups are of five. To take turns, one statement at a time of either kind: 0.85 times. The log row with the deduction, and no
+ * one statement takes 7 µs less, and leaves a third more of the time idle: 0.85 to 1.0 times as many requests of one process, 0.95 to 1.03 with a second
+ * one behind it, and 1.1 times with four processes on two cores, whose groups are of five. To take turns, one statement at a time of either kind: 0.85 times. The log row with the deduction, and no
  * reservation ("presumed success"), would save a third more; but the log would have what was not charged yet.
  */
 

@@ -1,6 +1,5 @@
 // What requests ask of the store: grouped where it is plain, one by one where it is not, and each within its time.
 import type { Balance } from '../quota/balance.ts'
-import { FST_QUOTA_STORE } from '../quota/errors.ts'
 import {
   type Admission,
   type AdmissionOrder,
@@ -11,11 +10,12 @@ import {
 } from './admit.ts'
 import { type Charge, chargeMany } from './charge-many.ts'
 import { type CommittedCharge, commit, type HeldCharge } from './commit.ts'
-import { type Database, dateOf, type Shared, stateOf, within } from './database.ts'
+import { type Database, dateOf, type Shared, within } from './database.ts'
 import { Group } from './group.ts'
 import { type Held, holdMany, type Wish } from './hold-many.ts'
 import { moveInTurn } from './move-in-turn.ts'
 import { type Move, type Moved, moveManyUsers } from './move-many.ts'
+import { isRefused } from './refused.ts'
 import { release } from './release.ts'
 import { reserve } from './reserve.ts'
 import { SLOW_MS } from './shared-lanes.ts'
@@ -193,7 +193,7 @@ export class Metering implements Settling {
     try {
       return await statement(within(this.#db, this.#timeoutMs, on), items)
     } catch (error) {
-      if (!isUndone(error)) throw error
+      if (!isRefused(error)) throw error
       return items.map(() => refused)
     }
   }
@@ -214,7 +214,3 @@ function admissionOf(charge: WantedCharge, row: CounterRow & { at: number }): Ad
     at
   }
 }
-
-/** The database answered that it did none of it because of a value (22…), a constraint (23…) or a conflict (40…). */
-const isUndone = (error: unknown): boolean =>
-  error instanceof FST_QUOTA_STORE && /^(22|23|40)/.test(stateOf(error) ?? '')

@@ -131,6 +131,7 @@ t.test(
     await begun.reserve('alice')
     const { reserve, charge } = meteringOn(new Metering(seenThrough, PATIENCE_MS), begun.type)
     await charge('alice', await reserve('alice'))
+    await Promise.all([1, 2].map(amount => reserve('alice', { amount })))
     const sql = postgres(begun.url, { max: 1, onnotice: () => {} })
     t.teardown(() => sql.end())
     await sql`DELETE FROM quota_users`
@@ -138,8 +139,9 @@ t.test(
     await sql`VACUUM ANALYZE`
     t.strictSame(
       sent.map(({ on }) => on),
-      ['holding', 'charging']
+      ['holding', 'charging', 'holding']
     )
+    t.not(sent[0]!.text, sent[2]!.text, 'one for those who ask for the same, one for those who do not')
     for (const { on, text, values } of sent) {
       const lane = begun.db[on as 'holding' | 'charging']
       const rows = await lane.query<{ 'QUERY PLAN': [{ Plan: PlanNode }] }>(
@@ -345,6 +347,42 @@ t.test('a new user and an ended period are seen to once, and the first come are 
   await sleep(150)
   t.strictSame(await all(), inTurn(10, amounts))
   t.equal(sent.length, 13)
+  t.strictSame(await violations(db), [])
+})
+
+t.test(
+  'where more wait than share a statement, one user with many holds up nobody, and its first come are its first served',
+  async t => {
+    const begun = await begin(t)
+    await seen(['alice', 'bob'], begun.reserve)
+    const { watched: seenThrough, sent } = watched(begun.db)
+    const { reserve } = meteringOn(new Metering(seenThrough, PATIENCE_MS), begun.type)
+    const hot = Array.from({ length: 300 }, () => reserve('alice'))
+    const other = reserve('bob')
+    await Promise.all([...hot, other])
+    t.ok(sent.length > 3)
+    t.equal(sent[0]!.values[0], '{"alice","bob"}', 'the last of 301 is in the first statement')
+    const left = (await Promise.all(hot)).map(outcome => outcome.admitted && outcome.charges[0]!.balance.remaining)
+    t.strictSame(
+      left,
+      left.map((_, i) => 998 - i)
+    )
+    t.strictSame(await violations(begun.db), [])
+  }
+)
+
+t.test('what the database refuses only when it is looked at again undoes nothing of what was done before', async t => {
+  const { db, type } = await begin(t, 10)
+  const { reserve } = meteringOn(new Metering(db, PATIENCE_MS, { distributed: true }), type)
+  const id = v7()
+  await reserve('alice', { id })
+  const outcomes = await Promise.allSettled([
+    reserve('alice', { amount: 4 }),
+    reserve('alice', { amount: 9 }),
+    reserve('alice', { id })
+  ])
+  t.match(outcomes, [{ value: { admitted: true } }, { value: { admitted: false } }, { status: 'rejected' }])
+  t.strictSame(await standing(db, 'alice', 'calls'), [0, 5, 5])
   t.strictSame(await violations(db), [])
 })
 
