@@ -77,7 +77,8 @@ const MIXED = {
  * `k` numbers the counters, and `n` those who ask, a counter's one after another; `upto` is what it is asked for by one and those before it. A counter
  * that somebody else has locked is skipped, so that one user who is held up holds up nobody else; looked up one by one (LATERAL, and ANY instead of
  * \`=\`, which no hash or merge join takes), also by a plan that was made while the tables were empty: such a one would read all of quota_limits for each
- * statement. The guard stands in the UPDATE's own WHERE.
+ * statement. The guard stands in the UPDATE's own WHERE, which asks it of the snapshot's row first: what was rolled over or given back meanwhile may
+ * be locked and not counted.
  */
 const holding = ({ moved, turns, isHeld, letIn }: typeof ALIKE) => `
 WITH want AS MATERIALIZED (
@@ -105,7 +106,7 @@ WITH want AS MATERIALIZED (
          now() + i.lease_ms * interval '1 millisecond'
     FROM counted c JOIN item i ON i.k = c.k AND ${isHeld}
 )
-SELECT array_agg(f.k)::text AS k, array_agg(CASE WHEN f.k IN (SELECT k FROM counted) THEN f.moved END)::text AS moved, ${letIn} AS let_in,
+SELECT array_agg(f.k)::text AS k, array_agg(f.moved)::text AS moved, array_agg((f.k IN (SELECT k FROM counted))::int)::text AS counted, ${letIn} AS let_in,
        array_agg(h.dead::int)::text AS dead, array_agg(f.limit_amount)::text AS limit_amount, array_agg(f.used_amount)::text AS used_amount,
        array_agg(h.amount)::text AS reserved_amount, array_agg(${at('f.period_start')})::text AS period_start,
        array_agg(${at('f.period_end')})::text AS period_end, ${at("date_trunc('milliseconds', now())")} AS at
@@ -115,7 +116,7 @@ const HOLD_ALIKE = holding(ALIKE)
 const HOLD_MIXED = holding(MIXED)
 
 /** Of all counters that were locked, as they were before: a row for each took Node twice as long to read. Null where there is none. */
-interface FreeRow extends Record<keyof CounterRow | 'k' | 'moved' | 'let_in' | 'dead', string | null> {
+interface FreeRow extends Record<keyof CounterRow | 'k' | 'moved' | 'counted' | 'let_in' | 'dead', string | null> {
   at: number
 }
 
@@ -133,8 +134,8 @@ interface Asked {
 }
 
 /**
- * What became of each, the first come first. Undefined is for others: there is no such counter, somebody else has locked it, its period has ended, or
- * it does not fit and something is dead that could be given back.
+ * What became of each, the first come first. Undefined is for others: there is no such counter, somebody else has locked it or changed it just now, its
+ * period has ended, or it does not fit and something is dead that could be given back.
  */
 export async function holdMany(db: Pick<Database, 'query'>, wishes: readonly Wish[]): Promise<(Held | undefined)[]> {
   const { counters, areAlike } = countersOf(wishes)
@@ -142,6 +143,7 @@ export async function holdMany(db: Pick<Database, 'query'>, wishes: readonly Wis
   const answers: (Held | undefined)[] = wishes.map(() => undefined)
   if (row === undefined) return answers
   const moved = numbersOf(row.moved)
+  const counted = numbersOf(row.counted)
   const dead = numbersOf(row.dead)
   const limits = numbersOf(row.limit_amount)
   const used = numbersOf(row.used_amount)
@@ -153,6 +155,8 @@ export async function holdMany(db: Pick<Database, 'query'>, wishes: readonly Wis
   numbersOf(row.k).forEach((k, i) => {
     const { sum, first, places } = counters[(k as number) - 1] as Asked
     const total = moved[i] ?? null
+    // It fits the row that was locked, and not the one that the statement's snapshot has.
+    if (total !== null && counted[i] === 0) return
     const limit_amount = limits[i] as number
     const period_start = starts[i] as number
     const period_end = ends[i] ?? null
