@@ -38,8 +38,8 @@ const at = (expression: string) => `round(date_part('epoch', ${expression}) * 10
  * a price of its own, 170 to 220 where it is of one request alone, of which a durable UPDATE of one row is 150: that is why they are shared. To
  * update by `ctid`, and to write a counter's reservations from arrays of its own instead of by a join, made no difference. To hold and to charge in
  * one statement takes 7 µs less, and leaves a third more of the time idle: 0.85 to 1.0 times as many requests of one process, 0.95 to 1.03 with a second
- * one behind it, and 1.1 times with four processes on two cores, whose groups are of five. To take turns, one statement at a time of either kind: 0.85 times. The log row with the deduction, and no
- * reservation ("presumed success"), would save a third more; but the log would have what was not charged yet.
+ * one behind it, and 1.1 times with four processes on two cores, whose groups are of five. To take turns, one statement at a time of either kind:
+ * 0.85 times. The log row with the deduction, and no reservation ("presumed success"), would save a third more; but the log would have what was not charged yet.
  */
 
 /** Unlimited ends where JavaScript's whole numbers do. */
@@ -76,7 +76,7 @@ const MIXED = {
 /**
  * `k` numbers the counters, and `n` those who ask, a counter's one after another; `upto` is what it is asked for by one and those before it. A counter
  * that somebody else has locked is skipped, so that one user who is held up holds up nobody else; looked up one by one (LATERAL, and ANY instead of
- * \`=\`, which no hash or merge join takes), also by a plan that was made while the tables were empty: such a one would read all of quota_limits for each
+ * `=`, which no hash or merge join takes), also by a plan that was made while the tables were empty: such a one would read all of quota_limits for each
  * statement. The guard stands in the UPDATE's own WHERE, which asks it of the snapshot's row first: what was rolled over or given back meanwhile may
  * be locked and not counted.
  */

@@ -7,6 +7,7 @@ import type { Admission } from '../../src/store/admit.ts'
 import { connect } from '../../src/store/connect.ts'
 import { type Database, stateOf, type Values } from '../../src/store/database.ts'
 import { declareTypes } from '../../src/store/declare-types.ts'
+import { holdMany } from '../../src/store/hold-many.ts'
 import { listUsage } from '../../src/store/list-usage.ts'
 import { Metering } from '../../src/store/metering.ts'
 import { SLOW_MS } from '../../src/store/shared-lanes.ts'
@@ -384,6 +385,28 @@ t.test('what the database refuses only when it is looked at again undoes nothing
   t.match(outcomes, [{ value: { admitted: true } }, { value: { admitted: false } }, { status: 'rejected' }])
   t.strictSame(await standing(db, 'alice', 'calls'), [0, 5, 5])
   t.strictSame(await violations(db), [])
+})
+
+t.test('nobody is refused for what a counter was before it was locked', async t => {
+  const { url, db, type, reserve } = await begin(t, 10)
+  const users = usersOf(80)
+  await seen(users, reserve)
+  await db.query('DELETE FROM quota_reservations')
+  const other = postgres(url, { max: 1, onnotice: () => {} })
+  t.teardown(() => other.end())
+  let isOver = false
+  const changing = (async () => {
+    for (let used = 0; !isOver; used = 10 - used) await other`UPDATE quota_limits SET used_amount = ${used}`
+  })()
+  const wrong: unknown[] = []
+  for (let look = 0; look < 300; look++) {
+    const wishes = users.map(userId => ({ userId, id: v7(), typeId: type.typeId, amount: 1, leaseMs: 60_000 }))
+    const answers = await holdMany(db.holding, wishes)
+    for (const answer of answers) if (answer?.held === false && answer.used_amount < 10) wrong.push(answer)
+  }
+  isOver = true
+  await changing
+  t.strictSame(wrong, [])
 })
 
 t.test('what is dead is given back to the first who does not fit', async t => {
