@@ -40,7 +40,7 @@ export const MOVED_ROWS = `
  */
 export const lockCounters = (named: string): string => `
   locked AS MATERIALIZED (
-    SELECT l.quota_type_id, l.period_start FROM quota_limits l
+    SELECT l.quota_type_id, l.period_start, l.used_amount FROM quota_limits l
      WHERE l.user_id = $1 AND l.quota_type_id IN (SELECT quota_type_id FROM ${named})
      ORDER BY l.quota_type_id
        FOR UPDATE
