@@ -7,18 +7,25 @@ import type { ChargeCost } from '../store/admit.ts'
 import type { TypeCatalogue } from '../store/type-catalogue.ts'
 import type { RequestMetering } from './match.ts'
 
+/** Where the amounts are fixed: what they come to, while the types are as they were. */
+const fixed = new WeakMap<RequestMetering, { types: object; costs: readonly ChargeCost[] }>()
+
 /** Without what the operator has switched off. At once where nothing must be asked. */
 export function costsOf(
   metering: RequestMetering,
   request: FastifyRequest,
   types: TypeCatalogue
-): ChargeCost[] | Promise<ChargeCost[]> {
+): readonly ChargeCost[] | Promise<readonly ChargeCost[]> {
+  const { known } = types
+  const last = fixed.get(metering)
+  if (last?.types === known) return last.costs
   const costs: ChargeCost[] = []
   for (const { type: key, amount } of metering.charges) {
-    const type = types.known(key)
+    const type = known.get(key)
     if (type === undefined || typeof amount !== 'number') return askedCosts(metering, request, types)
     if (type.isActive) costs.push({ typeId: type.id, type: key, amount })
   }
+  fixed.set(metering, { types: known, costs })
   return costs
 }
 

@@ -9,8 +9,18 @@ const FOLLOWED = Symbol('fastify-quota.followed')
 
 /** A raw reply, with what its `writeHead` was: another plugin may have put its own there. */
 interface Followed {
-  [FOLLOWED]?: { settlement: Settlement; writeHead: WriteHead }
+  [FOLLOWED]?: Following
   writeHead: WriteHead
+}
+
+class Following {
+  settlement: Settlement
+  readonly writeHead: WriteHead
+
+  constructor(settlement: Settlement, writeHead: WriteHead) {
+    this.settlement = settlement
+    this.writeHead = writeHead
+  }
 }
 
 /** The charge follows the status, and so must what the headers say: they are about to be sent. */
@@ -22,13 +32,13 @@ export function followStatus(settlement: Settlement, reply: FastifyReply): void 
     followed.settlement = settlement
     return
   }
-  raw[FOLLOWED] = { settlement, writeHead: raw.writeHead }
+  raw[FOLLOWED] = new Following(settlement, raw.writeHead)
   raw.writeHead = writeHeadFollowed
 }
 
 /** One for all replies: with one for each, V8 carried twice as much past its young collections. */
 function writeHeadFollowed(this: Followed, ...parts: unknown[]): unknown {
-  const { settlement, writeHead } = this[FOLLOWED] as { settlement: Settlement; writeHead: WriteHead }
+  const { settlement, writeHead } = this[FOLLOWED] as Following
   const [statusCode, headers] = parts
   const cost = (headers as QuotaHeaders | undefined)?.['x-quota-cost']
   const isCharged = settlement.isCharged(statusCode as number)

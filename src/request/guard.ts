@@ -9,14 +9,14 @@ import type {
 import type { DenialOptions, StoreFailure } from '../quota/denial.ts'
 import { FST_QUOTA_STORE, FST_QUOTA_UNAUTHORIZED } from '../quota/errors.ts'
 import { deniedEvent } from '../quota/events.ts'
-import type { Admission } from '../store/admit.ts'
+import type { Admitted, ChargeCost, WantedCharge } from '../store/admit.ts'
 import { chargeId } from '../store/charge-id.ts'
 import type { TypeCatalogue } from '../store/type-catalogue.ts'
 import { costsOf } from './costs.ts'
 import type { Recalled } from './denial-memory.ts'
 import { followStatus } from './follow-status.ts'
 import { type Identify, identifyUser } from './identify.ts'
-import { GUARD_NAME, type RequestMetering, type RouteMatcher } from './match.ts'
+import { GUARD_NAME, type RouteMatcher, type Tariff } from './match.ts'
 import { deniedAnswer, refuseUnauthorized, refuseUnavailable, sendDenied } from './refuse.ts'
 import { type RequestQuota, unenforcedQuota, unmeteredQuota } from './request-quota.ts'
 import { type SettleContext, Settlement } from './settle.ts'
@@ -84,21 +84,15 @@ function onRequest(
   // Made anew each time it is read.
   const { config, url } = request.routeOptions
   // Without a url no route was found.
-  const metering = url === undefined ? undefined : context.matcher.match(config, request.method, url)
-  if (metering === undefined) done()
-  else meter(context, { metering, url: url as string }, request, reply).then(isAnswered => isAnswered || done(), done)
-}
-
-/** A route that is metered. */
-interface Route {
-  metering: RequestMetering
-  url: string
+  const tariff = url === undefined ? undefined : context.matcher.match(config, request.method, url)
+  if (tariff === undefined) done()
+  else meter(context, tariff, request, reply).then(isAnswered => isAnswered || done(), done)
 }
 
 /** Takes what the request costs, or answers it. What is there at once is not awaited. */
 async function meter(
   context: GuardContext,
-  route: Route,
+  tariff: Tariff,
   request: FastifyRequest,
   reply: FastifyReply
 ): Promise<boolean> {
@@ -113,40 +107,52 @@ async function meter(
   }
   try {
     if (context.owed.isFull) throw new FST_QUOTA_STORE('too many charges wait to be written')
-    const asked = costsOf(route.metering, request, context.types)
-    const costs = Array.isArray(asked) ? asked : await asked
+    const asked = costsOf(tariff.metering, request, context.types)
+    const costs = asked instanceof Promise ? await asked : asked
     if (costs.length === 0) {
       ;(request as unknown as Metered)[QUOTA] = unenforcedQuota(userId)
       return false
     }
     const recalled = context.denials.recall(userId, costs)
-    if (recalled !== undefined) return deny(context, route, userId, recalled, request, reply)
-    const wanted = costs.map(({ typeId, type, amount }) => ({ id: chargeId(), typeId, type, amount }))
+    if (recalled !== undefined) return deny(context, tariff, userId, recalled, request, reply)
+    const wanted = costs.map(cost => new Wanted(cost))
     const { changes } = context.denials
-    const order = { userId, charges: wanted, leaseMs: context.leaseMs }
-    const admission = await context.holds.reserve(userId, wanted, () => context.store.reserve(order))
+    const reserve = () => context.store.reserve(userId, wanted, context.leaseMs)
+    const admission = await context.holds.reserve(userId, wanted, reserve)
     if (!admission.admitted) {
-      const remembered = context.denials.remember(userId, wanted, admission, changes)
-      return deny(context, route, userId, remembered, request, reply)
+      const remembered = context.denials.remember(userId, costs, admission, changes)
+      return deny(context, tariff, userId, remembered, request, reply)
     }
-    hold(context, route, userId, admission, request, reply)
+    hold(context, tariff, userId, admission, request, reply)
     return false
   } catch (error) {
     if (!(error instanceof FST_QUOTA_STORE)) throw error
-    return storeFailed(context, route, userId, error, request, reply)
+    return storeFailed(context, tariff, userId, error, request, reply)
+  }
+}
+
+class Wanted implements WantedCharge {
+  readonly id = chargeId()
+  readonly typeId: number
+  readonly type: string
+  readonly amount: number
+
+  constructor({ typeId, type, amount }: ChargeCost) {
+    this.typeId = typeId
+    this.type = type
+    this.amount = amount
   }
 }
 
 function hold(
   context: GuardContext,
-  route: Route,
+  tariff: Tariff,
   userId: string,
-  admission: Admission & { admitted: true },
+  admission: Admitted,
   request: FastifyRequest,
   reply: FastifyReply
 ): void {
-  const { metering, url: endpoint } = route
-  const settlement = new Settlement(context, { userId, endpoint, metering, log: request.log }, admission)
+  const settlement = new Settlement(context, userId, tariff, admission, request.log)
   const metered = request as unknown as Metered
   metered[SETTLEMENT] = settlement
   metered[QUOTA] = settlement.quota
@@ -160,7 +166,7 @@ function hold(
 
 function deny(
   context: GuardContext,
-  { metering, url }: Route,
+  { metering, url }: Tariff,
   userId: string,
   { denial, answers }: Recalled,
   request: FastifyRequest,
@@ -179,14 +185,14 @@ function deny(
 
 function storeFailed(
   context: GuardContext,
-  route: Route,
+  { metering, url }: Tariff,
   userId: string,
   error: unknown,
   request: FastifyRequest,
   reply: FastifyReply
 ): boolean {
-  const isOpen = (route.metering.storeFailure ?? context.storeFailure) === 'open'
-  const common = { userId, endpoint: route.url, error }
+  const isOpen = (metering.storeFailure ?? context.storeFailure) === 'open'
+  const common = { userId, endpoint: url, error }
   context.emit(isOpen ? { name: 'unenforced', ...common } : { name: 'store-failed', ...common }, request.log)
   if (isOpen) (request as unknown as Metered)[QUOTA] = unenforcedQuota(userId)
   else refuseUnavailable(reply)

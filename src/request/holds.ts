@@ -104,12 +104,12 @@ export class Holds {
 
   async #giveBack(userId: string, charges: readonly WantedCharge[]): Promise<void> {
     const { changed, left } = this.#options
-    const release = () => releaseById(this.#db, userId, charges)
+    const again = () => releaseById(this.#db, userId, charges)
     let over: Promise<void> | undefined
     const owed = (_: unknown, until: Promise<void>) => {
       over = until
     }
-    await this.#returns.attempt(release, release, { written: () => {}, owed, dropped: left })
+    await this.#returns.attempt(again(), { again, written: () => {}, owed, dropped: left })
     await over
     changed(userId)
   }

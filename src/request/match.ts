@@ -12,6 +12,12 @@ import { declaredRoutes } from './declared-routes.ts'
 
 export type RequestMetering = Metering<FastifyRequest>
 
+/** What a metered request is told by: the declared url, and what it costs. */
+export interface Tariff {
+  url: string
+  metering: RequestMetering
+}
+
 /** A route, and what it costs. */
 export interface MeteredRoute {
   method: string
@@ -37,7 +43,7 @@ const EXEMPT = Symbol('exempt')
 export class RouteMatcher {
   readonly #rules: PatternRule[]
   /** `routeOptions.config` is one stable object a route, and one for all methods of it. */
-  readonly #known = new WeakMap<object, Map<string, RequestMetering | typeof EXEMPT>>()
+  readonly #known = new WeakMap<object, Map<string, Tariff | typeof EXEMPT>>()
 
   constructor(rules: readonly Rule<FastifyRequest>[]) {
     this.#rules = rules.map(readRule)
@@ -46,13 +52,14 @@ export class RouteMatcher {
   }
 
   /** Undefined: not metered. */
-  match(config: { quota?: unknown }, method: string, url: string): RequestMetering | undefined {
+  match(config: { quota?: unknown }, method: string, url: string): Tariff | undefined {
     const known = this.#known.get(config)?.get(method)
     if (known !== undefined) return known === EXEMPT ? undefined : known
     const metering = this.#read(config.quota as RouteQuota<FastifyRequest> | undefined, method, url)
-    const methods = this.#known.get(config) ?? new Map<string, RequestMetering | typeof EXEMPT>()
-    this.#known.set(config, methods.set(method, metering ?? EXEMPT))
-    return metering
+    const tariff = metering && { url, metering }
+    const methods = this.#known.get(config) ?? new Map<string, Tariff | typeof EXEMPT>()
+    this.#known.set(config, methods.set(method, tariff ?? EXEMPT))
+    return tariff
   }
 
   /**
@@ -77,7 +84,7 @@ export class RouteMatcher {
     return guarded.map(({ method, url, config }) => ({
       method,
       url,
-      metering: this.match(config, method, url),
+      metering: this.match(config, method, url)?.metering,
       isExempt: this.#isExempt(config.quota, method, url)
     }))
   }

@@ -15,6 +15,8 @@ const REFUSED_FOR_MS = 15 * 60_000
 
 /** Who asked for a write: it is told once a first attempt, and again where what is owed is dropped after all. */
 export interface OwedListener<Answer> {
+  /** Does the same once more; it may be done twice. */
+  again(): Promise<unknown>
   /** At the first attempt. */
   written(answer: Answer): void
   /** It waits for another attempt; `over` resolves when it is written, or dropped. */
@@ -23,8 +25,7 @@ export interface OwedListener<Answer> {
 }
 
 interface Waiting {
-  write: () => Promise<unknown>
-  listener: Pick<OwedListener<unknown>, 'dropped'>
+  listener: Pick<OwedListener<never>, 'again' | 'dropped'>
   since: number
   over: () => void
 }
@@ -49,25 +50,21 @@ export class Owed {
   }
 
   /**
-   * Runs `first`, and where that fails `again` until it succeeds. Both do the same, and may be done twice. Resolves after the first attempt. With
-   * callbacks: awaited, each of a request's two writes cost two promises more.
+   * Where this first attempt fails it is done again, until it succeeds. Resolves after the first. With callbacks: awaited, each of a request's
+   * two writes cost two promises more.
    */
-  attempt<Answer>(
-    first: () => Promise<Answer>,
-    again: () => Promise<unknown>,
-    listener: OwedListener<Answer>
-  ): Promise<void> {
+  attempt<Answer>(first: Promise<Answer>, listener: OwedListener<Answer>): Promise<void> {
     this.#unfinished += 1
-    return first().then(
+    return first.then(
       answer => {
         this.#finish()
         listener.written(answer)
       },
-      error => this.#failed(error, again, listener)
+      error => this.#failed(error, listener)
     )
   }
 
-  #failed(error: unknown, again: () => Promise<unknown>, listener: OwedListener<never>): void {
+  #failed(error: unknown, listener: OwedListener<never>): void {
     if (isPermanent(error)) {
       listener.dropped(error)
       this.#finish()
@@ -76,7 +73,7 @@ export class Owed {
     this.#size += 1
     listener.owed(
       error,
-      this.#wait(again, listener).then(() => this.#finish())
+      this.#wait(listener).then(() => this.#finish())
     )
   }
 
@@ -96,9 +93,9 @@ export class Owed {
     if (this.#unfinished === 0) this.#onFinished?.()
   }
 
-  #wait(write: () => Promise<unknown>, listener: Waiting['listener']): Promise<void> {
+  #wait(listener: Waiting['listener']): Promise<void> {
     return new Promise(over => {
-      this.#waiting.push({ write, listener, since: Date.now(), over })
+      this.#waiting.push({ listener, since: Date.now(), over })
       if (!this.#isDraining) void this.#drain()
     })
   }
@@ -118,8 +115,8 @@ export class Owed {
   }
 
   /** Whether it must wait on. */
-  async #try({ write, listener, since, over }: Waiting): Promise<boolean> {
-    const error = await write().then(
+  async #try({ listener, since, over }: Waiting): Promise<boolean> {
+    const error = await listener.again().then(
       () => undefined,
       (cause: unknown) => cause ?? new Error('rejected with nothing')
     )

@@ -33,6 +33,20 @@ export interface RequestQuota {
   setAmount(type: QuotaTypeKey, amount: number): void
 }
 
+class Reserved implements ReservedCharge {
+  readonly type: string
+  readonly reserved: number
+  amount: number
+  readonly balance: Balance
+
+  constructor({ type, amount, balance }: AdmittedCharge) {
+    this.type = type
+    this.reserved = amount
+    this.amount = amount
+    this.balance = balance
+  }
+}
+
 export class MeteredQuota implements RequestQuota {
   readonly userId: string
   readonly charges: readonly ReservedCharge[]
@@ -44,7 +58,7 @@ export class MeteredQuota implements RequestQuota {
   constructor(userId: string, admitted: readonly AdmittedCharge[], named: readonly { type: string }[]) {
     this.userId = userId
     this.#named = named
-    this.charges = admitted.map(({ type, amount, balance }) => ({ type, reserved: amount, amount, balance }))
+    this.charges = admitted.map(charge => new Reserved(charge))
   }
 
   setAmount(type: QuotaTypeKey, amount: number): void {

@@ -2,18 +2,18 @@
 import type { FastifyBaseLogger } from 'fastify'
 import { type Balance, remainingOf } from '../quota/balance.ts'
 import type { Emit } from '../quota/events.ts'
-import { boundMetadata } from '../quota/metadata.ts'
+import { boundMetadata, type Metadata } from '../quota/metadata.ts'
 import { isSuccess } from '../quota/outcome.ts'
-import type { AdmittedCharge } from '../store/admit.ts'
+import type { Admitted, AdmittedCharge } from '../store/admit.ts'
 import type { CommittedCharge } from '../store/commit.ts'
 import type { Database } from '../store/database.ts'
 import { type Metering, type Settling, settlingOn } from '../store/metering.ts'
 import type { DenialMemory } from './denial-memory.ts'
 import { type Cost, type QuotaHeaders, quotaHeaders } from './headers.ts'
 import type { Hold, Holds } from './holds.ts'
-import type { RequestMetering } from './match.ts'
+import type { RequestMetering, Tariff } from './match.ts'
 import type { Owed, OwedListener } from './owed.ts'
-import { MeteredQuota } from './request-quota.ts'
+import { MeteredQuota, type ReservedCharge } from './request-quota.ts'
 
 export interface SettleContext {
   db: Database
@@ -56,11 +56,17 @@ export class Settlement implements Hold, OwedListener<Balances> {
   /** By the database's clock. */
   readonly #reservedAt: Date
   #state: 'held' | Target = 'held'
+  /** Before it became what it is. */
+  #wasCharged = false
+  /** What is charged, as it was when that was asked for. */
+  #committed: readonly CommittedCharge[] = NO_CHARGES
   /** By which it became what it is. */
   #statusCode = 0
   /** The balances that the last write returned, and what it wrote. */
   #written: Map<string, Balance> | undefined
   #writtenAs: Target | undefined
+  /** What was told of what it became, once it is written: its headers say the same. */
+  #told: Cost[] | undefined
   /** What was asked for last, and its answer. */
   #wanted: 'held' | Target = 'held'
   #said: Promise<void> = NOTHING
@@ -69,17 +75,19 @@ export class Settlement implements Hold, OwedListener<Balances> {
 
   constructor(
     context: SettleContext,
-    request: { userId: string; endpoint: string; metering: RequestMetering; log: FastifyBaseLogger },
-    admission: { charges: AdmittedCharge[]; at: Date }
+    userId: string,
+    { url, metering }: Tariff,
+    { charges, at }: Admitted,
+    log: FastifyBaseLogger
   ) {
-    this.userId = request.userId
-    this.quota = new MeteredQuota(request.userId, admission.charges, request.metering.charges)
-    this.endpoint = request.endpoint
-    this.charges = admission.charges
+    this.userId = userId
+    this.quota = new MeteredQuota(userId, charges, metering.charges)
+    this.endpoint = url
+    this.charges = charges
     this.#context = context
-    this.#log = request.log
-    this.#metering = request.metering
-    this.#reservedAt = admission.at
+    this.#log = log
+    this.#metering = metering
+    this.#reservedAt = at
     context.live.join(this)
     context.holds.add(this)
   }
@@ -116,7 +124,8 @@ export class Settlement implements Hold, OwedListener<Balances> {
 
   /** What the reply's headers say: the balances as they are, or will be once what is held has become `target`. */
   headers(target: Target): QuotaHeaders {
-    return quotaHeaders(this.#costs(target), this.#reservedAt)
+    const told = target === this.#state ? this.#told : undefined
+    return quotaHeaders(told ?? this.#costs(target), this.#reservedAt)
   }
 
   #costs(target: Target): Cost[] {
@@ -124,8 +133,8 @@ export class Settlement implements Hold, OwedListener<Balances> {
       const cost = target === 'charged' ? amount : 0
       const written = this.#written?.get(type)
       // Nothing is held any more in what was written; where the target is another by now, the cost comes on or goes off.
-      if (written) return projected(written, 0, this.#writtenAs === target ? 0 : cost || -amount, cost)
-      return projected(balance, reserved, cost, cost)
+      if (written) return new Projected(written, 0, this.#writtenAs === target ? 0 : cost || -amount, cost)
+      return new Projected(balance, reserved, cost, cost)
     })
   }
 
@@ -145,37 +154,35 @@ export class Settlement implements Hold, OwedListener<Balances> {
   }
 
   #turn(target: Target, statusCode: number): Promise<void> {
-    const write = this.#write(this.#state, target)
+    this.#told = undefined
+    this.#wasCharged = this.#state === 'charged'
     this.#state = target
     this.#statusCode = statusCode
-    if (target === 'charged') this.quota.close()
-    const { db, owed, store } = this.#context
-    const again = () => write(settlingOn(db)).then(balances => this.#note(balances))
-    return owed.attempt(() => write(store), again, this)
-  }
-
-  #write(from: 'held' | Target, target: Target): (store: Settling) => Promise<Balances> {
-    const { userId, endpoint, charges } = this
+    const { owed, store } = this.#context
     if (target === 'charged') {
-      const committed = charges.map((charge, i) => this.#committed(charge, i))
-      return store => store.commit(userId, committed, endpoint)
+      const { charges, metadata } = this.quota
+      this.#committed = this.charges.map((charge, i) => new Committed(charge, charges[i] as ReservedCharge, metadata))
+      this.quota.close()
     }
-    if (from === 'charged') return store => store.voidCharges(userId, charges) as Promise<undefined>
-    return store => store.release(userId, charges)
+    return owed.attempt(this.#write(store), this)
   }
 
-  /** A charge above what was reserved may have gone past the limit: the row says so. */
-  #committed({ id, typeId, type, periodStart, admittedAt }: AdmittedCharge, i: number): CommittedCharge {
-    const { amount, reserved } = this.quota.charges[i] as { amount: number; reserved: number }
-    const metadata = boundMetadata(this.quota.metadata)
-    if (amount > reserved) metadata.over_reservation = amount - reserved
-    return { id, typeId, type, periodStart, admittedAt, amount, heldAmount: reserved, metadata }
+  #write(store: Settling): Promise<Balances> {
+    const { userId, endpoint, charges } = this
+    if (this.#state === 'charged') return store.commit(userId, this.#committed, endpoint)
+    if (this.#wasCharged) return store.voidCharges(userId, charges) as Promise<undefined>
+    return store.release(userId, charges)
+  }
+
+  async again(): Promise<void> {
+    this.#note(await this.#write(settlingOn(this.#context.db)))
   }
 
   #note(balances: Balances): void {
     if (balances === undefined) return
     this.#written = balances
     this.#writtenAs = this.#state as Target
+    this.#told = undefined
   }
 
   written(balances: Balances): void {
@@ -189,7 +196,8 @@ export class Settlement implements Hold, OwedListener<Balances> {
     const { emit, denials } = this.#context
     // There may be room again.
     if (target === 'released') denials.forget(userId)
-    const charges = this.#costs(target).map(({ type, remaining }, i) => ({
+    this.#told = this.#costs(target)
+    const charges = this.#told.map(({ type, remaining }, i) => ({
       type,
       amount: quota.charges[i]?.amount ?? 0,
       remaining
@@ -220,13 +228,62 @@ export class Settlement implements Hold, OwedListener<Balances> {
 }
 
 const NOTHING = Promise.resolve()
+const NO_CHARGES: readonly CommittedCharge[] = []
 /** The status in the log of a request that was never answered. */
 const NOT_ANSWERED = 503
 
-/** What the balance will be once `gone` is held no more and `charged` is used. Written out: spread, these objects outlived young collections. */
-function projected(balance: Balance, gone: number, charged: number, cost: number): Cost {
-  const { type, limit, periodStart, resetsAt } = balance
-  const used = balance.used + charged
-  const reserved = Math.max(balance.reserved - gone, 0)
-  return { type, limit, used, reserved, remaining: remainingOf(limit, used, reserved), periodStart, resetsAt, cost }
+class Committed implements CommittedCharge {
+  readonly id: string
+  readonly typeId: number
+  readonly type: string
+  readonly periodStart: Date
+  readonly admittedAt: Date
+  readonly amount: number
+  readonly heldAmount: number
+  readonly metadata: Metadata
+
+  constructor(
+    { id, typeId, type, periodStart, admittedAt }: AdmittedCharge,
+    { amount, reserved }: ReservedCharge,
+    metadata: Metadata
+  ) {
+    this.id = id
+    this.typeId = typeId
+    this.type = type
+    this.periodStart = periodStart
+    this.admittedAt = admittedAt
+    this.amount = amount
+    this.heldAmount = reserved
+    this.metadata = boundMetadata(metadata)
+    // It may have gone past the limit: the row says so.
+    if (amount > reserved) this.metadata.over_reservation = amount - reserved
+  }
+}
+
+/** What the balance will be once `gone` is held no more and `charged` is used. */
+class Projected implements Cost {
+  readonly type: string
+  readonly limit: number
+  readonly used: number
+  readonly reserved: number
+  readonly remaining: number
+  readonly periodStart: Date
+  readonly resetsAt: Date | null
+  readonly cost: number
+
+  constructor(
+    { type, limit, used, reserved, periodStart, resetsAt }: Balance,
+    gone: number,
+    charged: number,
+    cost: number
+  ) {
+    this.type = type
+    this.limit = limit
+    this.used = used + charged
+    this.reserved = Math.max(reserved - gone, 0)
+    this.remaining = remainingOf(limit, this.used, this.reserved)
+    this.periodStart = periodStart
+    this.resetsAt = resetsAt
+    this.cost = cost
+  }
 }

@@ -95,16 +95,39 @@ interface AdmittedRow {
 }
 
 /** A charge that was admitted, with its balance afterwards. */
-export interface AdmittedCharge extends WantedCharge {
+export class AdmittedCharge implements WantedCharge {
+  readonly id: string
+  readonly typeId: number
+  readonly type: string
+  readonly amount: number
   /** The period that admitted it. */
-  periodStart: Date
-  admittedAt: Date
-  balance: Balance
+  readonly periodStart: Date
+  readonly admittedAt: Date
+  readonly balance: Balance
+
+  constructor({ id, typeId, type, amount }: WantedCharge, admittedAt: Date, balance: Balance) {
+    this.id = id
+    this.typeId = typeId
+    this.type = type
+    this.amount = amount
+    this.periodStart = balance.periodStart
+    this.admittedAt = admittedAt
+    this.balance = balance
+  }
 }
 
-export type Admission =
-  | { admitted: true; charges: AdmittedCharge[]; at: Date }
-  | { admitted: false; violations: Violation[]; balances: Balance[]; at: Date }
+export type Admission = Admitted | { admitted: false; violations: Violation[]; balances: Balance[]; at: Date }
+
+export class Admitted {
+  readonly admitted = true
+  readonly charges: AdmittedCharge[]
+  readonly at: Date
+
+  constructor(charges: AdmittedCharge[], at: Date) {
+    this.charges = charges
+    this.at = at
+  }
+}
 
 export interface AdmissionOrder {
   userId: string
@@ -129,11 +152,10 @@ export async function admit(
     const byId = new Map(rows.map(row => [row.id, row]))
     const pairs = order.charges.map(charge => [charge, byId.get(charge.id) as AdmittedRow] as const)
     if (pairs.every(([, row]) => row.admitted)) {
-      return {
-        admitted: true,
-        charges: pairs.map(([charge, row]) => admittedCharge(charge, row)),
-        at: dateOf(pairs[0]![1].at)
-      }
+      const charges = pairs.map(
+        ([charge, row]) => new AdmittedCharge(charge, dateOf(row.admitted_at), balanceOf(charge.type, row))
+      )
+      return new Admitted(charges, dateOf(pairs[0]![1].at))
     }
     // Opened just now, and not there: the user was deleted meanwhile, or there is no such type any more.
     const missing = missingOf(pairs)
@@ -208,13 +230,6 @@ export const refusalOf = (charge: WantedCharge, row: CounterRow & { at: number }
   at: dateOf(row.at)
 })
 
-const admittedCharge = (charge: WantedCharge, row: AdmittedRow): AdmittedCharge => ({
-  ...charge,
-  periodStart: dateOf(row.period_start),
-  admittedAt: dateOf(row.admitted_at),
-  balance: balanceOf(charge.type, row)
-})
-
 export interface CounterRow {
   limit_amount: number
   used_amount: number
@@ -224,21 +239,29 @@ export interface CounterRow {
   period_end: number | null
 }
 
+/** As it is given to an application. */
+export const balanceOf = (type: string, row: CounterRow): Balance => ({ ...new CounterBalance(type, row) })
+
 /**
  * The stored `used_amount` is all that is gone; a balance tells what is charged from what is held. The latter is as it was when the statement
  * began, and the former may be newer, where it waited for the row.
  */
-export function balanceOf(type: string, row: CounterRow): Balance {
-  const limit = Number(row.limit_amount)
-  const reserved = Math.max(Number(row.reserved_amount), 0)
-  const used = Math.max(Number(row.used_amount) - reserved, 0)
-  return {
-    type,
-    limit,
-    used,
-    reserved,
-    remaining: remainingOf(limit, used, reserved),
-    periodStart: dateOf(row.period_start),
-    resetsAt: dateOrNull(row.period_end)
+export class CounterBalance implements Balance {
+  readonly type: string
+  readonly limit: number
+  readonly used: number
+  readonly reserved: number
+  readonly remaining: number
+  readonly periodStart: Date
+  readonly resetsAt: Date | null
+
+  constructor(type: string, row: CounterRow) {
+    this.type = type
+    this.limit = Number(row.limit_amount)
+    this.reserved = Math.max(Number(row.reserved_amount), 0)
+    this.used = Math.max(Number(row.used_amount) - this.reserved, 0)
+    this.remaining = remainingOf(this.limit, this.used, this.reserved)
+    this.periodStart = dateOf(row.period_start)
+    this.resetsAt = dateOrNull(row.period_end)
   }
 }

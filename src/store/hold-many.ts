@@ -206,19 +206,19 @@ function countersOf(wishes: readonly Wish[]): { counters: Asked[]; areAlike: boo
 }
 
 function valuesOf(wishes: readonly Wish[], counters: readonly Asked[]): string[] {
-  const items: Wish[] = []
+  const order: number[] = []
   const counterOf: number[] = []
   const upto: number[] = []
   for (let i = 0; i < counters.length; i++) {
     let sum = 0
     for (const place of (counters[i] as Asked).places) {
-      const wish = wishes[place] as Wish
-      sum += wish.amount
-      items.push(wish)
+      sum += (wishes[place] as Wish).amount
+      order.push(place)
       counterOf.push(i + 1)
       upto.push(sum)
     }
   }
+  const items = order.map(place => wishes[place] as Wish)
   return [
     textArray(counters.map(({ userId }) => userId)),
     intArray(counters.map(({ typeId }) => typeId)),

@@ -36,16 +36,15 @@ export class TypeCatalogue {
   /** Throws FST_QUOTA_UNKNOWN_TYPE. */
   async get(key: string, where: string): Promise<QuotaType> {
     if (!this.#types.has(key) && this.#age > UNKNOWN_FOR_MS) await this.#refreshOnce()
-    const type = this.known(key)
+    const type = this.known.get(key)
     if (type === undefined) throw new FST_QUOTA_UNKNOWN_TYPE(key, where)
     return type
   }
 
-  /** As it was read last; undefined where that must be asked for. */
-  known(key: string): QuotaType | undefined {
-    const type = this.#types.get(key)
-    if (type !== undefined && this.#age > FRESH_FOR_MS) this.#refreshOnce().catch(() => {})
-    return type
+  /** As they were read last: another map once they are read anew. What is not in it must be asked for. */
+  get known(): ReadonlyMap<string, QuotaType> {
+    if (this.#age > FRESH_FOR_MS) this.#refreshOnce().catch(() => {})
+    return this.#types
   }
 
   get #age(): number {

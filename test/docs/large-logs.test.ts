@@ -317,7 +317,7 @@ t.test('a log is partitioned as it is written down, and all goes on', async t =>
   const before = { catalogue: await catalogue(psql), ...(await readings(db)) }
   const store = new Metering(db, 2_000)
   const reserveOf = async (userId: string, amounts: Amounts) => {
-    const outcome = await store.reserve({ userId, charges: await wanted(db, amounts), leaseMs: 60_000 })
+    const outcome = await store.reserve(userId, await wanted(db, amounts), 60_000)
     if (!outcome.admitted) throw new Error('denied')
     return outcome.charges
   }

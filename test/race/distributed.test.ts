@@ -51,7 +51,7 @@ t.test('every statement is of one user, requests of one user share them, and eac
       const store = stores[i % 2] as Metering
       const amounts: Amounts = i % 10 === 0 ? { calls: 1, others: 2 } : { calls: 1 }
       const charges = (await wanted(plain, amounts)).map(charge => ({ ...charge, id: v7() }))
-      const outcome = await store.reserve({ userId, charges, leaseMs: 60_000 })
+      const outcome = await store.reserve(userId, charges, 60_000)
       if (!outcome.admitted) return
       live.add(
         userId,
@@ -90,7 +90,7 @@ t.test('every statement is of one user, requests of one user share them, and eac
   const before = sent.length
   await Promise.all(
     (await Promise.all(Array.from({ length: 100 }, () => wanted(plain, { others: 1 })))).map(charges =>
-      stores[0]!.reserve({ userId: 'alice', charges, leaseMs: 60_000 })
+      stores[0]!.reserve('alice', charges, 60_000)
     )
   )
   t.ok(sent.length - before < 10, `100 requests of a user share ${sent.length - before} statements`)
@@ -106,7 +106,7 @@ t.test('beside processes that group across users', async t => {
       const userId = USERS[i % USERS.length] as string
       const charges = (await wanted(plain, { calls: 1 })).map(charge => ({ ...charge, id: v7() }))
       const store = stores[i % 2] as Metering
-      const outcome = await store.reserve({ userId, charges, leaseMs: 60_000 })
+      const outcome = await store.reserve(userId, charges, 60_000)
       if (outcome.admitted) await store.commit(userId, costing(outcome.charges), '/a')
       return outcome.admitted
     })

@@ -31,7 +31,7 @@ async function begin(t: Test, limit = 1_000) {
 
 const meteringOn = (store: Metering, { typeId, type }: { typeId: number; type: string }) => ({
   reserve: (userId: string, { id = v7(), amount = 1 } = {}) =>
-    store.reserve({ userId, charges: [{ id, typeId, type, amount }], leaseMs: 60_000 }),
+    store.reserve(userId, [{ id, typeId, type, amount }], 60_000),
   charge: (userId: string, admission: Admission) => {
     if (!admission.admitted) throw new Error('denied')
     return store.commit(userId, costing(admission.charges), '/a')
@@ -413,7 +413,7 @@ t.test('what is dead is given back to the first who does not fit', async t => {
   const { db, store, type, reserve } = await begin(t, 10)
   await seen(['alice'], reserve)
   const { typeId, type: key } = type
-  await store.reserve({ userId: 'alice', charges: [{ id: v7(), typeId, type: key, amount: 9 }], leaseMs: 1 })
+  await store.reserve('alice', [{ id: v7(), typeId, type: key, amount: 9 }], 1)
   await sleep(20)
   const outcomes = await Promise.all([reserve('alice', { amount: 9 }), reserve('alice', { amount: 1 })])
   t.match(outcomes, [{ admitted: true }, { admitted: false }])

@@ -9,10 +9,18 @@ interface Item {
 }
 
 /** A group whose statements are answered by hand. */
-function byHand({ size = 100, spareAfterMs }: { size?: number; spareAfterMs?: number } = {}) {
+function byHand({
+  size = 100,
+  spareAfterMs,
+  answer = (_, given) => given
+}: {
+  size?: number
+  spareAfterMs?: number
+  answer?: (item: Item, given: number | undefined) => number | undefined | Promise<number>
+} = {}) {
   const sent: { items: number[]; isSpare: boolean; answer: (error?: Error) => Promise<void> }[] = []
   let idle = 0
-  const group = new Group<Item, number>(
+  const group = new Group<Item, number | undefined, number | undefined>(
     (items, isSpare) =>
       new Promise((resolve, reject) => {
         const answer = async (error?: Error) => {
@@ -23,7 +31,12 @@ function byHand({ size = 100, spareAfterMs }: { size?: number; spareAfterMs?: nu
         }
         sent.push({ items: items.map(({ n }) => n), isSpare, answer })
       }),
-    { size, ...(spareAfterMs === undefined ? {} : { more: { spareAfterMs } }), onIdle: () => void idle++ }
+    {
+      size,
+      answer,
+      ...(spareAfterMs === undefined ? {} : { more: { spareAfterMs } }),
+      onIdle: () => void idle++
+    }
   )
   const join = (n: number, userId = 'alice', patienceMs = 60_000) =>
     group.join({ userId, n }, performance.now() + patienceMs)
@@ -63,6 +76,32 @@ t.test('each is told of what failed, and the next statement is sent all the same
   t.match(await answers, [{ reason: { message: 'no' } }, { reason: { message: 'no' } }])
   await sent[1]!.answer()
   t.equal(await next, 30)
+})
+
+t.test('each is answered by what was given for it, and one that cannot be fails no neighbour', async t => {
+  const answer = ({ n }: Item, given: number | undefined) => {
+    if (n === 2) throw new Error('no')
+    return given ?? Promise.resolve(n)
+  }
+  const { sent, join } = byHand({ answer })
+  const answers = Promise.allSettled([join(1), join(2), join(-3), join(4)])
+  await turn()
+  await sent[0]!.answer()
+  t.match(await answers, [{ value: 10 }, { reason: { message: 'no' } }, { value: -3 }, { value: 40 }])
+})
+
+t.test('nothing is asked by itself for who waits no longer', async t => {
+  const alive = setInterval(() => {}, 1_000)
+  t.teardown(() => clearInterval(alive))
+  const asked: number[] = []
+  const answer = async ({ n }: Item) => asked.push(n)
+  const { sent, join } = byHand({ answer })
+  const [late, stays] = [join(1, 'alice', 20), join(2)]
+  await turn()
+  await t.rejects(late, { code: 'FST_QUOTA_STORE' })
+  await sent[0]!.answer()
+  await stays
+  t.strictSame(asked, [2])
 })
 
 t.test('who has waited long enough is told, and not sent any more', async t => {
