@@ -1,14 +1,15 @@
 // What was refused a moment ago and would be refused again: answered without asking the database.
+import type { QuotaEvent } from '../quota/events.ts'
 import type { Admission, ChargeCost } from '../store/admit.ts'
-import type { RequestMetering } from './match.ts'
+import type { Tariff } from './match.ts'
 import type { DeniedAnswer } from './refuse.ts'
 
 type Denial = Admission & { admitted: false }
 
-/** What a denial is at this moment, with its answers for the routes that have given it. */
+/** What a denial is at this moment, with what the routes that have given it said. */
 export interface Recalled {
   denial: Denial
-  answers: Map<RequestMetering, DeniedAnswer>
+  answers: Map<Tariff, { answer: DeniedAnswer; event: QuotaEvent }>
 }
 
 interface Remembered {
@@ -83,6 +84,7 @@ export class DenialMemory {
 
 /** Compared one by one: a text to look them up by was made anew for each request. */
 function isSame(some: readonly ChargeCost[], others: readonly ChargeCost[]): boolean {
+  if (some === others) return true
   if (some.length !== others.length) return false
   for (let i = 0; i < some.length; i++)
     if (some[i]?.typeId !== others[i]?.typeId || some[i]?.amount !== others[i]?.amount) return false

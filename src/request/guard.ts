@@ -166,20 +166,21 @@ function hold(
 
 function deny(
   context: GuardContext,
-  { metering, url }: Tariff,
+  tariff: Tariff,
   userId: string,
   { denial, answers }: Recalled,
   request: FastifyRequest,
   reply: FastifyReply
 ): true {
-  let answer = answers.get(metering)
-  if (answer === undefined) {
+  let told = answers.get(tariff)
+  if (told === undefined) {
     const ofType = context.denialOfType.get(denial.violations[0]?.type ?? '')
-    answer = deniedAnswer(denial, [metering.denial, ofType, context.denial])
-    answers.set(metering, answer)
+    const answer = deniedAnswer(denial, [tariff.metering.denial, ofType, context.denial])
+    told = { answer, event: deniedEvent(userId, tariff.url, denial, answer.statusCode) }
+    answers.set(tariff, told)
   }
-  sendDenied(reply, answer)
-  context.emit(deniedEvent(userId, url, denial, answer.statusCode), request.log)
+  sendDenied(reply, told.answer)
+  context.emit(told.event, request.log)
   return true
 }
 
