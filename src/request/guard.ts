@@ -17,6 +17,7 @@ import type { Recalled } from './denial-memory.ts'
 import { followStatus } from './follow-status.ts'
 import { type Identify, identifyUser } from './identify.ts'
 import { GUARD_NAME, type RouteMatcher, type Tariff } from './match.ts'
+import { keepTicksQuick } from './quick-ticks.ts'
 import { deniedAnswer, refuseUnauthorized, refuseUnavailable, sendDenied } from './refuse.ts'
 import { type RequestQuota, unenforcedQuota, unmeteredQuota } from './request-quota.ts'
 import { type SettleContext, Settlement } from './settle.ts'
@@ -51,6 +52,7 @@ let guards = 0
 /** Adds the hooks; returns the name by which the guard is found on the routes it stands before. */
 export function addGuard(app: FastifyInstance, context: GuardContext): string {
   const name = `${GUARD_NAME}${++guards}`
+  keepTicksQuick()
   app.decorateRequest(SETTLEMENT, null)
   app.decorateRequest(QUOTA, null)
   app.decorateRequest('quota', { getter: readQuota })
