@@ -7,7 +7,8 @@ import { markLate } from './rollup/mark-usage.ts'
 
 /**
  * A level that was set lower since has not all of it to give back: below what is held of it the counter would be negative once that is given back, and so
- * it is refused now (23514), by the CHECK that it is not below 0.
+ * it is refused now (23514), by the CHECK that it is not below 0. What is held is as of the statement's start: where it was given back since, a level may be
+ * refused that has it all, and the next attempt finds it. A flow always has what is given back.
  */
 const VOID = `
 WITH want AS MATERIALIZED (
@@ -20,8 +21,11 @@ WITH want AS MATERIALIZED (
   SELECT w.quota_type_id, w.period_start, -sum(coalesce(u.amount, 0) + coalesce(h.amount, 0))::bigint AS used, sum(coalesce(h.amount, 0))::bigint AS gone
     FROM want w LEFT JOIN unlogged u ON u.id = w.id LEFT JOIN held h ON h.id = w.id GROUP BY 1, 2
 ), delta AS MATERIALIZED (
-  SELECT g.quota_type_id, g.period_start, CASE WHEN k.used_amount + g.used < ${heldOf('k', '$1')} - g.gone THEN -1 - k.used_amount ELSE g.used END AS used, g.gone
-    FROM gone g LEFT JOIN locked k ON k.quota_type_id = g.quota_type_id AND k.period_start = g.period_start
+  SELECT g.quota_type_id, g.period_start, g.gone,
+         CASE WHEN t.kind = 'level' AND g.used < 0 AND k.used_amount + g.used < ${heldOf('k', '$1')} - g.gone THEN -1 - k.used_amount ELSE g.used END AS used
+    FROM gone g
+    LEFT JOIN locked k ON k.quota_type_id = g.quota_type_id AND k.period_start = g.period_start
+    LEFT JOIN quota_types t ON t.id = g.quota_type_id
 ), ${MOVE_COUNTERS}
 ${MOVED_ROWS}`
 

@@ -1,7 +1,7 @@
 import t from 'tap'
 import { charge } from '../../src/store/charge.ts'
 import { commit } from '../../src/store/commit.ts'
-import { type Database, stateOf } from '../../src/store/database.ts'
+import { type Database, stateOf, transaction } from '../../src/store/database.ts'
 import { declareTypes } from '../../src/store/declare-types.ts'
 import { expireReservations, listExpired } from '../../src/store/expire-reservations.ts'
 import { release } from '../../src/store/release.ts'
@@ -10,7 +10,7 @@ import { voidCharges } from '../../src/store/void.ts'
 import { costing, hold, logOf, standing, wanted } from '../fixtures/charges.ts'
 import { crowd, server } from '../fixtures/database.ts'
 import { violations } from '../fixtures/invariants.ts'
-import { deadlocks } from '../fixtures/lock-waits.ts'
+import { deadlocks, untilWaiting } from '../fixtures/lock-waits.ts'
 
 const pg = await server(t)
 
@@ -119,3 +119,25 @@ t.test('one idempotency key brought fifty times at once charges once, and the ot
   t.strictSame(await violations(db), [])
   t.equal(await deadlocks(db), 0)
 })
+
+for (const [title, other] of [
+  ['the same charge', 0],
+  ['another one', 1]
+] as const)
+  t.test(`a void that waits for the release of ${title} is not refused for what was held`, async t => {
+    const db = await database(await pg.migrated())
+    await declareTypes(db, { a: { limit: 10 } })
+    const charges = [await hold(db, 'alice', { a: 1 }), await hold(db, 'alice', { a: 1 })] as const
+    if (other === 1) await commit(db, 'alice', costing(charges[0]), null)
+    let voided = Promise.resolve()
+    await transaction(db, async query => {
+      await query("SELECT 1 FROM quota_limits WHERE user_id = 'alice' FOR UPDATE")
+      voided = voidCharges(db, 'alice', charges[0])
+      await untilWaiting(db)
+      await query('DELETE FROM quota_reservations WHERE id = $1', [charges[other][0]!.id])
+      await query("UPDATE quota_limits SET used_amount = used_amount - 1 WHERE user_id = 'alice'")
+    })
+    await t.resolves(voided)
+    t.strictSame(await standing(db, 'alice', 'a'), other === 0 ? [0, 1, 9] : [0, 0, 10])
+    t.strictSame(await violations(db), [])
+  })
