@@ -1,10 +1,38 @@
 // What a reply says about quotas: `X-Quota-*` for the tightest charge, and for all of them the fields of the IETF RateLimit draft.
 import { UNLIMITED } from '../quota/amount.ts'
-import { type Balance, tightest } from '../quota/balance.ts'
+import { type Balance, remainingOf, tightest } from '../quota/balance.ts'
 
 /** A balance, and what this request was charged. */
 export interface Cost extends Balance {
   cost: number
+}
+
+/** What the balance will be once `gone` is held no more and `charged` is used. */
+export class Projected implements Cost {
+  readonly type: string
+  readonly limit: number
+  readonly used: number
+  readonly reserved: number
+  readonly remaining: number
+  readonly periodStart: Date
+  readonly resetsAt: Date | null
+  readonly cost: number
+
+  constructor(
+    { type, limit, used, reserved, periodStart, resetsAt }: Balance,
+    gone: number,
+    charged: number,
+    cost: number
+  ) {
+    this.type = type
+    this.limit = limit
+    this.used = used + charged
+    this.reserved = Math.max(reserved - gone, 0)
+    this.remaining = remainingOf(limit, this.used, this.reserved)
+    this.periodStart = periodStart
+    this.resetsAt = resetsAt
+    this.cost = cost
+  }
 }
 
 /** RFC 9651 integers have at most 15 digits. */

@@ -1,15 +1,15 @@
 // The end of a request: charged or given back by the status that was sent, once, whatever path led there.
 import type { FastifyBaseLogger } from 'fastify'
-import { type Balance, remainingOf } from '../quota/balance.ts'
+import type { Balance } from '../quota/balance.ts'
 import type { Emit } from '../quota/events.ts'
-import { boundMetadata, type Metadata } from '../quota/metadata.ts'
 import { isSuccess } from '../quota/outcome.ts'
 import type { Admitted, AdmittedCharge } from '../store/admit.ts'
 import type { CommittedCharge } from '../store/commit.ts'
 import type { Database } from '../store/database.ts'
 import { type Metering, type Settling, settlingOn } from '../store/metering.ts'
+import { Committed } from './committed.ts'
 import type { DenialMemory } from './denial-memory.ts'
-import { type Cost, type QuotaHeaders, quotaHeaders } from './headers.ts'
+import { type Cost, Projected, type QuotaHeaders, quotaHeaders } from './headers.ts'
 import type { Hold, Holds } from './holds.ts'
 import type { RequestMetering, Tariff } from './match.ts'
 import type { Owed, OwedListener } from './owed.ts'
@@ -231,59 +231,3 @@ const NOTHING = Promise.resolve()
 const NO_CHARGES: readonly CommittedCharge[] = []
 /** The status in the log of a request that was never answered. */
 const NOT_ANSWERED = 503
-
-class Committed implements CommittedCharge {
-  readonly id: string
-  readonly typeId: number
-  readonly type: string
-  readonly periodStart: Date
-  readonly admittedAt: Date
-  readonly amount: number
-  readonly heldAmount: number
-  readonly metadata: Metadata
-
-  constructor(
-    { id, typeId, type, periodStart, admittedAt }: AdmittedCharge,
-    { amount, reserved }: ReservedCharge,
-    metadata: Metadata
-  ) {
-    this.id = id
-    this.typeId = typeId
-    this.type = type
-    this.periodStart = periodStart
-    this.admittedAt = admittedAt
-    this.amount = amount
-    this.heldAmount = reserved
-    this.metadata = boundMetadata(metadata)
-    // It may have gone past the limit: the row says so.
-    if (amount > reserved) this.metadata.over_reservation = amount - reserved
-  }
-}
-
-/** What the balance will be once `gone` is held no more and `charged` is used. */
-class Projected implements Cost {
-  readonly type: string
-  readonly limit: number
-  readonly used: number
-  readonly reserved: number
-  readonly remaining: number
-  readonly periodStart: Date
-  readonly resetsAt: Date | null
-  readonly cost: number
-
-  constructor(
-    { type, limit, used, reserved, periodStart, resetsAt }: Balance,
-    gone: number,
-    charged: number,
-    cost: number
-  ) {
-    this.type = type
-    this.limit = limit
-    this.used = used + charged
-    this.reserved = Math.max(reserved - gone, 0)
-    this.remaining = remainingOf(limit, this.used, this.reserved)
-    this.periodStart = periodStart
-    this.resetsAt = resetsAt
-    this.cost = cost
-  }
-}
