@@ -7,7 +7,8 @@ export const textArray = (texts: readonly (string | null)[]): string => `{${text
 export const intArray = (numbers: readonly number[]): string => `{${numbers.join()}}`
 
 /** The value of a `$n::text::timestamptz[]`. */
-export const instantArray = (instants: readonly Date[]): string => `{${instants.map(at => at.toISOString()).join(',')}}`
+export const instantArray = (instants: readonly (Date | null)[]): string =>
+  `{${instants.map(at => at?.toISOString() ?? 'NULL').join(',')}}`
 
 /** The value of a `$n::text::uuid[]`. */
 export const uuidArray = (ids: readonly string[]): string => `{${ids.join(',')}}`

@@ -72,9 +72,9 @@ onBoth('says what the log says, before and after it is added up, and does not re
   await rolled(db)
   t.ok((await countOf(db, 'quota_usage_days')) >= DAYS * 7)
   t.equal(
-    await countOf(db, `quota_usage_days WHERE time_zone = 'UTC/${DAYS}'`),
+    await countOf(db, `quota_usage_days WHERE time_zone = 'UTC/${DAYS + 1} days'`),
     2 * 7,
-    'a row a user and type for all days but today'
+    'a row a user and type for all days together'
   )
   await sameAsLog(t, db, 'after')
   // What is deleted without a mark is still there: proof that the sums are read.
@@ -134,6 +134,79 @@ for (const [what, change] of Object.entries(changes))
     const names = await db.query<{ user_id: string }>("SELECT user_id FROM quota_usage_days WHERE user_id = 'user-0'")
     t.equal(names.length === 0, what === 'a user is deleted')
   })
+
+/** As if all that was written before that instant could be seen. */
+function safeUntil(at: Date): SafeTime {
+  const safe = new SafeTime()
+  for (const transaction of [1n, 3n])
+    safe.see({ at: at.getTime() + 17 * 60_000, oldest: transaction, newest: transaction + 1n })
+  return safe
+}
+
+onBoth('goes on by the hour with the days that are added up together', async (t, db) => {
+  await begin(db)
+  await scatter(db, 2_000)
+  const midnight = new Date()
+  midnight.setUTCHours(-24, 0, 0, 0)
+  const oClock = (hour: number) => new Date(midnight.getTime() + hour * 3_600_000)
+  const use = (userId: string, hour: number, amount: number) =>
+    db.query(
+      "INSERT INTO usage_logs (user_id, quota_type_id, amount, created_at) SELECT $1, id, $2::bigint, $3::timestamptz FROM quota_types WHERE type_key = 'calls'",
+      [userId, amount, oClock(hour).toISOString()]
+    )
+  for (const [userId, hour, amount] of [
+    ['before', 9, 5_000],
+    ['before', 14, -300],
+    ['between', 14, 4_700],
+    ['later', 22, 4_700],
+    ['before', 23, 1]
+  ] as const)
+    await use(userId, hour, amount)
+  const [type] = await db.query<{ id: number }>("SELECT id FROM quota_types WHERE type_key = 'calls'")
+  const view = (timeZone: string, interval: 'day' | 'hour') =>
+    viewStatistics(db, { typeId: type!.id, days: DAYS, interval, timeZone, topUsers: 2, at: oClock(12) })
+  const same = async (what: string) => {
+    for (const interval of ['day', 'hour'] as const)
+      t.strictSame(await view('UTC', interval), await view('Etc/UTC', interval), `${what}, by ${interval}`)
+  }
+  const window = async () => {
+    const [row] = await db.query<{ until: string }>(
+      `SELECT rolled_until AT TIME ZONE 'UTC' || '' AS until FROM quota_rollups WHERE time_zone = 'UTC/${DAYS} days'`
+    )
+    return row?.until.slice(11, 16)
+  }
+  const roll = async (hour: number) => {
+    t.ok(await rollUsage(db, 'UTC', safeUntil(oClock(hour)), { fewest: 1 }))
+    t.ok(await rollWindow(db, 'UTC', DAYS, safeUntil(oClock(hour))))
+  }
+  await roll(10)
+  t.equal(await window(), '10:00')
+  await same('at ten')
+  // Without a mark nobody looks at the log again: what stands here stays.
+  await db.query(
+    `UPDATE quota_usage_days SET usage = usage + 50000 WHERE user_id = 'before' AND time_zone = 'UTC/${DAYS} days'`
+  )
+  t.strictSame((await view('UTC', 'day')).topUsers, [
+    { userId: 'before', usage: 54_701, calls: 3 },
+    { userId: 'between', usage: 4_700, calls: 1 }
+  ])
+  await rollUsage(db, 'UTC', safeUntil(oClock(15)), { fewest: 1 })
+  await same('while the days are ahead of it')
+  await roll(15)
+  t.equal(await window(), '15:00')
+  const { topUsers, uniqueUsers } = await view('UTC', 'hour')
+  t.strictSame(topUsers.slice(0, 1), [{ userId: 'before', usage: 54_701, calls: 3 }])
+  t.equal(uniqueUsers, 7 + 3)
+  await db.query(
+    `UPDATE quota_usage_days SET usage = usage - 50000 WHERE user_id = 'before' AND time_zone = 'UTC/${DAYS} days'`
+  )
+  await same('at three')
+  await roll(23)
+  t.equal(await window(), '23:00')
+  await same('at eleven, where two who are in it used the same')
+  await roll(24)
+  await same('at midnight')
+})
 
 onBoth('adds up in a zone half an hour off, and one day after the other', async (t, db) => {
   await begin(db)
@@ -274,7 +347,7 @@ t.test('the upkeep keeps the time zones and spans that were asked for, and says 
   const names = await db.query<{ name: string }>('SELECT DISTINCT time_zone AS name FROM quota_rollups ORDER BY 1')
   t.strictSame(
     names.map(({ name }) => name),
-    ['Europe/Berlin', `Europe/Berlin/${DAYS}`, 'UTC', 'UTC/29']
+    ['Europe/Berlin', `Europe/Berlin/${DAYS + 1} days`, 'UTC', 'UTC/30 days']
   )
   await sameAsLog(t, db, 'Berlin', ['Europe/Berlin', 'Europe/Paris'])
   const [held] = await hold(db, 'late', { calls: 50 }, { at: hoursAgo(30), leaseMs: 1e9 })

@@ -116,7 +116,8 @@ WITH used AS MATERIALIZED (
 )
 UPDATE quota_rollups SET rolled_until = $4::timestamptz WHERE time_zone = $1 AND day_start = $2::timestamptz`
 
-const TOTAL = `
+/** Of a day or a window. */
+export const TOTAL = `
 INSERT INTO quota_usage_totals (time_zone, per, start, quota_type_id, usage, calls, users)
 SELECT $1, 'day', $2::timestamptz, quota_type_id, sum(usage), sum(calls), count(*)
   FROM quota_usage_days WHERE time_zone = $1 AND day_start = $2::timestamptz GROUP BY quota_type_id

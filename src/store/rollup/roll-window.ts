@@ -1,36 +1,49 @@
-// Adds up the days that statistics of so many days end today with, all but today: by user it is then one row, and not one a day.
-import { seriesOf } from '../../quota/series.ts'
+// Adds up the days that statistics of so many days end today with: by user it is then one row, and not one a day.
+import { type Series, seriesOf } from '../../quota/series.ts'
 import { instantArray } from '../arrays.ts'
 import type { Database, Query } from '../database.ts'
 import { forgetOthers, forgetSums } from './forget-usage.ts'
-import { gapsOf, isRolled, rolledDays, type Span, spansIn } from './rolled.ts'
+import { TOTAL } from './roll-usage.ts'
+import { gapsOf, rolledDays, type Span, spansIn } from './rolled.ts'
 import { alone } from './rolling.ts'
 import type { SafeTime } from './safe-time.ts'
 
-/** What stands in place of a time zone where days of it are added up together: `UTC/29`. */
-const nameOf = (timeZone: string, days: number): string => `${timeZone}/${days - 1}`
-
-/** All of these days but the last. */
-const windowOf = (starts: readonly Date[]): Span => ({ start: starts[0] as Date, end: starts.at(-1) as Date })
-
-interface Window extends Span {
-  name: string
-}
-
-/** The window of a statistic whose days begin so, if it is added up and has no mark. */
-export async function findWindow(query: Query, timeZone: string, starts: readonly Date[]): Promise<Window | undefined> {
-  if (starts.length < FEWEST_DAYS) return undefined
-  const name = nameOf(timeZone, starts.length)
-  const window = windowOf(starts)
-  return (await isRolled(query, name, window)) ? { ...window, name } : undefined
-}
+/** What stands in place of a time zone where days of it are added up together. */
+const nameOf = (timeZone: string, days: number): string => `${timeZone}/${days} days`
 
 /** With fewer there is little to gain. */
 const FEWEST_DAYS = 3
 
+/** Until where today is added up, and with it all of the days. */
+function endOfRolled({ starts }: Series, rolled: readonly Span[]): Date {
+  const today = starts.at(-1) as Date
+  const last = rolled.at(-1)
+  return last && last.start >= today ? last.end : today
+}
+
+/** Until where the window is added up; undefined: it is not, or has a mark. */
+async function endOfWindow(query: Query, name: string, window: Span): Promise<Date | undefined> {
+  const [found] = await rolledDays(query, name, window)
+  return found?.start.getTime() === window.start.getTime() ? found.end : undefined
+}
+
+/** The window of a statistic of these days, of which some are `rolled`. Undefined where it has a mark, or is not as far as they are. */
+export async function findWindow(
+  query: Query,
+  timeZone: string,
+  byDay: Series,
+  rolled: readonly Span[]
+): Promise<string | undefined> {
+  const { starts } = byDay
+  if (starts.length < FEWEST_DAYS) return undefined
+  const name = nameOf(timeZone, starts.length)
+  const end = await endOfWindow(query, name, { start: starts[0] as Date, end: byDay.end })
+  return end?.getTime() === endOfRolled(byDay, rolled).getTime() ? name : undefined
+}
+
 /** $1 name, $2 the window's beginning, $3 time zone, $4 the days that are added up. */
 const ROLL = (gaps: readonly Span[]) => `
-INSERT INTO quota_usage_days (time_zone, day_start, quota_type_id, user_id, usage, calls)
+INSERT INTO quota_usage_days AS d (time_zone, day_start, quota_type_id, user_id, usage, calls)
 SELECT $1, $2::timestamptz, quota_type_id, user_id, sum(usage), sum(calls)
   FROM (
     SELECT d.quota_type_id, d.user_id, d.usage, d.calls
@@ -38,32 +51,52 @@ SELECT $1, $2::timestamptz, quota_type_id, user_id, sum(usage), sum(calls)
      UNION ALL
     SELECT u.quota_type_id, u.user_id, u.amount, 1 FROM usage_logs u WHERE ${spansIn('u.created_at', gaps, 5)}
   ) a
- GROUP BY quota_type_id, user_id`
+ GROUP BY quota_type_id, user_id
+ON CONFLICT (user_id, quota_type_id, time_zone, day_start)
+DO UPDATE SET usage = d.usage + excluded.usage, calls = d.calls + excluded.calls`
 
+/** $4 until where. */
 const DONE = `
-INSERT INTO quota_rollups (time_zone, day_start, day_end, rolled_until) VALUES ($1, $2::timestamptz, $3::timestamptz, $3::timestamptz)
+INSERT INTO quota_rollups (time_zone, day_start, day_end, rolled_until) VALUES ($1, $2::timestamptz, $3::timestamptz, $4::timestamptz)
 ON CONFLICT (time_zone, day_start) DO UPDATE SET day_end = excluded.day_end, rolled_until = excluded.rolled_until`
 
 /**
- * From the days that are added up, and what the log has besides. It is made where it is not there; whoever leaves a mark in it makes it as if it
- * had never been. False: another process was at it.
+ * Goes as far as the days are added up: from these, and what the log has besides; once it is there, from the log alone. Whoever leaves a mark in it
+ * makes it as if it had never been. False: another process was at it.
  */
 export async function rollWindow(db: Database, timeZone: string, days: number, safe: SafeTime): Promise<boolean> {
-  const { starts } = seriesOf('day', days, timeZone, new Date(safe.until))
-  if (starts.length < FEWEST_DAYS) return true
-  const [name, window] = [nameOf(timeZone, days), windowOf(starts)]
-  // Where days have few rows the log is read as fast.
-  const isWorthIt = (await rolledDays(db.query, timeZone, window)).length >= FEWEST_DAYS
-  if (!isWorthIt || (await isRolled(db.query, name, window))) return true
-  return await alone(db, async query => {
+  const byDay = seriesOf('day', days, timeZone, new Date(safe.until))
+  if (byDay.starts.length < FEWEST_DAYS) return true
+  const window = { start: byDay.starts[0] as Date, end: byDay.end }
+  const name = nameOf(timeZone, days)
+  const isDone = async (query: Query): Promise<boolean> => {
     const rolled = await rolledDays(query, timeZone, window)
-    if (await isRolled(query, name, window)) return
-    const gaps = gapsOf(window, rolled)
-    const [start, end] = [window.start.toISOString(), window.end.toISOString()]
-    await forgetOthers(query, name, window)
-    await forgetSums(query, name, window)
+    // Where days have few rows the log is read as fast.
+    if (rolled.length < FEWEST_DAYS) return true
+    return (await findWindow(query, timeZone, byDay, rolled)) !== undefined
+  }
+  if (await isDone(db.query)) return true
+  let isNew = false
+  const isMine = await alone(db, async query => {
+    const rolled = await rolledDays(query, timeZone, window)
+    const until = endOfRolled(byDay, rolled)
+    const begun = await endOfWindow(query, name, window)
+    // It may be ahead, where the day has a mark.
+    if (begun !== undefined && begun >= until) return
+    const start = window.start.toISOString()
+    isNew = begun === undefined
+    if (isNew) {
+      await forgetOthers(query, name, window)
+      await forgetSums(query, name, window)
+    }
+    const added = isNew ? rolled : []
+    const gaps = gapsOf({ start: begun ?? window.start, end: until }, added)
     const edges = gaps.flatMap(gap => [gap.start.toISOString(), gap.end.toISOString()])
-    await query(ROLL(gaps), [name, start, timeZone, instantArray(rolled.map(day => day.start)), ...edges])
-    await query(DONE, [name, start, end])
+    await query(ROLL(gaps), [name, start, timeZone, instantArray(added.map(day => day.start)), ...edges])
+    await query(TOTAL, [name, start])
+    await query(DONE, [name, start, window.end.toISOString(), until.toISOString()])
   })
+  // Else the planner takes it for a row or none, and reads all of it where it needs few.
+  if (isNew) await db.query('ANALYZE quota_usage_days')
+  return isMine
 }

@@ -27,12 +27,6 @@ export async function rolledDays(query: Query, timeZone: string, { start, end }:
   return rows.map(row => ({ start: dateOf(row.day_start), end: dateOf(row.rolled_until) }))
 }
 
-/** Whether exactly this is added up as a whole. */
-export async function isRolled(query: Query, name: string, { start, end }: Span): Promise<boolean> {
-  const rolled = await rolledDays(query, name, { start, end })
-  return rolled.some(span => span.start.getTime() === start.getTime() && span.end.getTime() === end.getTime())
-}
-
 /** SQL: whether an instant lies in one of the spans, whose edges are the values from `$first` on. */
 export const spansIn = (instant: string, spans: readonly Span[], first: number): string => {
   const within = spans.map(

@@ -13,7 +13,7 @@ import { instant } from '../columns.ts'
 export const quotaRollups = pgTable(
   'quota_rollups',
   {
-    /** IANA name, as it was asked for; `UTC/29` where so many days are added up together, which then is one row. */
+    /** IANA name, as it was asked for; `UTC/30 days` where so many are added up together, which then is one row. */
     timeZone: text('time_zone').notNull(),
     dayStart: instant('day_start').notNull(),
     dayEnd: instant('day_end').notNull(),
@@ -39,7 +39,8 @@ export const quotaUsageDays = pgTable(
   },
   t => [
     uniqueIndex('quota_usage_days_key').on(t.userId, t.quotaTypeId, t.timeZone, t.dayStart),
-    index('quota_usage_days_day_start_idx').on(t.timeZone, t.quotaTypeId, t.dayStart)
+    /** Who used most is its end. */
+    index('quota_usage_days_usage_idx').on(t.timeZone, t.quotaTypeId, t.dayStart, t.usage)
   ]
 )
 
