@@ -1,7 +1,7 @@
 // GET /statistics/:quotaType: what a quota type saw, in all, by day or hour, and by user.
 import type { FastifyInstance } from 'fastify'
 import { dayOf } from '../quota/series.ts'
-import { type Piece, type Statistics, type StatisticsOrder, viewStatistics } from '../store/view-statistics.ts'
+import { type Statistics, type StatisticsOrder, viewStatistics } from '../store/view-statistics.ts'
 import type { AdminContext } from './context.ts'
 import { queryOf, readChoice, readCount, readTimeZone } from './input.ts'
 import { query, refusals, TIME, TYPE_EXAMPLE } from './schemas.ts'
@@ -129,7 +129,7 @@ export function viewStatisticsRoute(
 }
 
 function document(quotaType: string, { days, interval, timeZone }: StatisticsOrder, statistics: Statistics) {
-  const { from, until, series } = statistics
+  const { from, until, series, peakDay } = statistics
   const sum = (field: 'usage' | 'calls' | 'denials') => series.reduce((total, piece) => total + piece[field], 0)
   const usage = sum('usage')
   const calls = sum('calls')
@@ -144,19 +144,9 @@ function document(quotaType: string, { days, interval, timeZone }: StatisticsOrd
     total_calls: calls,
     unique_users: statistics.uniqueUsers,
     avg_usage_per_call: calls === 0 ? 0 : Math.round((usage / calls) * 100) / 100,
-    peak_usage_date: peakDay(series, timeZone),
+    peak_usage_date: peakDay ? dayOf(peakDay, timeZone) : null,
     denials: sum('denials'),
     series: series.map(piece => ({ ...piece, start: piece.start.toISOString() })),
     top_users: statistics.topUsers.map(({ userId, ...rest }) => ({ user_id: userId, ...rest }))
   }
-}
-
-function peakDay(series: readonly Piece[], timeZone: string): string | null {
-  const days = new Map<string, number>()
-  for (const { start, usage } of series) {
-    const day = dayOf(start, timeZone)
-    days.set(day, (days.get(day) ?? 0) + usage)
-  }
-  const [peak] = [...days].reduce((most, day) => (day[1] > most[1] ? day : most), ['', 0])
-  return peak === '' ? null : peak
 }

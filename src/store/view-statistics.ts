@@ -76,7 +76,7 @@ export interface StatisticsOrder {
   at?: Date | undefined
 }
 
-export interface Piece {
+interface Piece {
   start: Date
   usage: number
   calls: number
@@ -90,6 +90,8 @@ export interface Statistics {
   uniqueUsers: number
   /** Every hour or day, also where nothing happened. */
   series: Piece[]
+  /** When the day began on which most was used; undefined where nothing was. */
+  peakDay: Date | undefined
   topUsers: { userId: string; usage: number; calls: number }[]
 }
 
@@ -97,14 +99,16 @@ export async function viewStatistics(db: Database, order: StatisticsOrder): Prom
   const { interval, days, timeZone } = order
   const at = order.at ?? (await clockOf(db))
   const series = seriesOf(interval, days, timeZone, at)
-  const span = { start: series.starts[0] as Date, end: series.end }
-  const row = await snapshot(db, query => ask(query, order, series, seriesOf('day', days, timeZone, at)), DEADLINE_MS)
+  const byDay = seriesOf('day', days, timeZone, at)
+  const row = await snapshot(db, query => ask(query, order, series, byDay), DEADLINE_MS)
   const parsed = (column: string) => JSON.parse(row[column] as string)
+  const pieces = piecesOf(series, parsed('totals'), parsed('fresh'), parsed('denials'))
   return {
-    from: span.start,
+    from: series.starts[0] as Date,
     until: series.end,
     uniqueUsers: Number(row.unique_users),
-    series: piecesOf(series, parsed('totals'), parsed('fresh'), parsed('denials')),
+    series: pieces,
+    peakDay: peakDayOf(pieces, byDay),
     topUsers: (parsed('top_users') as [string, number, number][]).map(([userId, usage, calls]) => ({
       userId,
       usage,
@@ -165,4 +169,16 @@ function piecesOf(
   }
   for (const [n, denials = 0] of denied) pieceOf(n).denials += denials
   return pieces
+}
+
+/** A piece is of the day that it begins in; of days with as much it is the first. */
+function peakDayOf(pieces: readonly Piece[], { starts }: Series): Date | undefined {
+  const usages = starts.map(() => 0)
+  let day = 0
+  for (const { start, usage } of pieces) {
+    while (day + 1 < starts.length && (starts[day + 1] as Date) <= start) day += 1
+    usages[day] = (usages[day] as number) + usage
+  }
+  const most = Math.max(...usages)
+  return most > 0 ? starts[usages.indexOf(most)] : undefined
 }
