@@ -48,7 +48,7 @@ const RANK: Record<UserSort, string> = {
   user_id: `coalesce(${PERCENT}, -1)`
 }
 
-/** At most `limit` users after a position, or after `offset` of them. Ranked by use, the counters are read whole; by id, their key is. */
+/** At most `limit` users after a position, or after `offset` of them. Ranked by use, the counters are read whole; by id, those of the page. */
 export async function listUsers(
   db: Database,
   filter: UserFilter,
@@ -69,22 +69,29 @@ export async function listUsers(
       : [['(rank < ?::numeric OR (rank = ?::numeric AND user_id > ?::text))', after.rank, after.rank, after.userId]],
     counters.values
   )
+  const ofPage = `LIMIT ${page.limit} OFFSET ${page.offset}`
+  const best = (within: string) => `
+      SELECT DISTINCT ON (l.user_id) l.*, ${PERCENT} AS percent, ${RANK[sort]} AS rank
+        FROM quota_limits l JOIN quota_types t ON t.id = l.quota_type_id
+       ${within}
+       ORDER BY l.user_id, rank DESC, t.type_key`
+  const ranks = isById
+    ? `
+    SELECT best.*
+      FROM (SELECT DISTINCT l.user_id FROM quota_limits l JOIN quota_types t ON t.id = l.quota_type_id ${counters.text} ORDER BY l.user_id ${ofPage}) p
+     CROSS JOIN LATERAL (${best(`${counters.text} AND l.user_id = p.user_id`)}) best`
+    : `
+    SELECT * FROM (${best(counters.text)}) best
+    ${ranked.text}
+    ORDER BY rank DESC, user_id
+    ${ofPage}`
   const rows = await db.query<RankRow>(
     `
 SELECT r.user_id, u.email, u.time_zone, to_jsonb(u.period_anchor) #>> '{}' AS period_anchor, t.type_key, t.name, t.unit, t.kind, t.period,
        true AS known, true AS counted, r.limit_amount, r.used_amount, ${heldOf('r')} AS reserved_amount, 0 AS dead_amount,
        ${ms('r.period_start')} AS period_start, ${ms('r.period_end')} AS period_end, ${ms('now()')} AS at,
        r.percent::text AS percent, r.rank::text AS rank
-  FROM (
-    SELECT * FROM (
-      SELECT DISTINCT ON (l.user_id) l.*, ${PERCENT} AS percent, ${RANK[sort]} AS rank
-        FROM quota_limits l JOIN quota_types t ON t.id = l.quota_type_id
-       ${counters.text}
-       ORDER BY l.user_id, rank DESC, t.type_key
-    ) best
-    ${ranked.text}
-    ORDER BY ${isById ? '' : 'rank DESC, '}user_id
-    LIMIT ${page.limit} OFFSET ${page.offset}
+  FROM (${ranks}
   ) r
   JOIN quota_users u ON u.id = r.user_id
   JOIN quota_types t ON t.id = r.quota_type_id

@@ -1,13 +1,16 @@
 import t from 'tap'
 import { v7 } from 'uuid'
 import { charge } from '../../src/store/charge.ts'
+import { open } from '../../src/store/connect.ts'
 import type { Database } from '../../src/store/database.ts'
 import { declareTypes } from '../../src/store/declare-types.ts'
 import { type LogPosition, listUsage, type UsageEntry, type UsageFilter } from '../../src/store/list-usage.ts'
 import { both } from '../fixtures/both.ts'
 import { wanted } from '../fixtures/charges.ts'
+import { server } from '../fixtures/database.ts'
 
 const onBoth = await both(t)
+const pg = await server(t)
 const minute = (n: number) => new Date(Date.UTC(2026, 2, 10, 12, n))
 
 async function log(db: Database, userId: string, type: string, amount: number, at: Date, endpoint = '/a') {
@@ -69,3 +72,33 @@ onBoth('an offset leaves out so many rows', async (t, db) => {
   t.strictSame(await amounts(db, {}, { limit: 2, offset: 4 }), [0])
   t.strictSame(await amounts(db, {}, { limit: 2, offset: 5 }), [])
 })
+
+t.test(
+  'a page of the user who has most of the log reads as much of it as the page has, also the tenth time',
+  async t => {
+    const db = await open({ url: await pg.migrated(), max: 1 })
+    t.teardown(() => db.close())
+    await declareTypes(db, { calls: { limit: -1 } })
+    await db.query(
+      `INSERT INTO usage_logs (user_id, quota_type_id, amount, created_at)
+     SELECT CASE WHEN n % 2 = 0 THEN 'user-' || n ELSE 'most' END, (SELECT id FROM quota_types), 1, now() - n * interval '1 second'
+       FROM generate_series(1, 40000) n ORDER BY random()`
+    )
+    await db.query('ANALYZE usage_logs')
+    const blocks = async () => {
+      await db.query('SELECT pg_stat_force_next_flush()')
+      const [row] = await db.query<{ n: number }>(
+        "SELECT heap_blks_read + heap_blks_hit AS n FROM pg_statio_user_tables WHERE relname = 'usage_logs'"
+      )
+      return Number(row!.n)
+    }
+    const [last] = await listUsage(db, { userId: 'most' }, { limit: 1, offset: 100 })
+    for (const after of [undefined, last])
+      for (let turn = 1; turn <= 10; turn++) {
+        const before = await blocks()
+        t.equal((await listUsage(db, { userId: 'most' }, { limit: 100, after })).length, 100)
+        const read = (await blocks()) - before
+        t.ok(read <= 200, `${read} blocks, the ${turn}. time`)
+      }
+  }
+)

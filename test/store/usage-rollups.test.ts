@@ -22,6 +22,7 @@ import { costing, hold } from '../fixtures/charges.ts'
 import { server } from '../fixtures/database.ts'
 
 const onBothWith = await both(t)
+const pg = await server(t)
 const onBoth = (title: string, body: (t: Test, db: Database) => Promise<unknown>) =>
   onBothWith(title, body, { logAlone: true })
 const DAYS = 4
@@ -251,8 +252,6 @@ onBoth('forgets what no statistic looks back to', async (t, db) => {
   t.equal(await countOf(db, 'quota_rollups'), days)
   t.equal(await countOf(db, "quota_usage_days WHERE user_id = 'old'"), 0)
 })
-
-const pg = await server(t)
 
 t.test('a charge whose transaction takes long is not lost', async t => {
   const url = await pg.migrated()
