@@ -18,7 +18,9 @@ export function seriesOf(interval: 'hour' | 'day', days: number, timeZone: strin
   const startOf = (day: Temporal.PlainDate) => day.toZonedDateTime(timeZone).epochMilliseconds
   const midnights = Array.from({ length: days + 1 }, (_, i) => startOf(first.add({ days: i })))
   const end = midnights.pop() as number
-  const starts = interval === 'day' ? midnights : hoursBetween(midnights[0] as number, end)
+  // Each day's are counted from its own midnight: where a clock changes by half an hour, that day's last is half as long.
+  const starts =
+    interval === 'day' ? midnights : midnights.flatMap((start, i) => hoursBetween(start, midnights[i + 1] ?? end))
   return { starts: starts.map(ms => new Date(ms)), end: new Date(end) }
 }
 

@@ -7,13 +7,14 @@ import { findWindow } from './rollup/roll-window.ts'
 import { gapsOf, rolledDays, type Span, spansIn } from './rollup/rolled.ts'
 
 /**
- * $1 type, $2 the first instants of the pieces, $3 and $4 the span, $5 how many users, $6 the time zone, $7 the days that are added
- * up and in no window, $8 what the pieces are, $9 the days that are added up in part, $10 the window that is added up as a whole and $11 how many
+ * $1 type, $2 the first instants of the pieces, $3 and $4 the span, $5 how many users, $6 the time zone, $7 the days that are added up and in no
+ * window, $8 what the pieces are, $9 of the pieces those that are days added up in part, $10 the window that is added up as a whole and $11 how many
  * pieces end before its last day, and then the beginning and end of each gap that the log fills: known to the planner, which would read the whole log
  * for a span that it must guess. Of a window's users only those of its gap are looked at, and those who used most, from the end of an index.
+ * `known` are users of a gap whom the sum of that day has counted already.
  *
- * Over 30 days, an hour after the last sum, by day and by hour in ms: with 10 million rows of 1 000 users 11 and 12, of 10 000 users 25 and 18 (35 and
- * 37 where all of the window was read); with 2 million of 100 000 users 13 and 13 (155). From the log 4 s.
+ * Over 30 days, an hour after the last sum, by day and by hour in ms: with 10 million rows of 1 000 users 11 and 12, of 10 000 users 26 and 20 (35 and
+ * 37 where all of the window was read); with 2 million of 100 000 users 13 and 14 (155). From the log 4 s.
  */
 const statistics = (gaps: readonly Span[]) => `
 WITH fresh AS MATERIALIZED (

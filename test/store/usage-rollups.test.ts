@@ -221,6 +221,27 @@ onBoth('adds up in a zone half an hour off, and one day after the other', async 
   t.equal(await countOf(db, "quota_rollups WHERE time_zone = 'Asia/Tokyo'"), 0)
 })
 
+onBoth('adds up the days after a clock changed by half an hour', async (t, db) => {
+  await begin(db)
+  await db.query(
+    `INSERT INTO usage_logs (user_id, quota_type_id, amount, created_at)
+     SELECT 'user-' || n % 5, id, n, timestamptz '2026-04-03 12:00:00Z' + n * interval '7 minutes' FROM generate_series(1, 700) n CROSS JOIN quota_types`
+  )
+  const at = new Date('2026-04-07T10:00:00Z')
+  t.ok(await rollUsage(db, 'Australia/Lord_Howe', safeUntil(at), { fewest: 1 }))
+  t.ok(await rollWindow(db, 'Australia/Lord_Howe', DAYS, safeUntil(at)))
+  t.equal(await countOf(db, 'quota_rollups'), 5 + 1, 'five days, and four of them together')
+  const { id: typeId } = (await db.query<{ id: number }>('SELECT id FROM quota_types'))[0]!
+  for (const interval of ['day', 'hour'] as const) {
+    const [sums, log] = await Promise.all(
+      ['Australia/Lord_Howe', 'Australia/LHI'].map(timeZone =>
+        viewStatistics(db, { typeId, days: DAYS, interval, timeZone, topUsers: 3, at })
+      )
+    )
+    t.strictSame(sums, log, `by ${interval}`)
+  }
+})
+
 onBoth('leaves days to the log that have few rows', async (t, db) => {
   await begin(db)
   await scatter(db, 1_000)

@@ -69,13 +69,9 @@ export async function rollWindow(db: Database, timeZone: string, days: number, s
   if (byDay.starts.length < FEWEST_DAYS) return true
   const window = { start: byDay.starts[0] as Date, end: byDay.end }
   const name = nameOf(timeZone, days)
-  const isDone = async (query: Query): Promise<boolean> => {
-    const rolled = await rolledDays(query, timeZone, window)
-    // Where days have few rows the log is read as fast.
-    if (rolled.length < FEWEST_DAYS) return true
-    return (await findWindow(query, timeZone, byDay, rolled)) !== undefined
-  }
-  if (await isDone(db.query)) return true
+  const seen = await rolledDays(db.query, timeZone, window)
+  // Where days have few rows the log is read as fast.
+  if (seen.length < FEWEST_DAYS || (await findWindow(db.query, timeZone, byDay, seen)) !== undefined) return true
   let isNew = false
   const isMine = await alone(db, async query => {
     const rolled = await rolledDays(query, timeZone, window)
