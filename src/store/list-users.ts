@@ -69,30 +69,20 @@ export async function listUsers(
       : [['(rank < ?::numeric OR (rank = ?::numeric AND user_id > ?::text))', after.rank, after.rank, after.userId]],
     counters.values
   )
-  const ofPage = `LIMIT ${page.limit} OFFSET ${page.offset}`
-  const best = (within: string) => `
-      SELECT DISTINCT ON (l.user_id) l.*, ${PERCENT} AS percent, ${RANK[sort]} AS rank
-        FROM quota_limits l JOIN quota_types t ON t.id = l.quota_type_id
-       ${within}
-       ORDER BY l.user_id, rank DESC, t.type_key`
-  const ranks = isById
-    ? `
-    SELECT best.*
-      FROM (SELECT DISTINCT l.user_id FROM quota_limits l JOIN quota_types t ON t.id = l.quota_type_id ${counters.text} ORDER BY l.user_id ${ofPage}) p
-     CROSS JOIN LATERAL (${best(`${counters.text} AND l.user_id = p.user_id`)}) best`
-    : `
-    SELECT * FROM (${best(counters.text)}) best
-    ${ranked.text}
-    ORDER BY rank DESC, user_id
-    ${ofPage}`
+  const from = `FROM quota_limits l JOIN quota_types t ON t.id = l.quota_type_id ${counters.text}`
+  const users = isById
+    ? `SELECT DISTINCT l.user_id ${from} ORDER BY l.user_id`
+    : `SELECT user_id FROM (SELECT l.user_id, max(${RANK[sort]}) AS rank ${from} GROUP BY l.user_id) u ${ranked.text} ORDER BY rank DESC, user_id`
   const rows = await db.query<RankRow>(
     `
 SELECT r.user_id, u.email, u.time_zone, to_jsonb(u.period_anchor) #>> '{}' AS period_anchor, t.type_key, t.name, t.unit, t.kind, t.period,
        true AS known, true AS counted, r.limit_amount, r.used_amount, ${heldOf('r')} AS reserved_amount, 0 AS dead_amount,
        ${ms('r.period_start')} AS period_start, ${ms('r.period_end')} AS period_end, ${ms('now()')} AS at,
        r.percent::text AS percent, r.rank::text AS rank
-  FROM (${ranks}
-  ) r
+  FROM (${users} LIMIT ${page.limit} OFFSET ${page.offset}) p
+ CROSS JOIN LATERAL (
+   SELECT l.*, ${PERCENT} AS percent, ${RANK[sort]} AS rank ${from} AND l.user_id = p.user_id ORDER BY rank DESC, t.type_key LIMIT 1
+ ) r
   JOIN quota_users u ON u.id = r.user_id
   JOIN quota_types t ON t.id = r.quota_type_id
  ORDER BY ${isById ? '' : 'r.rank DESC, '}r.user_id`,
