@@ -55,8 +55,13 @@ export async function addAdminRoutes(
       admin.setValidatorCompiler(strictValidator())
       admin.setSerializerCompiler(lazySerializer())
       admin.setErrorHandler(answerError)
-      // Nothing is sent here but JSON.
-      admin.removeContentTypeParser('text/plain')
+      // Nothing is sent here but JSON, whatever the application's own routes take.
+      admin.removeAllContentTypeParsers()
+      admin.addContentTypeParser(
+        'application/json',
+        { parseAs: 'string' },
+        admin.getDefaultJsonParser('error', 'error')
+      )
       await addGate(admin, context)
       admin.addHook('preValidation', refuseBadEscapes)
       // Within the prefix an unknown path is refused like a known one: without a token it tells nothing.

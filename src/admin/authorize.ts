@@ -18,6 +18,8 @@ export interface AdminOptions {
 
 const DEFAULT_ADMIN_PREFIX = '/admin/quotas'
 const MIN_TOKEN_LENGTH = 16
+/** What arrives in a header as it was sent. */
+const SENDABLE = /^[!-~](?:[ -~]*[!-~])?$/
 
 export interface Authorization {
   authorize: Authorize
@@ -54,16 +56,33 @@ function readTokens(token: AdminOptions['token']): { name: string; hash: Buffer 
   requireObject('admin.token', tokens, "{ alice: '…', deploy: '…' }, or one text")
   const entries = Object.entries(tokens)
   if (entries.length === 0) throw new FST_QUOTA_INVALID_OPTION('admin.token', 'names no token')
-  return entries.map(([name, value]) => {
+  return entries.map(([name, value], i) => {
     const path = typeof token === 'string' ? 'admin.token' : `admin.token.${name}`
+    if (!isActor(name))
+      throw new FST_QUOTA_INVALID_OPTION('admin.token', 'has a name that is empty or has control characters')
     if (typeof value !== 'string' || value.length < MIN_TOKEN_LENGTH)
       throw new FST_QUOTA_INVALID_OPTION(
         path,
         `must have at least ${MIN_TOKEN_LENGTH} characters; openssl rand -base64 24 makes a good one`
       )
+    if (!SENDABLE.test(value))
+      throw new FST_QUOTA_INVALID_OPTION(
+        path,
+        'may have ASCII characters only, with no space or newline at an end, as of a file that it was read from: no header brings those'
+      )
+    const other = entries.slice(0, i).find(([, earlier]) => earlier === value)
+    if (other !== undefined)
+      throw new FST_QUOTA_INVALID_OPTION(
+        path,
+        `is the token of '${other[0]}', too, and would always be taken for theirs`
+      )
     return { name, hash: hashOf(value) }
   })
 }
+
+/** What the audit log can keep. */
+export const isActor = (name: unknown): name is string =>
+  typeof name === 'string' && name !== '' && !/\p{Cc}/u.test(name)
 
 /** Hashes have one length, so that comparing them takes one time; every token is compared, so that their order tells nothing. */
 const byToken =

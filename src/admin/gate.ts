@@ -2,7 +2,7 @@
 import rateLimit from '@fastify/rate-limit'
 import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify'
 import { answerProblem } from './answer-error.ts'
-import type { Authorization } from './authorize.ts'
+import { type Authorization, isActor } from './authorize.ts'
 import { ACTOR } from './context.ts'
 
 /** Wrong tokens that one address may try in a minute; the next are answered 429. A right one always gets in. */
@@ -23,7 +23,7 @@ export async function addGate(admin: FastifyInstance, { authorize, hasCredential
   admin.addHook('onRequest', async (request, reply) => {
     reply.header('cache-control', 'no-store')
     const actor = await authorize(request)
-    if (typeof actor === 'string' && actor !== '') {
+    if (isActor(actor)) {
       ;(request as unknown as { [ACTOR]: string })[ACTOR] = actor
       return
     }

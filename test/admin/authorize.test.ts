@@ -1,8 +1,10 @@
 import { request as httpRequest } from 'node:http'
+import Fastify, { type FastifyInstance } from 'fastify'
 import t from 'tap'
+import quotaPlugin from '../../src/index.ts'
 import { isProblem, operated, TOKEN } from '../fixtures/admin.ts'
 import { auditOf } from '../fixtures/charges.ts'
-import { metered, newUser } from '../fixtures/metered.ts'
+import { byHeader, metered, newUser } from '../fixtures/metered.ts'
 
 const { app, db, call } = await operated(t)
 await app.quota.consume('alice', 'calls')
@@ -123,4 +125,39 @@ t.test('admin routes are never metered, whatever the rules say', async t => {
   t.equal(reply.statusCode, 200)
   t.equal(reply.headers['x-quota-type'], undefined)
   t.equal((await app.inject('/things')).statusCode, 401)
+})
+
+t.test('an actor whom the audit log cannot keep is nobody', async t => {
+  const app = await metered(t, db, () => {}, { admin: { authorize: () => 'a\0b' } })
+  isProblem(t, await app.inject('/admin/quotas/users/alice'), 403)
+})
+
+t.test('takes JSON and nothing else, whatever the application parses', async t => {
+  const parsers: ((app: FastifyInstance) => void)[] = [
+    app => {
+      app.addContentTypeParser('application/json', { parseAs: 'buffer' }, async (_: unknown, body: unknown) => body)
+    },
+    app => app.removeAllContentTypeParsers(),
+    app => {
+      app.addContentTypeParser('application/x-www-form-urlencoded', async () => ({ quota_type: 'calls' }))
+      app.addContentTypeParser('*', async () => ({ quota_type: 'calls' }))
+    }
+  ]
+  for (const addParsers of parsers) {
+    const app = Fastify()
+    t.teardown(() => app.close())
+    addParsers(app)
+    await app.register(quotaPlugin, { connection: db.orm, identify: byHeader, admin: { token: TOKEN } })
+    const reset = (type: string, payload: string) =>
+      app.inject({
+        method: 'POST',
+        url: '/admin/quotas/users/alice/reset',
+        headers: { 'x-admin-token': TOKEN, 'content-type': type },
+        payload
+      })
+    t.equal((await reset('application/json', '{"quota_type":"calls"}')).statusCode, 200)
+    isProblem(t, await reset('application/json', '{"__proto__":{}}'), 400, { field: 'body' })
+    isProblem(t, await reset('application/x-www-form-urlencoded', 'quota_type=calls'), 415, { field: 'body' })
+    isProblem(t, await reset('text/csv', 'quota_type'), 415, { field: 'body' })
+  }
 })
