@@ -29,12 +29,16 @@ export function readPattern(path: string, rule: { method?: string | readonly str
   }
 }
 
-export const matches = (pattern: Pattern, method: string, url: string): boolean =>
-  matchesUrl(pattern, url) && matchesMethod(pattern.methods, method)
+/** `prefix` is that of the instance that the route was declared on. */
+export const matches = (pattern: Pattern, method: string, url: string, prefix = ''): boolean =>
+  matchesUrl(pattern, url, prefix) && matchesMethod(pattern.methods, method)
 
 /** Fastify declares a prefix's `/` twice, with and without the slash, and its `*` without: one route to whoever wrote it. */
-const matchesUrl = ({ base, below }: Pattern, url: string): boolean =>
-  below ? url.startsWith(`${base}/`) || url === `${base}*` : withoutSlash(url) === base
+function matchesUrl({ base, below }: Pattern, url: string, prefix: string): boolean {
+  if (!below) return withoutSlash(url) === base
+  const isOwnSlash = url === base && withoutSlash(prefix) === base
+  return url.startsWith(`${base}/`) || url === `${base}*` || isOwnSlash
+}
 
 function matchesMethod(methods: Pattern['methods'], method: string): boolean {
   if (methods === undefined) return method !== 'OPTIONS'

@@ -48,7 +48,7 @@ export type RouteQuota<Request> =
 export interface Rule<Request> extends ChargeOptions {
   /** One or several; a rule for GET covers HEAD. Default: every method but OPTIONS, which browsers send without credentials. */
   method?: string | readonly string[]
-  /** The route as declared, prefix included (`/l3_detect/:patient/:date`); or, ending in `/*`, everything below. */
+  /** The route as declared, prefix included (`/l3_detect/:patient/:date`); or, ending in `/*`, everything below, a prefix's own slash too. */
   url: string
   /** What it costs; `false` exempts what it matches. */
   quota: Charges<Request> | false

@@ -5,6 +5,8 @@ export interface DeclaredRoute {
   method: string
   /** Prefix included, parameters by name. */
   url: string
+  /** Of the instance that it was declared on. */
+  prefix: string
   /** The object that `request.routeOptions.config` will be. */
   config: { quota?: unknown }
   /** The names of its onRequest hooks. */
@@ -15,7 +17,11 @@ export interface DeclaredRoute {
 interface RouterEntry {
   method: string
   path: string
-  store?: { config?: { quota?: unknown }; onRequest?: readonly { name: string }[] | null }
+  store?: {
+    config?: { quota?: unknown; url?: string }
+    server?: { prefix: string }
+    onRequest?: readonly { name: string }[] | null
+  }
 }
 
 /**
@@ -27,7 +33,14 @@ export function declaredRoutes(app: FastifyInstance): DeclaredRoute[] {
   const routes: DeclaredRoute[] = []
   const look = ({ method, path, store }: RouterEntry) => {
     if (store?.config)
-      routes.push({ method, url: path, config: store.config, hooks: (store.onRequest ?? []).map(hook => hook.name) })
+      routes.push({
+        method,
+        // The router's own path is another where a parameter may be left out.
+        url: store.config.url ?? path,
+        prefix: store.server?.prefix ?? '',
+        config: store.config,
+        hooks: (store.onRequest ?? []).map(hook => hook.name)
+      })
     return {}
   }
   const options = Object.defineProperty({ includeMeta: true }, 'buildPrettyMeta', { get: () => look, set: () => {} })

@@ -86,9 +86,15 @@ function onRequest(
   // Made anew each time it is read.
   const { config, url } = request.routeOptions
   // Without a url no route was found.
-  const tariff = url === undefined ? undefined : context.matcher.match(config, request.method, url)
+  const tariff =
+    url === undefined ? undefined : context.matcher.match(config, request.method, url, request.server.prefix)
   if (tariff === undefined) done()
-  else meter(context, tariff, request, reply).then(isAnswered => isAnswered || done(), done)
+  else
+    meter(context, tariff, request, reply).then(
+      isAnswered => isAnswered || done(),
+      // Without an error the request would go on.
+      error => done(error ?? new Error('identify or an amount rejected, and gave no error'))
+    )
 }
 
 /** Takes what the request costs, or answers it. What is there at once is not awaited. */

@@ -52,10 +52,10 @@ export class RouteMatcher {
   }
 
   /** Undefined: not metered. */
-  match(config: { quota?: unknown }, method: string, url: string): Tariff | undefined {
+  match(config: { quota?: unknown }, method: string, url: string, prefix: string): Tariff | undefined {
     const known = this.#known.get(config)?.get(method)
     if (known !== undefined) return known === EXEMPT ? undefined : known
-    const metering = this.#read(config.quota as RouteQuota<FastifyRequest> | undefined, method, url)
+    const metering = this.#read(config.quota as RouteQuota<FastifyRequest> | undefined, method, url, prefix)
     const tariff = metering && { url, metering }
     const methods = this.#known.get(config) ?? new Map<string, Tariff | typeof EXEMPT>()
     this.#known.set(config, methods.set(method, tariff ?? EXEMPT))
@@ -77,27 +77,32 @@ export class RouteMatcher {
     )
     if (missed) throw new FST_QUOTA_ROUTE_OUT_OF_REACH(`${missed.method} ${missed.url}`)
     for (const { path, pattern } of this.#rules) {
-      if (!guarded.some(route => matches(pattern, route.method, route.url))) {
+      if (!guarded.some(route => matches(pattern, route.method, route.url, route.prefix))) {
         throw new FST_QUOTA_RULE_WITHOUT_ROUTE(`${path} (${describePattern(pattern)})`, hint(pattern, guarded))
       }
     }
-    return guarded.map(({ method, url, config }) => ({
+    return guarded.map(({ method, url, prefix, config }) => ({
       method,
       url,
-      metering: this.match(config, method, url)?.metering,
-      isExempt: this.#isExempt(config.quota, method, url)
+      metering: this.match(config, method, url, prefix)?.metering,
+      isExempt: this.#isExempt(config.quota, method, url, prefix)
     }))
   }
 
-  #isExempt(written: unknown, method: string, url: string): boolean {
+  #isExempt(written: unknown, method: string, url: string, prefix: string): boolean {
     if (written !== undefined) return written === false
-    const rule = this.#rules.find(({ pattern }) => matches(pattern, method, url))
+    const rule = this.#rules.find(({ pattern }) => matches(pattern, method, url, prefix))
     return rule !== undefined && rule.metering === undefined
   }
 
-  #read(written: RouteQuota<FastifyRequest> | undefined, method: string, url: string): RequestMetering | undefined {
+  #read(
+    written: RouteQuota<FastifyRequest> | undefined,
+    method: string,
+    url: string,
+    prefix: string
+  ): RequestMetering | undefined {
     if (written !== undefined) return readMetering(`config.quota of ${method} ${url}`, written)
-    return this.#rules.find(rule => matches(rule.pattern, method, url))?.metering
+    return this.#rules.find(rule => matches(rule.pattern, method, url, prefix))?.metering
   }
 }
 

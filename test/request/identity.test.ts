@@ -158,3 +158,13 @@ t.test('shows a user their own balances, free of charge and without a row of the
   )
   t.equal((await a.inject('/quotas/me')).statusCode, 401)
 })
+
+t.test('lets nobody through where identify or an amount rejects with nothing', async t => {
+  const a = await app(t, { identify: () => Promise.reject(null) })
+  t.equal((await a.inject('/work')).statusCode, 500)
+  const b = Fastify()
+  t.teardown(() => b.close())
+  b.register(quotaPlugin, { connection: db.orm, quotas: QUOTAS, identify: () => newUser() })
+  b.get('/work', { config: { quota: { type: 'calls', amount: () => Promise.reject() } } }, async () => 'x')
+  t.equal((await b.inject('/work')).statusCode, 500)
+})

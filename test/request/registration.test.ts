@@ -218,3 +218,36 @@ t.test('charges several users apart, with ids of any characters', async t => {
     t.equal((await logsOf(db, user)).length, 1, user)
   }
 })
+
+t.test('meters a route whose last parameter may be left out, both ways, by the rule as it is declared', async t => {
+  for (const url of ['/optional/:id?', '/optional/*']) {
+    const app = Fastify()
+    app.register(quotaPlugin, options({ rules: [{ url, quota: 'calls' }] }))
+    app.get('/optional/:id?', async () => 'x')
+    await charges(t, app, ['/optional/1', '/optional'])
+  }
+})
+
+t.test("meters a prefix's own slash as what is below it, however it is spelled", async t => {
+  for (const routerOptions of [{}, { ignoreTrailingSlash: true }]) {
+    const app = Fastify({ routerOptions })
+    app.register(quotaPlugin, options({ rules: [{ url: '/api/*', quota: 'calls' }] }))
+    app.register(async child => void child.get('/', async () => 'x'), { prefix: '/api' })
+    await charges(t, app, ['/api/', '/api'])
+  }
+  const app = Fastify({ routerOptions: { ignoreTrailingSlash: true } })
+  app.register(quotaPlugin, options({ rules: [{ url: '/plain/*', quota: 'calls' }] }))
+  app.get('/plain/', async () => 'x')
+  await charges(t, app, ['/plain/', '/plain'])
+})
+
+t.test('a route beside what is below it is another', async t => {
+  const app = Fastify()
+  t.teardown(() => app.close())
+  app.register(quotaPlugin, options({ rules: [{ url: '/reports/*', quota: 'calls' }] }))
+  app.get('/reports', async () => 'x')
+  app.get('/reports/:id', async () => 'x')
+  const user = newUser()
+  t.equal((await ask(app, user, '/reports')).headers['x-quota-cost'], undefined)
+  t.equal((await ask(app, user, '/reports/1')).headers['x-quota-cost'], '1')
+})
