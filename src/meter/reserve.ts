@@ -159,6 +159,7 @@ class HeldReservation implements Reservation {
   async #write<T>(work: () => Promise<T>): Promise<T> {
     const result = await work()
     this.#context.live.drop(this.#charges.map(charge => charge.id))
+    this.#context.changed(this.#userId)
     return result
   }
 

@@ -11,10 +11,15 @@ const FOLLOWED = Symbol('fastify-quota.followed')
 interface Followed {
   [FOLLOWED]?: Following
   writeHead: WriteHead
+  getHeader(name: string): unknown
+  setHeader(name: string, value: string | number): unknown
+  removeHeader(name: string): void
 }
 
 class Following {
   settlement: Settlement
+  /** What the client was told; `statusCode` may be set afterwards, and means nothing then. */
+  sent: number | undefined
   readonly writeHead: WriteHead
 
   constructor(settlement: Settlement, writeHead: WriteHead) {
@@ -24,25 +29,39 @@ class Following {
 }
 
 /** The charge follows the status, and so must what the headers say: they are about to be sent. */
-export function followStatus(settlement: Settlement, reply: FastifyReply): void {
+export function followStatus(settlement: Settlement, reply: FastifyReply): Following {
   const raw = reply.raw as unknown as Followed
   const followed = raw[FOLLOWED]
   // Two registrations may both reach a scope that was opened between them; the headers are those of the last.
   if (followed !== undefined) {
     followed.settlement = settlement
-    return
+    return followed
   }
-  raw[FOLLOWED] = new Following(settlement, raw.writeHead)
+  const following = new Following(settlement, raw.writeHead)
+  raw[FOLLOWED] = following
   raw.writeHead = writeHeadFollowed
+  return following
 }
 
 /** One for all replies: with one for each, V8 carried twice as much past its young collections. */
 function writeHeadFollowed(this: Followed, ...parts: unknown[]): unknown {
-  const { settlement, writeHead } = this[FOLLOWED] as Following
-  const [statusCode, headers] = parts
-  const cost = (headers as QuotaHeaders | undefined)?.['x-quota-cost']
-  const isCharged = settlement.isCharged(statusCode as number)
-  if (cost !== undefined && isCharged !== settlement.isSaidCharged)
-    Object.assign(headers as QuotaHeaders, settlement.headers(isCharged ? 'charged' : 'released'))
-  return writeHead.apply(this, parts)
+  const following = this[FOLLOWED] as Following
+  const { settlement, writeHead } = following
+  const statusCode = parts[0] as number
+  const isCharged = settlement.isCharged(statusCode)
+  if (settlement.isSaidCharged !== undefined && isCharged !== settlement.isSaidCharged) {
+    const given = parts.at(-1) as QuotaHeaders | undefined
+    const said = settlement.headers(isCharged ? 'charged' : 'released')
+    // A reply is sent with its headers; a stream's were set before.
+    if (given?.['x-quota-cost'] !== undefined) {
+      delete given['x-quota-reset']
+      Object.assign(given, said)
+    } else if (this.getHeader('x-quota-cost') !== undefined) {
+      this.removeHeader('x-quota-reset')
+      for (const name in said) this.setHeader(name, said[name] as string | number)
+    }
+  }
+  const written = writeHead.apply(this, parts)
+  following.sent = statusCode
+  return written
 }

@@ -21,7 +21,7 @@ import { keepTicksQuick } from './quick-ticks.ts'
 import { deniedAnswer, refuseUnauthorized, refuseUnavailable, sendDenied } from './refuse.ts'
 import { type RequestQuota, unenforcedQuota, unmeteredQuota } from './request-quota.ts'
 import { type SettleContext, Settlement } from './settle.ts'
-import { whenOver } from './when-over.ts'
+import { whenEnded, whenOver } from './when-over.ts'
 
 export interface GuardContext extends SettleContext {
   matcher: RouteMatcher
@@ -163,12 +163,17 @@ function hold(
   const settlement = new Settlement(context, userId, tariff, admission, request.log)
   const metered = request as unknown as Metered
   metered[SETTLEMENT] = settlement
+  // Of what came before: identify, an amount, another hook.
+  if (metered[QUOTA]) settlement.quota.metadata = metered[QUOTA].metadata
   metered[QUOTA] = settlement.quota
-  followStatus(settlement, reply)
-  whenOver(reply.raw, () => {
-    if (reply.raw.headersSent) settlement.settle(reply.raw.statusCode)
-    // A body that did not come whole is never handled, and a reply that was hijacked never sent.
-    else settlement.abandon(request.raw.complete === false || reply.sent)
+  const following = followStatus(settlement, reply)
+  whenOver(reply.raw, request.raw.socket, () => {
+    if (reply.raw.headersSent) settlement.settle(following.sent ?? reply.raw.statusCode)
+    else {
+      // A body that did not come whole is never handled, and a reply that was hijacked never sent.
+      settlement.abandon(request.raw.complete === false || reply.sent)
+      whenEnded(reply.raw, () => settlement.settle(following.sent ?? reply.raw.statusCode))
+    }
   })
 }
 
@@ -215,9 +220,11 @@ function onSend(
   reply: FastifyReply,
   payload: unknown
 ): Promise<void> | undefined {
-  const status = payload instanceof Response ? payload.status : reply.statusCode
+  const status = isResponse(payload) ? payload.status : reply.statusCode
   const isCharged = settlement.isCharged(status)
   const say = () => {
+    // Of another type, which is not the tightest any more.
+    if (settlement.isSaidCharged !== undefined) reply.removeHeader('x-quota-reset')
     settlement.isSaidCharged = isCharged
     reply.headers(settlement.headers(isCharged ? 'charged' : 'released'))
   }
@@ -228,7 +235,13 @@ function onSend(
   return undefined
 }
 
+/** As Fastify tells them: another library's Response or ReadableStream is no instance of Node's own. */
+const isResponse = (payload: unknown): payload is Response =>
+  typeof payload === 'object' && payload !== null && Object.prototype.toString.call(payload) === '[object Response]'
+
 const isStream = (payload: unknown): boolean =>
-  payload instanceof Response ||
-  payload instanceof ReadableStream ||
-  (typeof payload === 'object' && payload !== null && typeof (payload as { pipe?: unknown }).pipe === 'function')
+  typeof payload === 'object' &&
+  payload !== null &&
+  (isResponse(payload) ||
+    typeof (payload as { pipe?: unknown }).pipe === 'function' ||
+    typeof (payload as { getReader?: unknown }).getReader === 'function')

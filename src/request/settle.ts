@@ -195,7 +195,7 @@ export class Settlement implements Hold, OwedListener<Balances> {
     const { userId, endpoint, quota } = this
     const { emit, denials } = this.#context
     // There may be room again.
-    if (target === 'released') denials.forget(userId)
+    if (target === 'released' || quota.charges.some(costsLess)) denials.forget(userId)
     this.#told = this.#costs(target)
     const charges = this.#told.map(({ type, remaining }, i) => ({
       type,
@@ -226,6 +226,9 @@ export class Settlement implements Hold, OwedListener<Balances> {
     this.#context.live.leave(this)
   }
 }
+
+/** Less than was held for it. */
+const costsLess = ({ amount, reserved }: ReservedCharge): boolean => amount < reserved
 
 const NOTHING = Promise.resolve()
 const NO_CHARGES: readonly CommittedCharge[] = []

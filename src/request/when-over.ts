@@ -1,17 +1,18 @@
 // When a reply is over: sent, hijacked, torn, or never begun.
+import type { Socket } from 'node:net'
 import type { FastifyReply } from 'fastify'
 
 /** What a closed reply says of itself, over HTTP/1 and over HTTP/2. */
 interface Closed {
   closed?: boolean
-  stream?: { closed?: boolean }
+  stream?: { closed: boolean }
 }
 
 /**
  * Calls back once. 'close' comes on every path, over HTTP/1, over HTTP/2 and in `inject`; `stream.finished` listens to five events more, for 3 µs a
  * request. An 'error', as after a write that comes too late, would end the process if nobody listened.
  */
-export function whenOver(raw: FastifyReply['raw'], callback: () => void): void {
+export function whenOver(raw: FastifyReply['raw'], socket: Socket | undefined, callback: () => void): void {
   let isOver = false
   const over = () => {
     if (isOver) return
@@ -19,7 +20,43 @@ export function whenOver(raw: FastifyReply['raw'], callback: () => void): void {
     callback()
   }
   const { closed, stream } = raw as Closed
-  // Its client left while the store was asked: there will be no event any more.
-  if (closed ?? stream?.closed) process.nextTick(over)
-  else raw.on('close', over).on('error', over)
+  // Behind a pipelined request Node has given it no socket yet, and where that dies it tells nothing of it.
+  const isQueued = raw.socket === null && socket !== undefined
+  // Its client left, or it was answered, while the store was asked: there will be no event any more.
+  if ((closed ?? stream?.closed) || raw.writableFinished || (isQueued && socket.destroyed)) process.nextTick(over)
+  else {
+    raw.on('close', over).on('error', over)
+    if (isQueued) {
+      const leave = whenDead(socket, over)
+      raw.on('close', leave)
+    }
+  }
+}
+
+/** Who waits for a socket's end: one listener a socket, however many requests are queued on it. */
+const waiting = new WeakMap<Socket, Set<() => void>>()
+
+/** Returns what ends the waiting. */
+function whenDead(socket: Socket, callback: () => void): () => void {
+  let callbacks = waiting.get(socket)
+  if (callbacks === undefined) {
+    callbacks = new Set()
+    waiting.set(socket, callbacks)
+    const all = callbacks
+    socket.once('close', () => {
+      for (const each of all) each()
+    })
+  }
+  const queued = callbacks.add(callback)
+  return () => queued.delete(callback)
+}
+
+/** A client that has left is told of once, and of a hijacked reply that is answered all the same there is no event: it ends here. */
+export function whenEnded(raw: FastifyReply['raw'], callback: () => void): void {
+  const { end } = raw
+  raw.end = function (this: typeof raw, ...given: unknown[]) {
+    const ended = end.apply(this, given as never)
+    callback()
+    return ended
+  } as typeof end
 }

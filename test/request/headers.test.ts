@@ -1,3 +1,5 @@
+import { Readable } from 'node:stream'
+import type { FastifyReply, FastifyRequest } from 'fastify'
 import t from 'tap'
 import { embedded } from '../fixtures/database.ts'
 import { ask, logsOf, metered, newUser, usedBy } from '../fixtures/metered.ts'
@@ -136,4 +138,64 @@ t.test('says what the status that is sent means, when a later hook changed it', 
     t.match(await logsOf(db, user), [{ amount: 4, endpoint: '/mended-late' }])
     t.equal(await usedBy(db, user), 4)
   }
+})
+
+t.test('says of a stream, too, what the status that is sent means, when a later hook changed it', async t => {
+  const to = (status: number) => ({
+    config: { quota: 'calls' },
+    onSend: async (_: FastifyRequest, reply: FastifyReply, body: unknown) => {
+      reply.code(status)
+      return body
+    }
+  })
+  const app = await metered(t, db, app => {
+    app.get('/down', to(502), async (_, reply) => reply.send(Readable.from(['a'])))
+    app.get('/up', to(200), async (_, reply) => reply.code(500).send(Readable.from(['a'])))
+  })
+  for (const [url, status, cost] of [
+    ['/down', 502, 0],
+    ['/up', 200, 1]
+  ] as const) {
+    const user = newUser()
+    const reply = await ask(app, user, url)
+    t.equal(reply.statusCode, status)
+    t.match(reply.headers, {
+      'x-quota-cost': String(cost),
+      'x-quota-used': String(cost),
+      'x-quota-remaining': String(10 - cost)
+    })
+    t.equal((await logsOf(db, user)).length, cost)
+  }
+})
+
+t.test("says the reset of the type that it speaks of, and none of another's", async t => {
+  const app = await metered(
+    t,
+    db,
+    app => {
+      app.get(
+        '/fails',
+        {
+          config: {
+            quota: [
+              { type: 'calls', amount: 9 },
+              { type: 'disk', amount: 1 }
+            ]
+          },
+          onSend: async (_: FastifyRequest, reply: FastifyReply, body: unknown) => {
+            reply.code(502)
+            return body
+          }
+        },
+        async () => 'x'
+      )
+    },
+    { quotas: { calls: { limit: 10 }, disk: { limit: 4, kind: 'level', unit: 'byte' } } }
+  )
+  const user = newUser()
+  await app.quota.setUsage(user, 'disk', 2)
+  const reply = await ask(app, user, '/fails')
+  t.equal(reply.statusCode, 502)
+  t.match(reply.headers, { 'x-quota-type': 'disk' })
+  t.equal(reply.headers['x-quota-reset'], undefined)
 })

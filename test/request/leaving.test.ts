@@ -1,8 +1,9 @@
 import { once } from 'node:events'
+import type { ServerResponse } from 'node:http'
 import { connect as openSocket } from 'node:net'
-import { PassThrough } from 'node:stream'
+import { PassThrough, Readable } from 'node:stream'
 import { setTimeout as sleep } from 'node:timers/promises'
-import type { FastifyInstance } from 'fastify'
+import type { FastifyInstance, FastifyReply } from 'fastify'
 import t from 'tap'
 import { embedded } from '../fixtures/database.ts'
 import { logsOf, metered, newUser, settled, usedBy } from '../fixtures/metered.ts'
@@ -229,4 +230,134 @@ t.test('does not end the process where a hijacked reply is written to after its 
   await once(socket, 'data')
   t.equal((await logsOf(db, user)).length, 1)
   socket.destroy()
+})
+
+for (const [how, answer] of Object.entries({
+  'raw.end': raw => raw.end('done'),
+  'writeHead and end': raw => raw.writeHead(200).end('done'),
+  'write and end': raw => {
+    raw.write('done')
+    raw.end()
+  },
+  'a pipe': raw => void Readable.from(['done']).pipe(raw)
+} satisfies Record<string, (raw: ServerResponse) => void>))
+  t.test(`charges a hijacked reply by ${how} whose client left before the answer`, async t => {
+    const { open, arrival, wait } = gate()
+    const app = await metered(t, db, app => {
+      app.get('/hijacked', { config: { quota: 'calls' } }, async (_, reply) => {
+        reply.hijack()
+        await wait()
+        answer(reply.raw)
+      })
+    })
+    const user = newUser()
+    const socket = await send(app, user, '/hijacked')
+    await arrival
+    socket.destroy()
+    await sleep(50)
+    open()
+    t.equal((await logsOf(db, user)).length, 1)
+  })
+
+for (const [what, answer, charged] of [
+  ['a stream', (reply: FastifyReply) => reply.send(Readable.from(['a', 'b'])), 1],
+  ['a text', () => 'two', 1],
+  ['a hijacked reply', (reply: FastifyReply) => void reply.hijack().raw.end('two'), 1],
+  ['no reply', () => new Promise(() => {}), 0]
+] as const)
+  t.test(`nothing stays held of ${what} that waits behind a pipelined one, when the socket dies`, async t => {
+    const { open, arrival, wait } = gate()
+    let arrived = () => {}
+    const second = new Promise<void>(resolve => {
+      arrived = resolve
+    })
+    const app = await metered(
+      t,
+      db,
+      app => {
+        app.get('/one', async () => {
+          await wait()
+          return 'one'
+        })
+        app.get('/two', { config: { quota: 'calls' } }, async (_, reply) => {
+          arrived()
+          return await answer(reply)
+        })
+      },
+      { settle: 'after-reply', reservationTtlMs: 300 }
+    )
+    const user = newUser()
+    const socket = await send(app, user, '/one')
+    socket.write(`GET /two HTTP/1.1\r\nhost: x\r\nx-user: ${user}\r\n\r\n`)
+    await arrival
+    await second
+    await sleep(50)
+    socket.destroy()
+    await sleep(50)
+    open()
+    t.equal((await logsOf(db, user)).length, charged)
+  })
+
+t.test('many that wait behind a pipelined one are many listeners of none but their own', async t => {
+  const warnings: unknown[] = []
+  const warn = (warning: unknown) => warnings.push(warning)
+  process.on('warning', warn)
+  t.teardown(() => process.off('warning', warn))
+  const { open, arrival, wait } = gate()
+  const app = await metered(t, db, app => {
+    app.get('/one', async () => {
+      await wait()
+      return 'one'
+    })
+    app.get('/two', { config: { quota: 'free' } }, async () => 'two')
+  })
+  const user = newUser()
+  const socket = await send(app, user, '/one')
+  socket.resume()
+  for (let n = 0; n < 30; n++) socket.write(`GET /two HTTP/1.1\r\nhost: x\r\nx-user: ${user}\r\n\r\n`)
+  await arrival
+  await sleep(100)
+  open()
+  for (let n = 0; n < 100 && (await usedBy(db, user, 'free')) < 30; n++) await sleep(20)
+  socket.destroy()
+  t.equal((await logsOf(db, user)).length, 30)
+  t.strictSame(warnings, [])
+})
+
+t.test('counts the status that was sent, whatever the reply is told afterwards', async t => {
+  const late = (reply: FastifyReply, then: number) => {
+    const body = new PassThrough()
+    body.write('a')
+    setTimeout(() => {
+      reply.raw.statusCode = then
+      body.end('b')
+    }, 30)
+    return body
+  }
+  const app = await metered(t, db, app => {
+    const work = { config: { quota: 'calls' } }
+    app.get('/stream', work, async (_, reply) => reply.send(late(reply, 500)))
+    app.get('/raw', work, async (_, reply) => {
+      reply.hijack()
+      reply.raw.writeHead(200)
+      late(reply, 500).pipe(reply.raw)
+    })
+    app.get('/failed', work, async (_, reply) => {
+      reply.hijack()
+      reply.raw.writeHead(500)
+      late(reply, 200).pipe(reply.raw)
+    })
+  })
+  for (const [url, charged] of [
+    ['/stream', 1],
+    ['/raw', 1],
+    ['/failed', 0]
+  ] as const) {
+    const user = newUser()
+    const socket = await send(app, user, url)
+    socket.resume()
+    await sleep(100)
+    t.equal((await logsOf(db, user)).length, charged, url)
+    socket.destroy()
+  }
 })

@@ -206,3 +206,64 @@ t.test('neither identifies nor charges what no route answers', async t => {
   t.equal((await ask(app, user, '/nowhere', 'POST')).statusCode, 404)
   t.same(await logsOf(db, user), [])
 })
+
+t.test('takes a stream and a Response of another library for what they are', async t => {
+  class OtherStream {
+    readonly #inner: ReadableStream
+    constructor(inner: ReadableStream) {
+      this.#inner = inner
+    }
+    getReader() {
+      return this.#inner.getReader()
+    }
+  }
+  const app = await metered(t, db, app => {
+    app.get('/stream', { config: { quota: 'calls' } }, async (request, reply) => {
+      const inner = new ReadableStream({
+        async pull(controller) {
+          await new Promise(resolve => setTimeout(resolve, 20))
+          request.quota.setAmount('calls', 7)
+          controller.enqueue(new TextEncoder().encode('a'))
+          controller.close()
+        }
+      })
+      return reply.send(new OtherStream(inner))
+    })
+    app.get('/response', { config: { quota: 'calls' } }, async () => ({
+      [Symbol.toStringTag]: 'Response',
+      status: 500,
+      headers: new Headers(),
+      body: new Response('bad').body,
+      bodyUsed: false
+    }))
+  })
+  const user = newUser()
+  t.equal((await ask(app, user, '/stream')).body, 'a')
+  t.match(await logsOf(db, user), [{ amount: 7 }])
+  const other = newUser()
+  const reply = await ask(app, other, '/response')
+  t.equal(reply.statusCode, 500)
+  t.equal(reply.headers['x-quota-cost'], '0')
+  t.strictSame(await logsOf(db, other), [])
+})
+
+t.test('logs metadata that was set before anything was held', async t => {
+  const app = await metered(
+    t,
+    db,
+    app =>
+      void app.get('/work', { config: { quota: 'calls' } }, async request => {
+        request.quota.metadata.handler = true
+        return 'x'
+      }),
+    {
+      identify: request => {
+        request.quota.metadata = { plan: 'gold' }
+        return request.headers['x-user'] as string
+      }
+    }
+  )
+  const user = newUser()
+  await ask(app, user, '/work')
+  t.match(await logsOf(db, user), [{ metadata: { plan: 'gold', handler: true } }])
+})
