@@ -1,6 +1,7 @@
 // Which rule a request falls under, by its declared route: decided once a route, and checked for all of them at boot.
 import type { FastifyInstance, FastifyRequest } from 'fastify'
 import {
+  FST_QUOTA_ALREADY_REGISTERED,
   FST_QUOTA_INVALID_OPTION,
   FST_QUOTA_ROUTE_OUT_OF_REACH,
   FST_QUOTA_RULE_WITHOUT_ROUTE
@@ -8,7 +9,7 @@ import {
 import { refuseUnknown, requireObject } from '../quota/option.ts'
 import { bySpecificity, clashes, describePattern, matches, type Pattern, readPattern } from '../quota/pattern.ts'
 import { type Metering, type RouteQuota, type Rule, readMetering } from '../quota/rule.ts'
-import { declaredRoutes } from './declared-routes.ts'
+import { type DeclaredRoute, declaredRoutes } from './declared-routes.ts'
 
 export type RequestMetering = Metering<FastifyRequest>
 
@@ -69,13 +70,11 @@ export class RouteMatcher {
   verify(app: FastifyInstance, guardName: string): MeteredRoute[] {
     const all = declaredRoutes(app)
     const guarded = all.filter(route => route.hooks.includes(`bound ${guardName}`))
-    const missed = all.find(
-      r =>
-        r.config.quota !== undefined &&
-        r.config.quota !== false &&
-        !r.hooks.some(name => name.startsWith(`bound ${GUARD_NAME}`))
-    )
+    const missed = all.find(route => isMeteredByRoute(route) && !route.hooks.some(isGuard))
     if (missed) throw new FST_QUOTA_ROUTE_OUT_OF_REACH(`${missed.method} ${missed.url}`)
+    // A scope that had a registration of its own before this one came to the scope around it.
+    if (guarded.some(route => isMeteredByRoute(route) && route.hooks.filter(isGuard).length > 1))
+      throw new FST_QUOTA_ALREADY_REGISTERED()
     for (const { path, pattern } of this.#rules) {
       if (!guarded.some(route => matches(pattern, route.method, route.url, route.prefix))) {
         throw new FST_QUOTA_RULE_WITHOUT_ROUTE(`${path} (${describePattern(pattern)})`, hint(pattern, guarded))
@@ -105,6 +104,10 @@ export class RouteMatcher {
     return this.#rules.find(rule => matches(rule.pattern, method, url, prefix))?.metering
   }
 }
+
+const isMeteredByRoute = ({ config }: DeclaredRoute): boolean => config.quota !== undefined && config.quota !== false
+
+const isGuard = (name: string): boolean => name.startsWith(`bound ${GUARD_NAME}`)
 
 function readRule(rule: Rule<FastifyRequest>, i: number): PatternRule {
   const path = `rules[${i}]`

@@ -117,6 +117,17 @@ t.test('refuses a second registration below the first', async t => {
   await t.rejects(async () => void (await app.ready()), { code: 'FST_QUOTA_ALREADY_REGISTERED' })
 })
 
+t.test('refuses a registration around one that was first: what that meters would be charged twice', async t => {
+  const app = Fastify()
+  t.teardown(() => app.close())
+  app.register(async child => {
+    child.register(quotaPlugin, options({ admin: false, self: false }))
+    child.get('/inner', work, async () => 'x')
+  })
+  app.register(quotaPlugin, options({ admin: false, self: false }))
+  await t.rejects(async () => void (await app.ready()), { code: 'FST_QUOTA_ALREADY_REGISTERED' })
+})
+
 t.test('refuses a route with config.quota that no registration reaches', async t => {
   const app = Fastify()
   t.teardown(() => app.close())
