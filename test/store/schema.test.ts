@@ -7,7 +7,9 @@ import t, { type Test } from 'tap'
 import { commit } from '../../src/store/commit.ts'
 import { connect, open } from '../../src/store/connect.ts'
 import { declareTypes } from '../../src/store/declare-types.ts'
+import { deleteUser } from '../../src/store/delete-user.ts'
 import { migrate } from '../../src/store/migrate.ts'
+import { forgetRollups } from '../../src/store/rollup/forget-usage.ts'
 import { costing, hold, standing } from '../fixtures/charges.ts'
 import { server } from '../fixtures/database.ts'
 
@@ -70,6 +72,28 @@ t.test('drizzle-kit push on an empty database and the migrations give the same s
   t.strictSame(after!.hashes, before!.hashes, 'and writes down what is there')
   await (await connect(pushed)).close()
 })
+
+t.test(
+  'a publication of all tables lets users be deleted, and sums forgotten, on migrated tables and on pushed ones',
+  async t => {
+    const pushed = await pg.empty()
+    await push(pushed)
+    await migrateAt(pushed)
+    for (const url of [await pg.migrated(), pushed]) {
+      await sqlOf(t, url)`CREATE PUBLICATION everything FOR ALL TABLES`
+      const db = await connect(url)
+      t.teardown(() => db.close())
+      await db.query("INSERT INTO quota_users (id) VALUES ('alice')")
+      await db.query(
+        "INSERT INTO quota_usage_days SELECT 'alice', 1, 'UTC', now(), 1, 1 UNION ALL SELECT 'bob', 1, 'UTC', now(), 1, 1"
+      )
+      await db.query("INSERT INTO quota_usage_marks VALUES ('alice', now(), 1)")
+      t.ok(await deleteUser(db, 'alice', { actor: 'test', reason: null, requestId: null }))
+      await forgetRollups(db)
+      t.equal((await db.query('SELECT user_id FROM quota_usage_days')).length, 0)
+    }
+  }
+)
 
 t.test('a push after the migrations changes nothing, and drops nothing', async t => {
   const url = await pg.migrated()

@@ -8,7 +8,7 @@ import { instant } from '../columns.ts'
  * row in `quota_usage_marks` is read from the log whole. Whoever changes the log by hand empties this table, and it is made anew.
  *
  * These four have unique indexes for keys: where a primary key has several columns, `drizzle-kit push` may read them back in another order, and
- * would make it anew.
+ * would make it anew. These indexes are the replica identities (`migrate.ts`).
  */
 export const quotaRollups = pgTable(
   'quota_rollups',
