@@ -5,7 +5,7 @@ import { type Database, ms, transaction } from './database.ts'
 import { openCounters } from './ensure-user.ts'
 import { heldOf } from './held.ts'
 import { openPeriods } from './open-period.ts'
-import { type Actor, AUDIT_COLUMNS, auditValues } from './record-audit.ts'
+import { type Actor, auditValues, RECORD_AUDIT } from './record-audit.ts'
 
 /** By a statement of its own: what is held is read by the next, whose snapshot is newer than the lock. */
 const LOCK = `
@@ -20,8 +20,7 @@ WITH old AS MATERIALIZED (
   UPDATE quota_limits l SET limit_amount = $3::bigint, updated_at = now() FROM old o WHERE l.user_id = $1 AND l.quota_type_id = o.quota_type_id
   RETURNING l.limit_amount, l.used_amount, ${heldOf('l')} AS reserved_amount, l.period_start, l.period_end
 ), audited AS (
-  INSERT INTO quota_audit_logs (${AUDIT_COLUMNS})
-  SELECT $1, $4::text, $5::text, $6::text, 'adjust', o.type_key, jsonb_build_object('limit', o.limit_amount), jsonb_build_object('limit', $3::bigint) FROM old o
+  ${RECORD_AUDIT} $1, $4::text, $5::text, $6::text, 'adjust', o.type_key, jsonb_build_object('limit', o.limit_amount), jsonb_build_object('limit', $3::bigint) FROM old o
 )
 SELECT limit_amount, used_amount, reserved_amount, ${ms('period_start')} AS period_start, ${ms('period_end')} AS period_end FROM adjusted`
 

@@ -3,7 +3,7 @@ import { FST_QUOTA_KIND_CHANGED } from '../quota/errors.ts'
 import { type QuotaDeclaration, readDeclaration } from '../quota/quota-type.ts'
 import type { Database } from './database.ts'
 import { endingPeriods } from './end-periods.ts'
-import { type Actor, APPLICATION, AUDIT_COLUMNS, auditValues, typeDocument } from './record-audit.ts'
+import { type Actor, APPLICATION, auditValues, RECORD_AUDIT, typeDocument } from './record-audit.ts'
 
 const DECLARED: Actor = { actor: APPLICATION, reason: 'declared under the option quotas', requestId: null }
 
@@ -26,8 +26,7 @@ WITH old AS (
     WHERE quota_types.declared IS DISTINCT FROM excluded.declared AND quota_types.kind = excluded.kind
   RETURNING *
 ), ${endingPeriods('kept', 'old')}, audited AS (
-  INSERT INTO quota_audit_logs (${AUDIT_COLUMNS})
-  SELECT '', $3::text, $4::text, $5::text, CASE WHEN old.id IS NULL THEN 'create_type' ELSE 'update_type' END, kept.type_key,
+  ${RECORD_AUDIT} '', $3::text, $4::text, $5::text, CASE WHEN old.id IS NULL THEN 'create_type' ELSE 'update_type' END, kept.type_key,
          CASE WHEN old.id IS NOT NULL THEN ${typeDocument('old')} END, ${typeDocument('kept')}
     FROM kept LEFT JOIN old ON old.id = kept.id
 )

@@ -1,7 +1,7 @@
 // Deletes a user with all that there is of it: counters, periods, reservations, log. The audit log keeps that it happened.
 import { type Database, iso, transaction } from './database.ts'
 import { heldOf } from './held.ts'
-import { type Actor, AUDIT_COLUMNS, auditValues } from './record-audit.ts'
+import { type Actor, auditValues, RECORD_AUDIT } from './record-audit.ts'
 import { isLate, quarterOf } from './rollup/mark-usage.ts'
 
 /** From here on no counter is opened: its foreign key needs this row. */
@@ -28,8 +28,7 @@ WITH mine AS MATERIALIZED (
 ), gone AS (
   DELETE FROM quota_users u USING quotas q WHERE u.id = $1 RETURNING u.*, q.quotas
 ), audited AS (
-  INSERT INTO quota_audit_logs (${AUDIT_COLUMNS})
-  SELECT g.id, $2::text, $3::text, $4::text, 'delete_user', NULL,
+  ${RECORD_AUDIT} g.id, $2::text, $3::text, $4::text, 'delete_user', NULL,
          jsonb_build_object('time_zone', g.time_zone, 'period_anchor', g.period_anchor, 'created_at', ${iso('g.created_at')}, 'quotas', g.quotas), NULL
     FROM gone g
 )

@@ -8,7 +8,7 @@ import {
   type WrongRow,
   wrongCounters
 } from './reconcile.ts'
-import { type Actor, AUDIT_COLUMNS, auditValues } from './record-audit.ts'
+import { type Actor, auditValues, RECORD_AUDIT } from './record-audit.ts'
 
 /**
  * A counter is locked by one statement and summed up by the next, whose snapshot is newer than the lock. One statement alone would
@@ -45,8 +45,7 @@ WITH ${wrongCounters('c.user_id = $1 AND t.type_key = $2 AND c.period_start = $3
    WHERE NOT c.running AND c.obstacle IS NULL
      AND p.user_id = $1 AND p.quota_type_id = c.quota_type_id AND p.period_start = c.period_start
 ), audited AS (
-  INSERT INTO quota_audit_logs (${AUDIT_COLUMNS})
-  SELECT $1, $4::text, $5::text, $6::text, 'reconcile', c.type_key,
+  ${RECORD_AUDIT} $1, $4::text, $5::text, $6::text, 'reconcile', c.type_key,
          jsonb_build_object('used', c.used_amount - c.held, 'reserved', c.held, 'period_start', ${iso('c.period_start')}),
          jsonb_build_object('used', c.logged, 'reserved', c.held, 'period_start', ${iso('c.period_start')})
     FROM checked c WHERE c.obstacle IS NULL

@@ -11,8 +11,12 @@ export interface Actor {
   requestId: string | null
 }
 
-/** The columns of an audit row that every change fills alike, in this order. */
-export const AUDIT_COLUMNS = 'user_id, actor, reason, request_id, action, quota_type, before, after'
+/**
+ * How an audit row begins; the other columns follow, in this order. Its time is the clock's once the change has its lock, and not when
+ * its transaction began: who begins first may change last, and the newest row is the change in force.
+ */
+export const RECORD_AUDIT = `INSERT INTO quota_audit_logs (created_at, user_id, actor, reason, request_id, action, quota_type, before, after)
+  SELECT clock_timestamp(),`
 
 export const auditValues = ({ actor, reason, requestId }: Actor): [string, string | null, string | null] => [
   actor,

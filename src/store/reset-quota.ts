@@ -4,7 +4,7 @@ import { type Database, dateOf, iso, ms, transaction } from './database.ts'
 import { openCounters } from './ensure-user.ts'
 import { heldOf } from './held.ts'
 import { openPeriods } from './open-period.ts'
-import { type Actor, AUDIT_COLUMNS, auditValues } from './record-audit.ts'
+import { type Actor, auditValues, RECORD_AUDIT } from './record-audit.ts'
 
 const RUNNING = `
 SELECT l.quota_type_id, t.type_key, ${ms('l.period_start')} AS period_start
@@ -46,8 +46,7 @@ WITH want AS MATERIALIZED (
     FROM old o WHERE l.user_id = $1 AND l.quota_type_id = o.quota_type_id
   RETURNING l.quota_type_id
 ), audited AS (
-  INSERT INTO quota_audit_logs (${AUDIT_COLUMNS})
-  SELECT $1, $3::text, $4::text, $5::text, 'reset', o.type_key,
+  ${RECORD_AUDIT} $1, $3::text, $4::text, $5::text, 'reset', o.type_key,
          jsonb_build_object('used', greatest(o.used_amount - o.held, 0), 'reserved', o.held, 'period_start', ${iso('o.period_start')}),
          jsonb_build_object('used', 0, 'reserved', 0, 'period_start', ${iso('o.at')})
     FROM old o

@@ -3,7 +3,7 @@ import type { PeriodUnit } from '../quota/period.ts'
 import type { QuotaKind } from '../quota/quota-type.ts'
 import type { Database } from './database.ts'
 import { endingPeriods } from './end-periods.ts'
-import { type Actor, AUDIT_COLUMNS, auditValues, typeDocument } from './record-audit.ts'
+import { type Actor, auditValues, RECORD_AUDIT, typeDocument } from './record-audit.ts'
 
 /** What is not there stays as it is, or is the default of a new type. */
 export interface TypeChange {
@@ -34,8 +34,7 @@ WITH old AS MATERIALIZED (
     FROM old o WHERE t.id = o.id AND t.kind = coalesce(o.change->>'kind', t.kind)
   RETURNING t.*
 ), ${endingPeriods('changed', 'old')}, audited AS (
-  INSERT INTO quota_audit_logs (${AUDIT_COLUMNS})
-  SELECT '', $3::text, $4::text, $5::text, 'update_type', c.type_key, ${typeDocument('o')}, ${typeDocument('c')} FROM changed c JOIN old o ON o.id = c.id
+  ${RECORD_AUDIT} '', $3::text, $4::text, $5::text, 'update_type', c.type_key, ${typeDocument('o')}, ${typeDocument('c')} FROM changed c JOIN old o ON o.id = c.id
 )
 SELECT c.id IS NOT NULL AS changed FROM old o LEFT JOIN changed c ON c.id = o.id`
 
@@ -49,8 +48,7 @@ WITH created AS (
   ON CONFLICT (type_key) DO NOTHING
   RETURNING *
 ), audited AS (
-  INSERT INTO quota_audit_logs (${AUDIT_COLUMNS})
-  SELECT '', $3::text, $4::text, $5::text, 'create_type', c.type_key, NULL, ${typeDocument('c')} FROM created c
+  ${RECORD_AUDIT} '', $3::text, $4::text, $5::text, 'create_type', c.type_key, NULL, ${typeDocument('c')} FROM created c
 )
 SELECT id FROM created`
 

@@ -1,6 +1,6 @@
 // Writes users down with their calendar and address: those that are new, and what is said anew of those that are not.
 import type { Database } from './database.ts'
-import { type Actor, AUDIT_COLUMNS, auditValues, userDocument } from './record-audit.ts'
+import { type Actor, auditValues, RECORD_AUDIT, userDocument } from './record-audit.ts'
 
 /** What is null is not said: a new user gets UTC and no anchor, a known one keeps what is there. */
 export interface UserEntry {
@@ -23,8 +23,7 @@ WITH want AS MATERIALIZED (
      AND (coalesce(w.email, u.email), coalesce(w.time_zone, u.time_zone), coalesce(w.period_anchor, u.period_anchor)) IS DISTINCT FROM (u.email, u.time_zone, u.period_anchor)
   RETURNING u.*, o.email AS old_email, o.time_zone AS old_time_zone, o.period_anchor AS old_period_anchor
 ), audited AS (
-  INSERT INTO quota_audit_logs (${AUDIT_COLUMNS})
-  SELECT c.id, $2::text, $3::text, $4::text, 'update_user', NULL,
+  ${RECORD_AUDIT} c.id, $2::text, $3::text, $4::text, 'update_user', NULL,
          ${userDocument('c.old_email', 'c.old_time_zone', 'c.old_period_anchor')},
          ${userDocument('c.email', 'c.time_zone', 'c.period_anchor', 'c.old_email')}
     FROM changed c

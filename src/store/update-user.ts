@@ -1,6 +1,6 @@
 // Changes what is known of a user: the address, and the calendar of the periods to come.
 import { type Database, dateOf, ms } from './database.ts'
-import { type Actor, AUDIT_COLUMNS, auditValues, userDocument } from './record-audit.ts'
+import { type Actor, auditValues, RECORD_AUDIT, userDocument } from './record-audit.ts'
 
 /** What is not there stays as it is; null takes it away. */
 export interface UserChange {
@@ -30,8 +30,7 @@ WITH old AS MATERIALIZED (
     FROM old o WHERE u.id = o.id
   RETURNING u.*
 ), audited AS (
-  INSERT INTO quota_audit_logs (${AUDIT_COLUMNS})
-  SELECT o.id, $3::text, $4::text, $5::text, 'update_user', NULL,
+  ${RECORD_AUDIT} o.id, $3::text, $4::text, $5::text, 'update_user', NULL,
          ${userDocument('o.email', 'o.time_zone', 'o.period_anchor')}, ${userDocument('c.email', 'c.time_zone', 'c.period_anchor', 'o.email')}
     FROM old o JOIN changed c ON c.id = o.id
 )

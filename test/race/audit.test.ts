@@ -1,0 +1,99 @@
+import { setTimeout as sleep } from 'node:timers/promises'
+import t from 'tap'
+import { adjustQuota } from '../../src/store/adjust-quota.ts'
+import { connect } from '../../src/store/connect.ts'
+import type { Database } from '../../src/store/database.ts'
+import { declareTypes } from '../../src/store/declare-types.ts'
+import { deleteUser } from '../../src/store/delete-user.ts'
+import { ensureUser } from '../../src/store/ensure-user.ts'
+import { fixCounters } from '../../src/store/fix-counter.ts'
+import { listAudit } from '../../src/store/list-audit.ts'
+import { resetQuota } from '../../src/store/reset-quota.ts'
+import { setType } from '../../src/store/set-type.ts'
+import { setUsers } from '../../src/store/set-users.ts'
+import { updateUser } from '../../src/store/update-user.ts'
+import { viewQuotas } from '../../src/store/view-quotas.ts'
+import { auditOf, BY } from '../fixtures/charges.ts'
+import { crowd, server } from '../fixtures/database.ts'
+import { untilWaiting } from '../fixtures/lock-waits.ts'
+
+const pg = await server(t)
+
+const database = async () => {
+  const db = await crowd(await pg.migrated(), 10)
+  t.teardown(() => db.close())
+  await declareTypes(db, { calls: { limit: 10 } })
+  await ensureUser(db, 'alice')
+  return db
+}
+
+/** The time of a row has milliseconds: two within one have no order. */
+const A_WHILE_MS = 5
+
+t.test('adjustments stand in the order in which they were made, whoever began first', async t => {
+  const db = await database()
+  let waiting: Promise<unknown> | undefined
+  await db.orm.transaction(async tx => {
+    const early = await connect(tx)
+    await early.query('SELECT now()')
+    for (const [who, limit] of [
+      [db, 20],
+      [db, 30],
+      [early, 40]
+    ] as const) {
+      await sleep(A_WHILE_MS)
+      await adjustQuota(who, 'alice', 'calls', limit, BY)
+    }
+    waiting = adjustQuota(db, 'alice', 'calls', 50, BY)
+    await untilWaiting(db)
+    await sleep(A_WHILE_MS)
+  })
+  await waiting
+  const rows = (await auditOf(db, 'alice')) as { before: { limit: number }; after: { limit: number } }[]
+  t.strictSame(
+    rows.map(({ before, after }) => [before.limit, after.limit]),
+    [
+      [10, 20],
+      [20, 30],
+      [30, 40],
+      [40, 50]
+    ]
+  )
+  t.match((await viewQuotas(db, 'alice', 'calls')).quotas, [{ limit: 50 }], 'the newest is in force')
+})
+
+/** Every change that the audit log keeps, by its action. */
+const CHANGES: Record<string, (db: Database) => Promise<unknown>> = {
+  adjust: db => adjustQuota(db, 'alice', 'calls', 20, BY),
+  reset: db => resetQuota(db, 'alice', 'calls', BY),
+  reconcile: async db => {
+    await db.query("UPDATE quota_limits SET used_amount = 3 WHERE user_id = 'alice'")
+    await fixCounters(db, BY)
+  },
+  'update_user, one': db => updateUser(db, 'alice', { timeZone: 'Asia/Tokyo' }, BY),
+  'update_user, many': db =>
+    setUsers(db, [{ id: 'alice', email: null, timeZone: 'Asia/Kolkata', periodAnchor: null }], BY),
+  'update_type, by an operator': db => setType(db, 'calls', { name: 'Calls' }, BY),
+  'create_type, by an operator': db => setType(db, 'tokens', { default_limit: 1 }, BY),
+  'update_type, by code': db => declareTypes(db, { calls: { limit: 30 } }, BY),
+  'create_type, by code': db => declareTypes(db, { pages: { limit: 1 } }, BY),
+  delete_user: db => deleteUser(db, 'alice', BY)
+}
+
+t.test('the newest row is the last change, also of a transaction that began before the others', async t => {
+  const db = await database()
+  await ensureUser(db, 'bob')
+  for (const [change, make] of Object.entries(CHANGES)) {
+    await db.orm.transaction(async tx => {
+      const early = await connect(tx)
+      await early.query('SELECT now()')
+      await sleep(A_WHILE_MS)
+      await adjustQuota(db, 'bob', 'calls', 20, BY)
+      await sleep(A_WHILE_MS)
+      await make(early)
+    })
+    const [newest] = await listAudit(db, {}, { limit: 1, offset: 0, after: undefined })
+    t.match(newest, { action: change.split(',')[0], actor: BY.actor }, change)
+    t.not(newest?.userId, 'bob', change)
+  }
+})
