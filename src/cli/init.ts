@@ -21,8 +21,8 @@ export const init: Command = {
 It may run again: what is done is not done twice, and no usage is touched.
 
 An application that declares its types under the option \`quotas\` needs none from here: --schema-only.
-The CSV of --users-from (RFC 4180, UTF-8) has the user id in its first column, or in the column id or user_id of a header;
-with a header also email, time_zone and period_anchor. What is empty stays as it is.`,
+The CSV of --users-from (RFC 4180, UTF-8, commas) has a user id on each line, or a header: with the column id or user_id (else the first
+one is it), email, time_zone and period_anchor. What is empty stays as it is.`,
   flags: {
     ...CONNECTION_FLAGS,
     types: {

@@ -26,6 +26,8 @@ interface Columns {
 export function readUsers(file: string): UserEntry[] {
   const lines = readLines(file)
   const header = lines[0] === undefined ? undefined : columnsOf(lines[0].cells)
+  const strange = header === undefined ? strangeLineOf(lines) : undefined
+  if (strange !== undefined) throw new Error(refusal(file, [strange]))
   const columns = header ?? { id: 0, email: -1, time_zone: -1, period_anchor: -1 }
   const faults: string[] = []
   const seen = new Map<string, number>()
@@ -65,6 +67,17 @@ function columnsOf(cells: readonly string[]): Columns | undefined {
   }
   const { email, time_zone, period_anchor } = columns
   return [id, email, time_zone, period_anchor].some(i => i >= 0) ? columns : undefined
+}
+
+/** Without a header of ours every line begins with an id: what rather is a file of another kind would make a user of each of its lines. */
+function strangeLineOf(lines: readonly Line[]): string | undefined {
+  const separated = lines.find(({ cells }) => /[;\t]/.test(cells[0] ?? ''))
+  if (separated !== undefined)
+    return `line ${separated.number}: '${separated.cells[0]}' is separated by semicolons or tabs; separate it by commas, or where it is an id, begin with a line user_id`
+  const [first] = lines
+  if (first !== undefined && first.cells.filter(cell => cell.trim() !== '').length > 1)
+    return `line ${first.number}: it names no column that is known here; begin with a line such as user_id,email,time_zone,period_anchor (user_id alone is enough, other names are passed over)`
+  return undefined
 }
 
 function entryOf(cells: readonly string[], columns: Columns): UserEntry {

@@ -60,6 +60,20 @@ t.test('refuses every wrong line by its number', async t => {
   t.match(refused.message, /the id 'ok' is on line 3 already/)
 })
 
+t.test('refuses what would make a user of each line of another kind of file, and says what helps', async t => {
+  const refused = (content: string, message: RegExp) => t.throws(() => read(t, content), { message }, content)
+  const separators =
+    /refused, and nothing was written:\n {2}line 1: .* semicolons or tabs; separate it by commas, or .* user_id$/
+  for (const csv of ['id;email\nalice;a@example.com', 'id\temail\nalice\ta@example.com', 'sep=;\nid;email\nalice;'])
+    refused(csv, separators)
+  refused('alice\nbob;b@example.com', /line 2: 'bob;b@example\.com' is separated by semicolons/)
+  const header = /line 1: it names no column that is known here; begin with a line such as user_id,email,/
+  for (const csv of ['login,name\nalice,Alice', 'User ID,E-mail\nalice,a@example.com', 'alice,Alice\nbob,Bob'])
+    refused(csv, header)
+  t.strictSame(read(t, 'user_id\na;b\n'), [plain('a;b')], 'an id may have a semicolon')
+  t.strictSame(read(t, 'alice,\nbob,\n'), [plain('alice'), plain('bob')], 'and a line an empty end')
+})
+
 t.test('refuses a file that is no CSV or no UTF-8, and one that is not there', async t => {
   t.throws(() => read(t, 'id\n"open'), { message: /cannot be read as CSV, line 2: Quote Not Closed/ })
   t.throws(() => read(t, Buffer.from([0x61, 0xff, 0x0a])), { message: /cannot be read as CSV/ })
