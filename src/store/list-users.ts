@@ -94,7 +94,16 @@ SELECT r.user_id, u.email, u.time_zone, to_jsonb(u.period_anchor) #>> '{}' AS pe
     email: row.email,
     timeZone: row.time_zone as string,
     periodAnchor: row.period_anchor,
-    quota: viewOf(row),
+    quota: quotaOf(row),
     usagePercent: row.percent === null ? null : Number(row.percent)
   }))
+}
+
+/** Among many users the error must say whose row it speaks of. */
+function quotaOf(row: RankRow): NamedBalance {
+  try {
+    return viewOf(row)
+  } catch (error) {
+    throw Object.assign(error as Error, { message: `user '${row.user_id}': ${(error as Error).message}` })
+  }
 }

@@ -102,6 +102,17 @@ onBoth('filters by a share of a limit, which unlimited quotas have none of', asy
   t.strictSame(await all(db, { typeId: c!.typeId, minUsagePercent: 0 }), [])
 })
 
+onBoth('names the user whose time zone is none', async (t, db) => {
+  await declareTypes(db, { a: { limit: 10 } })
+  await use(db, 'alice', { a: 1 })
+  await use(db, 'bob', { a: 2 }, new Date('2026-01-10T12:00:00Z'))
+  await db.query("UPDATE quota_users SET time_zone = 'Mars/Olympus' WHERE id = 'bob'")
+  await t.rejects(all(db), {
+    code: 'FST_QUOTA_CALENDAR',
+    message: /^user 'bob': .*time_zone Mars\/Olympus, which is no IANA name/
+  })
+})
+
 onBoth('counts nothing of a period that has ended, and shows the one that runs', async (t, db) => {
   await declareTypes(db, { a: { limit: 10 }, bytes: { limit: 10, kind: 'level' } })
   await use(db, 'alice', { a: 9, bytes: 2 }, new Date('2026-01-10T12:00:00Z'))
