@@ -15,7 +15,7 @@ import type { Settings } from './settings.ts'
 import { taskRoutes } from './task-routes.ts'
 import { uploadRoutes } from './upload-routes.ts'
 
-/** A user id of 255 characters, each of four bytes, each byte as %XX. Fastify's 100 would answer such a user with 404. */
+/** A user id of 255 characters, each of four bytes, each byte as %XX. Fastify's 100 would answer such a user with 414. */
 const MAX_PARAM_LENGTH = 255 * 4 * 3
 /** The embedded engine needs seconds on its first day, and a server's patience with PostgreSQL is 8 s. */
 const PLUGIN_TIMEOUT_MS = 60_000
@@ -29,7 +29,9 @@ export async function buildServer(settings: Settings): Promise<FastifyInstance> 
     genReqId: () => randomUUID(),
     // What Fastify refuses before there is a route.
     frameworkErrors: (error, _request, reply) => {
-      refuse(reply.header('cache-control', 'no-store'), error.statusCode ?? 400, 'The URL is malformed.', error.code)
+      const status = error.statusCode ?? 400
+      const detail = status === 414 ? 'The URL is too long.' : 'The URL is malformed.'
+      refuse(reply.header('cache-control', 'no-store'), status, detail, error.code)
     },
     pluginTimeout: PLUGIN_TIMEOUT_MS
   })

@@ -170,6 +170,16 @@ t.test('the API of the replaced system', async t => {
     t.equal(((await reply.json()) as { user_id: string }).user_id, id)
   })
 
+  t.test('says of an id that no user has that it is too long, and of a path that it is malformed', async t => {
+    const refusalOf = async (id: string) => {
+      const reply = await fetch(`${url}/admin/quotas/users/${id}`, { headers: ADMIN })
+      t.equal(reply.headers.get('cache-control'), 'no-store')
+      return { status: reply.status, ...((await reply.json()) as object) }
+    }
+    t.match(await refusalOf('a'.repeat(3061)), { status: 414, detail: 'The URL is too long.' })
+    t.match(await refusalOf('%zz'), { status: 400, detail: 'The URL is malformed.' })
+  })
+
   t.test('answers an unknown path with a problem that does not repeat it', async t => {
     const reply = await fetch(`${url}/proces/Erika.Mustermann/2026-01-31`)
     t.equal(reply.status, 404)
