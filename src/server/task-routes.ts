@@ -30,6 +30,13 @@ const TASK = {
   }
 } as const
 
+/** None of them reads a body, but Fastify does, where one is sent. */
+const TASK_REFUSALS = {
+  ...METERED_REFUSALS,
+  413: problemAnswer('The body is too large; nothing was charged. None is needed.'),
+  415: problemAnswer('The body is neither JSON nor text; nothing was charged. None is needed.')
+} as const
+
 const taskDocument = ({ id, kind, startedAt, completedAt }: Task) => ({
   task_id: id,
   status: completedAt === undefined ? 'processing' : 'completed',
@@ -51,7 +58,7 @@ function taskRoute(api: FastifyInstance, imaging: Imaging, url: string, kind: Ta
   api.route({
     method: 'POST',
     url,
-    schema: { summary, tags: ['imaging'], params: STUDY_PARAMS, response: { 202: TASK, ...METERED_REFUSALS } },
+    schema: { summary, tags: ['imaging'], params: STUDY_PARAMS, response: { 202: TASK, ...TASK_REFUSALS } },
     handler: (request, reply) => reply.code(202).send(taskDocument(imaging.accept(callerOf(request), kind)))
   })
 }

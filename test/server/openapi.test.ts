@@ -206,6 +206,28 @@ t.test('answers every refusal as the document says', async t => {
   }
 })
 
+t.test('answers a body that a task does not take as the document says, and charges nothing', async t => {
+  const tasks = operations.filter(
+    ({ method, path }) => method === 'POST' && path.includes('{patient}') && !path.includes('upload')
+  )
+  t.equal(tasks.length, 3)
+  const used = async () => (await app.quota.all('alice')).map(quota => quota.used)
+  const before = await used()
+  for (const route of tasks) {
+    const request = requestOf(route)
+    const send = async (status: number, type: string, payload: string) => {
+      const headers = { ...request.headers, 'content-type': type }
+      const reply = await app.inject({ ...request, headers, payload } as InjectOptions)
+      t.equal(reply.statusCode, status, `${route.path}, ${type}`)
+      isDocumented(t, route, reply, `${route.path}, ${type}`)
+    }
+    await send(400, 'application/json', '{')
+    await send(413, 'text/plain', 'x'.repeat(2 ** 21))
+    await send(415, 'application/xml', '<a/>')
+  }
+  t.strictSame(await used(), before)
+})
+
 t.test('is shown as a page', async t => {
   const page = await app.inject('/docs/')
   t.equal(page.statusCode, 200)
