@@ -24,5 +24,14 @@ export function requireCaller(scope: FastifyInstance, identify: Identify): void 
 
 const identifyByHeader: Identify = request => {
   const user = request.headers['x-user-id']
-  return typeof user === 'string' ? user : undefined
+  return typeof user === 'string' ? decode(user) : undefined
+}
+
+/** Node reads a header as Latin-1, and curl sends what the terminal speaks: as it is read, UTF-8 would name another user. */
+function decode(header: string): string {
+  try {
+    return new TextDecoder('utf-8', { fatal: true, ignoreBOM: true }).decode(Buffer.from(header, 'latin1'))
+  } catch {
+    return header
+  }
 }

@@ -208,6 +208,12 @@ t.test('with ENABLE_AUTH=false charges the user of X-User-Id', async t => {
   const headers = { 'x-user-id': 'local' }
   t.equal((await fetch(`${url}/process/p/d`, { method: 'POST', headers })).status, 202)
   t.equal((await app.quota.check('local', 'api_calls_full_process')).used, 1)
+  // As curl sends it, and as a client does that knows nothing but Latin-1. `fetch` sends a header's characters as bytes.
+  for (const encoding of ['utf8', 'latin1'] as const) {
+    const named = { 'x-user-id': Buffer.from('Zoë', encoding).toString('latin1') }
+    t.equal((await fetch(`${url}/process/p/d`, { method: 'POST', headers: named })).status, 202)
+  }
+  t.equal((await app.quota.check('Zoë', 'api_calls_full_process')).used, 2, 'in UTF-8 too')
   const without = await fetch(`${url}/process/p/d`, { method: 'POST' })
   t.equal(without.status, 401)
   t.equal(without.headers.get('www-authenticate'), null)
