@@ -43,6 +43,12 @@ t.test('fastify-quota init', async t => {
     t.match(await listTypes(await look(url)), [{ key: 'tokens', defaultLimit: 9, period: 'day' }])
   })
 
+  t.test('takes a file of types that begins with a byte order mark', async t => {
+    const types = await file('marked.json', '\ufeff{ "tokens": { "limit": 3 } }')
+    const done = await init(await pg.empty(), '--types', types)
+    t.match(done, { code: 0, stdout: /1 quota type inserted: tokens/ })
+  })
+
   t.test('leaves types and users alone with --schema-only', async t => {
     const url = await pg.empty()
     t.equal((await init(url, '--schema-only')).code, 0)
