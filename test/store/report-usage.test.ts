@@ -62,6 +62,23 @@ onBoth('counts a charge that comes late where it was admitted', async (t, db) =>
   t.strictSame(await lines(db, '2026-12'), [['alice', 'calls', 1, 10, 1, 0]])
 })
 
+onBoth('counts a period in the month that it begins in where its user is now', async (t, db) => {
+  await declareTypes(db, { calls: { limit: 10 } })
+  await zone(db, 'alice', 'Europe/Berlin')
+  await use(db, 'alice', { calls: 3 }, '2026-10-10T12:00:00Z')
+  await use(db, 'alice', { calls: 4 }, '2026-11-10T12:00:00Z')
+  const used = async () => {
+    const found: unknown[] = []
+    for (const month of ['2026-09', '2026-10', '2026-11']) found.push((await lines(db, month))[0]?.[2])
+    return found
+  }
+  t.strictSame(await used(), [undefined, 3, 4])
+  await zone(db, 'alice', 'America/New_York')
+  t.strictSame(await used(), [3, 4, undefined], 'midnight in Berlin is the evening before')
+  await zone(db, 'alice', 'Asia/Tokyo')
+  t.strictSame(await used(), [undefined, 3, 4])
+})
+
 onBoth('adds up the use and the limits of the periods that a reset cut a month into', async (t, db) => {
   await declareTypes(db, { calls: { limit: 10 } })
   const month = await currentMonth(db)
