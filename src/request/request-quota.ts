@@ -8,13 +8,13 @@ import type { AdmittedCharge } from '../store/admit.ts'
 
 export interface ReservedCharge {
   /** The quota type's key. */
-  type: string
+  readonly type: string
   /** What is held for this request. */
-  reserved: number
+  readonly reserved: number
   /** What will be charged: `reserved`, or what `setAmount` said. */
-  amount: number
+  readonly amount: number
   /** The balance when it was reserved, this request included. */
-  balance: Balance
+  readonly balance: Balance
 }
 
 /** On a route that is not metered `userId` is null and `charges` empty. */
@@ -49,7 +49,7 @@ class Reserved implements ReservedCharge {
 
 export class MeteredQuota implements RequestQuota {
   readonly userId: string
-  readonly charges: readonly ReservedCharge[]
+  readonly charges: readonly Reserved[]
   metadata: Metadata = {}
   /** What the rule charges: where an operator has switched it off, it is nothing to the handler. */
   readonly #named: readonly { type: string }[]

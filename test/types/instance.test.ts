@@ -14,6 +14,8 @@ import quotaPlugin, {
 /** Never called: written for the compiler. */
 export async function instanceTypes(app: FastifyInstance, request: FastifyRequest): Promise<void> {
   const check: Check = await app.quota.check('alice', 'calls')
+  // @ts-expect-error what it really cost is said by setAmount, which looks at it
+  request.quota.charges[0]!.amount = 2
   // @ts-expect-error a check has no period
   check.periodStart
   const balance: Balance = await app.quota.consume('alice', 'calls', 1, { idempotencyKey: 'k', metadata: { a: 1 } })
