@@ -50,6 +50,10 @@ export const isTypeKey = (value: unknown): value is string => typeof value === '
 export const periodOf = (type: Pick<QuotaType, 'kind' | 'period'>): PeriodUnit =>
   type.kind === 'level' ? 'never' : type.period
 
+/** A flow that never starts again, for as long as its row says so. */
+export const isEndless = ({ kind, period }: Pick<QuotaType, 'kind' | 'period'>): boolean =>
+  kind === 'flow' && period === 'never'
+
 /** Checks one declaration, and fills in its defaults. */
 export function readDeclaration(
   key: string,

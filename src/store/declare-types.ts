@@ -1,11 +1,14 @@
 // Keeps what the application's code declares, without undoing what an operator changed since.
 import { FST_QUOTA_KIND_CHANGED } from '../quota/errors.ts'
 import { type QuotaDeclaration, readDeclaration } from '../quota/quota-type.ts'
-import type { Database } from './database.ts'
-import { endingPeriods } from './end-periods.ts'
+import { type Database, type Query, transaction, type Values } from './database.ts'
+import { endPeriods, startsAgain } from './end-periods.ts'
 import { type Actor, APPLICATION, auditValues, RECORD_AUDIT, typeDocument } from './record-audit.ts'
 
 const DECLARED: Actor = { actor: APPLICATION, reason: 'declared under the option quotas', requestId: null }
+
+/** By a statement of its own: what the type was before is read by the next, whose snapshot is newer than the lock. */
+const LOCK = 'SELECT 1 FROM quota_types WHERE type_key = $1 FOR NO KEY UPDATE'
 
 /**
  * A field is written when the declaration of it differs from the last one: a deploy changes what it says, a restart changes
@@ -25,12 +28,13 @@ WITH old AS (
     declared = excluded.declared, updated_at = now()
     WHERE quota_types.declared IS DISTINCT FROM excluded.declared AND quota_types.kind = excluded.kind
   RETURNING *
-), ${endingPeriods('kept', 'old')}, audited AS (
+), audited AS (
   ${RECORD_AUDIT} '', $3::text, $4::text, $5::text, CASE WHEN old.id IS NULL THEN 'create_type' ELSE 'update_type' END, kept.type_key,
          CASE WHEN old.id IS NOT NULL THEN ${typeDocument('old')} END, ${typeDocument('kept')}
     FROM kept LEFT JOIN old ON old.id = kept.id
 )
-SELECT kind FROM old`
+SELECT (SELECT kind FROM old) AS old_kind,
+       (SELECT kept.id FROM kept LEFT JOIN old ON old.id = kept.id WHERE ${startsAgain('kept', 'old')}) AS ending`
 
 function merged(field: string): string {
   return `CASE WHEN excluded.declared->'${field}' IS DISTINCT FROM quota_types.declared->'${field}' THEN excluded.${field} ELSE quota_types.${field} END`
@@ -45,7 +49,16 @@ export async function declareTypes(
   // In one order, so that processes that boot together do not wait for each other in a circle.
   for (const key of Object.keys(quotas).sort()) {
     const declared = readDeclaration(key, quotas[key] as QuotaDeclaration)
-    const [old] = await db.query<{ kind: string }>(DECLARE, [key, JSON.stringify(declared), ...auditValues(by)])
-    if (old !== undefined && old.kind !== declared.kind) throw new FST_QUOTA_KIND_CHANGED(key, old.kind, declared.kind)
+    const values = [JSON.stringify(declared), ...auditValues(by)]
+    const oldKind = await transaction(db, query => declareType(query, key, values))
+    if (oldKind !== null && oldKind !== declared.kind) throw new FST_QUOTA_KIND_CHANGED(key, oldKind, declared.kind)
   }
+}
+
+/** The kind that it was before; null where it is new. */
+async function declareType(query: Query, key: string, values: Values): Promise<string | null> {
+  await query(LOCK, [key])
+  const [row] = await query<{ old_kind: string | null; ending: number | null }>(DECLARE, [key, ...values])
+  if (row?.ending != null) await endPeriods(query, row.ending)
+  return row?.old_kind ?? null
 }

@@ -1,8 +1,9 @@
 // Opens the counters of a user seen for the first time, or of types that are newer than the user.
 import { type PeriodUnit, periodContaining } from '../quota/period.ts'
-import { periodOf, type QuotaKind } from '../quota/quota-type.ts'
+import { isEndless, periodOf, type QuotaKind } from '../quota/quota-type.ts'
 import { calendarOf } from './calendar.ts'
 import { type Database, dateOf, instantOf, ms, stateOf } from './database.ts'
+import { ENDLESS, STILL_ENDLESS } from './end-periods.ts'
 
 const NEW_USER = `
 INSERT INTO quota_users (id, created_at) VALUES ($1, coalesce($2::timestamptz, now())) ON CONFLICT (id) DO NOTHING`
@@ -19,18 +20,22 @@ SELECT t.id, t.kind, t.period, u.time_zone, to_jsonb(u.period_anchor) #>> '{}' A
  */
 const OPEN = `
 WITH want AS MATERIALIZED (
-  SELECT * FROM jsonb_to_recordset($2::text::jsonb) AS w (quota_type_id int, period_start timestamptz, period_end timestamptz)
-), counter AS (
+  SELECT * FROM jsonb_to_recordset($2::text::jsonb) AS w (quota_type_id int, period_start timestamptz, period_end timestamptz, is_endless boolean)
+), ${ENDLESS}, counter AS (
   INSERT INTO quota_limits (user_id, quota_type_id, limit_amount, period_start, period_end)
-  SELECT $1, t.id, t.default_limit, w.period_start, w.period_end FROM want w JOIN quota_types t ON t.id = w.quota_type_id ORDER BY t.id
+  SELECT $1, t.id, t.default_limit, w.period_start, w.period_end FROM want w JOIN quota_types t ON t.id = w.quota_type_id
+   WHERE ${STILL_ENDLESS}
+   ORDER BY t.id
   ON CONFLICT (user_id, quota_type_id) DO NOTHING
   RETURNING quota_type_id, period_start, period_end
 ), orphan AS MATERIALIZED (
   SELECT r.id FROM quota_reservations r JOIN counter c ON c.quota_type_id = r.quota_type_id WHERE r.user_id = $1 ORDER BY r.id FOR UPDATE OF r
 ), unheld AS (
   DELETE FROM quota_reservations r USING orphan o WHERE r.user_id = $1 AND r.id = o.id
+), opened AS (
+  INSERT INTO quota_periods (user_id, quota_type_id, period_start, period_end) SELECT $1, quota_type_id, period_start, period_end FROM counter
 )
-INSERT INTO quota_periods (user_id, quota_type_id, period_start, period_end) SELECT $1, quota_type_id, period_start, period_end FROM counter`
+SELECT ${STILL_ENDLESS} AS done`
 
 interface MissingRow {
   id: number
@@ -71,10 +76,15 @@ export async function openCounters(db: Database, userId: string, typeIds: readon
 }
 
 async function openMissing(db: Database, userId: string, typeIds: readonly number[], at?: Date): Promise<void> {
-  const missing = await db.query<MissingRow>(MISSING, [userId, `{${typeIds.join(',')}}`, instantOf(at)])
-  const want = missing.map(row => {
-    const period = periodContaining(periodOf(row), calendarOf(row), dateOf(row.at))
-    return { quota_type_id: row.id, period_start: period.start, period_end: period.end }
-  })
-  if (want.length > 0) await db.query(OPEN, [userId, JSON.stringify(want)])
+  for (;;) {
+    const missing = await db.query<MissingRow>(MISSING, [userId, `{${typeIds.join(',')}}`, instantOf(at)])
+    if (missing.length === 0) return
+    const want = missing.map(row => {
+      const { start, end } = periodContaining(periodOf(row), calendarOf(row), dateOf(row.at))
+      return { quota_type_id: row.id, period_start: start, period_end: end, is_endless: isEndless(row) }
+    })
+    const [opened] = await db.query<{ done: boolean }>(OPEN, [userId, JSON.stringify(want)])
+    if (opened?.done) return
+    // A type starts again that did not when it was read.
+  }
 }

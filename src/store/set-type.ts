@@ -1,8 +1,8 @@
 // Makes a quota type, or changes one, by an operator's word. What the code declares is not touched, so that a restart does not undo it.
 import type { PeriodUnit } from '../quota/period.ts'
 import type { QuotaKind } from '../quota/quota-type.ts'
-import type { Database } from './database.ts'
-import { endingPeriods } from './end-periods.ts'
+import { type Database, type Query, transaction, type Values } from './database.ts'
+import { END_DEADLINE_MS, endPeriods, startsAgain } from './end-periods.ts'
 import { type Actor, auditValues, RECORD_AUDIT, typeDocument } from './record-audit.ts'
 
 /** What is not there stays as it is, or is the default of a new type. */
@@ -33,10 +33,10 @@ WITH old AS MATERIALIZED (
          updated_at = now()
     FROM old o WHERE t.id = o.id AND t.kind = coalesce(o.change->>'kind', t.kind)
   RETURNING t.*
-), ${endingPeriods('changed', 'old')}, audited AS (
+), audited AS (
   ${RECORD_AUDIT} '', $3::text, $4::text, $5::text, 'update_type', c.type_key, ${typeDocument('o')}, ${typeDocument('c')} FROM changed c JOIN old o ON o.id = c.id
 )
-SELECT c.id IS NOT NULL AS changed FROM old o LEFT JOIN changed c ON c.id = o.id`
+SELECT o.id, c.id IS NOT NULL AS changed, c.id IS NOT NULL AND ${startsAgain('c', 'o')} AS ends FROM old o LEFT JOIN changed c ON c.id = o.id`
 
 const CREATE_TYPE = `
 WITH created AS (
@@ -52,18 +52,28 @@ WITH created AS (
 )
 SELECT id FROM created`
 
-/** A period that never ended ends for every user. */
-const DEADLINE_MS = 60_000
-
 /** Nothing is changed where it would be another kind, or where a new type has no limit. */
 export async function setType(db: Database, key: string, change: TypeChange, by: Actor): Promise<TypeOutcome> {
   const values = [key, JSON.stringify(change), ...auditValues(by)]
   for (;;) {
-    const [old] = await db.query<{ changed: boolean }>(UPDATE_TYPE, values, DEADLINE_MS)
+    const old = await transaction(db, query => updateType(query, values), END_DEADLINE_MS)
     if (old !== undefined) return old.changed ? 'updated' : 'another kind'
     if (change.default_limit === undefined) return 'without a limit'
     const created = await db.query(CREATE_TYPE, values)
     if (created.length > 0) return 'created'
     // Somebody was faster: it is there now.
   }
+}
+
+interface OldType {
+  id: number
+  changed: boolean
+  ends: boolean
+}
+
+/** Undefined where there is none. */
+async function updateType(query: Query, values: Values): Promise<OldType | undefined> {
+  const [old] = await query<OldType>(UPDATE_TYPE, values)
+  if (old?.ends) await endPeriods(query, old.id)
+  return old
 }

@@ -1,15 +1,20 @@
 import t from 'tap'
+import type { PeriodUnit } from '../../src/quota/period.ts'
 import { commit } from '../../src/store/commit.ts'
+import { type Database, transaction } from '../../src/store/database.ts'
 import { declareTypes } from '../../src/store/declare-types.ts'
 import { ensureUser } from '../../src/store/ensure-user.ts'
 import { openPeriods } from '../../src/store/open-period.ts'
 import { setType } from '../../src/store/set-type.ts'
+import { viewQuotas } from '../../src/store/view-quotas.ts'
 import { BY, costing, tryHold } from '../fixtures/charges.ts'
 import { crowd, server } from '../fixtures/database.ts'
 import { violations } from '../fixtures/invariants.ts'
+import { untilWaiting } from '../fixtures/lock-waits.ts'
+
+const pg = await server(t)
 
 t.test('a type that begins to restart ends what runs behind what was charged meanwhile', async t => {
-  const pg = await server(t)
   const db = await crowd(await pg.migrated(), 12)
   t.teardown(() => db.close())
   await declareTypes(db, { calls: { limit: -1, period: 'never' } })
@@ -34,3 +39,40 @@ t.test('a type that begins to restart ends what runs behind what was charged mea
   for (const user of users) await openPeriods(db, user)
   t.strictSame(await violations(db), [])
 })
+
+const WAYS = {
+  declared: (db: Database, period: PeriodUnit) => declareTypes(db, { calls: { limit: 10, period } }),
+  'set by an operator': (db: Database, period: PeriodUnit) => setType(db, 'calls', { default_limit: 10, period }, BY)
+}
+
+for (const [way, change] of Object.entries(WAYS)) {
+  t.test(`where a type begins to restart, ${way}, no counter is left without an end`, async t => {
+    const db = await crowd(await pg.migrated(), 6)
+    t.teardown(() => db.close())
+    const endless = async () => (await db.query('SELECT 1 FROM quota_limits WHERE period_end IS NULL')).length
+    let changing: Promise<unknown> | undefined
+    let coming: Promise<unknown> | undefined
+
+    await change(db, 'never')
+    await transaction(db, async query => {
+      await ensureUser(Object.create(db, { query: { value: query } }), 'alice')
+      changing = change(db, 'month')
+      await untilWaiting(db)
+    })
+    await changing
+    t.equal(await endless(), 0, 'not one that was opened before, and is committed later')
+
+    await change(db, 'never')
+    await db.query('UPDATE quota_limits SET period_end = NULL')
+    await transaction(db, async query => {
+      await query('SELECT 1 FROM quota_limits FOR UPDATE')
+      changing = change(db, 'month')
+      await untilWaiting(db)
+      coming = ensureUser(db, 'bob')
+      await untilWaiting(db, 2)
+    })
+    await Promise.all([changing, coming])
+    t.equal(await endless(), 0, 'nor one of whom came while the others were ended')
+    t.match((await viewQuotas(db, 'bob')).quotas, [{ resetsAt: Date }])
+  })
+}

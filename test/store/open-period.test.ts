@@ -3,12 +3,15 @@ import { charge } from '../../src/store/charge.ts'
 import { commit } from '../../src/store/commit.ts'
 import type { Database } from '../../src/store/database.ts'
 import { declareTypes } from '../../src/store/declare-types.ts'
+import { ensureUser } from '../../src/store/ensure-user.ts'
 import { expireReservations } from '../../src/store/expire-reservations.ts'
 import { openPeriods } from '../../src/store/open-period.ts'
 import { release } from '../../src/store/release.ts'
+import { setType } from '../../src/store/set-type.ts'
+import { viewQuotas } from '../../src/store/view-quotas.ts'
 import { voidCharges } from '../../src/store/void.ts'
 import { both } from '../fixtures/both.ts'
-import { costing, hold, logOf, periodsOf, standing, tryHold, wanted } from '../fixtures/charges.ts'
+import { BY, costing, hold, logOf, periodsOf, standing, tryHold, wanted } from '../fixtures/charges.ts'
 
 const onBoth = await both(t)
 const day = (text: string) => new Date(text)
@@ -183,4 +186,54 @@ onBoth('opening again changes nothing', async (t, db) => {
   await openPeriods(db, 'alice', day('2026-02-12'))
   t.strictSame(await standing(db, 'alice', 'calls', day('2026-02-12')), [2, 0, 8])
   t.equal((await periodsOf(db, 'alice', 'calls')).length, 2)
+})
+
+/** Does something before the statement that opens what was read. */
+const interrupted = (db: Database, meanwhile: () => Promise<unknown>): Database => {
+  let isFirst = true
+  const query: Database['query'] = async (text, ...rest) => {
+    if (isFirst && text.includes('WITH want')) {
+      isFirst = false
+      await meanwhile()
+    }
+    return db.query(text, ...rest)
+  }
+  return Object.create(db, { query: { value: query } })
+}
+
+onBoth('the next period ends where its type has begun to restart since it was read', async (t, db) => {
+  await declareTypes(db, { calls: { limit: 10, period: 'month' }, more: { limit: 10, period: 'day' } })
+  await hold(db, 'alice', { calls: 8, more: 8 }, { at: day('2026-01-10') })
+  await setType(db, 'calls', { period: 'never' }, BY)
+  const at = day('2026-02-10')
+  await openPeriods(
+    interrupted(db, () => setType(db, 'calls', { period: 'month' }, BY)),
+    'alice',
+    at
+  )
+  t.match((await viewQuotas(db, 'alice', undefined, at)).quotas, [
+    { type: 'calls', used: 0, resetsAt: day('2026-03-01') },
+    { type: 'more', used: 0, resetsAt: day('2026-02-11') }
+  ])
+})
+
+onBoth("a new user's first period ends where its type has begun to restart since it was read", async (t, db) => {
+  await declareTypes(db, { calls: { limit: 10, period: 'never' }, bytes: { limit: 10, kind: 'level' } })
+  await ensureUser(
+    interrupted(db, () => setType(db, 'calls', { period: 'month' }, BY)),
+    'alice'
+  )
+  t.match((await viewQuotas(db, 'alice')).quotas, [
+    { type: 'bytes', resetsAt: null },
+    { type: 'calls', resetsAt: Date }
+  ])
+})
+
+onBoth('a flow that never restarts opens without an end, and rolls over to none', async (t, db) => {
+  await declareTypes(db, { calls: { limit: 10, period: 'never' }, more: { limit: 10 } })
+  await hold(db, 'alice', { calls: 1, more: 1 }, { at: day('2026-01-10') })
+  t.match((await viewQuotas(db, 'alice', 'calls')).quotas, [{ resetsAt: null }])
+  await setType(db, 'more', { period: 'never' }, BY)
+  await hold(db, 'alice', { more: 2 }, { at: day('2026-02-10') })
+  t.match((await viewQuotas(db, 'alice', 'more', day('2026-02-10'))).quotas, [{ reserved: 2, resetsAt: null }])
 })
