@@ -2,7 +2,7 @@
 import { FST_QUOTA_KIND_CHANGED } from '../quota/errors.ts'
 import { type QuotaDeclaration, readDeclaration } from '../quota/quota-type.ts'
 import { type Database, type Query, transaction, type Values } from './database.ts'
-import { endPeriods, startsAgain } from './end-periods.ts'
+import { END_DEADLINE_MS, endPeriods, startsAgain } from './end-periods.ts'
 import { type Actor, APPLICATION, auditValues, RECORD_AUDIT, typeDocument } from './record-audit.ts'
 
 const DECLARED: Actor = { actor: APPLICATION, reason: 'declared under the option quotas', requestId: null }
@@ -50,7 +50,7 @@ export async function declareTypes(
   for (const key of Object.keys(quotas).sort()) {
     const declared = readDeclaration(key, quotas[key] as QuotaDeclaration)
     const values = [JSON.stringify(declared), ...auditValues(by)]
-    const oldKind = await transaction(db, query => declareType(query, key, values))
+    const oldKind = await transaction(db, query => declareType(query, key, values), END_DEADLINE_MS)
     if (oldKind !== null && oldKind !== declared.kind) throw new FST_QUOTA_KIND_CHANGED(key, oldKind, declared.kind)
   }
 }

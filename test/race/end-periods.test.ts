@@ -1,6 +1,8 @@
+import { setTimeout as sleep } from 'node:timers/promises'
 import t from 'tap'
 import type { PeriodUnit } from '../../src/quota/period.ts'
 import { commit } from '../../src/store/commit.ts'
+import { connect } from '../../src/store/connect.ts'
 import { type Database, transaction } from '../../src/store/database.ts'
 import { declareTypes } from '../../src/store/declare-types.ts'
 import { ensureUser } from '../../src/store/ensure-user.ts'
@@ -32,7 +34,7 @@ t.test('a type that begins to restart ends what runs behind what was charged mea
       if (outcome.admitted) await commit(db, user, costing(outcome.charges), '/a')
     }
   })
-  await new Promise(resolve => setTimeout(resolve, 200))
+  await sleep(200)
   t.equal(await setType(db, 'calls', { period: 'month' }, BY), 'updated')
   isOver = true
   await Promise.all([...charging, blocker])
@@ -74,5 +76,21 @@ for (const [way, change] of Object.entries(WAYS)) {
     await Promise.all([changing, coming])
     t.equal(await endless(), 0, 'nor one of whom came while the others were ended')
     t.match((await viewQuotas(db, 'bob')).quotas, [{ resetsAt: Date }])
+  })
+}
+
+for (const [way, change] of Object.entries(WAYS)) {
+  t.test(`a type that begins to restart, ${way}, has longer to end what runs than other statements have`, async t => {
+    const url = await pg.migrated()
+    const db = await connect({ url, max: 2 }, { deadlineMs: 300 })
+    const other = await crowd(url, 2)
+    t.teardown(() => Promise.all([db.close(), other.close()]))
+    await change(db, 'never')
+    await ensureUser(other, 'alice')
+    const blocker = other.query('WITH l AS (SELECT * FROM quota_limits FOR UPDATE) SELECT pg_sleep(1) FROM l')
+    await sleep(200)
+    await change(db, 'month')
+    await blocker
+    t.match((await viewQuotas(other, 'alice')).quotas, [{ resetsAt: Date }])
   })
 }
