@@ -37,6 +37,7 @@ export class Owed {
   readonly #closing = new AbortController()
   #waiting: Waiting[] = []
   #isDraining = false
+  /** By `performance.now()`, like `since`: a clock that is put back must not make the patience longer. */
   #giveUpAt = Number.POSITIVE_INFINITY
   #size = 0
 
@@ -79,7 +80,7 @@ export class Owed {
 
   /** Tries without a pause from now on, and resolves when nothing is owed after `others` or the patience is over. */
   async close(others?: Promise<void>): Promise<void> {
-    this.#giveUpAt = Date.now() + CLOSE_PATIENCE_MS
+    this.#giveUpAt = performance.now() + CLOSE_PATIENCE_MS
     this.#closing.abort()
     await others
     if (this.#unfinished === 0) return
@@ -95,7 +96,7 @@ export class Owed {
 
   #wait(listener: Waiting['listener']): Promise<void> {
     return new Promise(over => {
-      this.#waiting.push({ listener, since: Date.now(), over })
+      this.#waiting.push({ listener, since: performance.now(), over })
       if (!this.#isDraining) void this.#drain()
     })
   }
@@ -128,8 +129,8 @@ export class Owed {
   }
 
   #isGivenUp(error: unknown, since: number): boolean {
-    if (isPermanent(error) || Date.now() >= this.#giveUpAt) return true
-    return isRefused(error) && Date.now() - since > REFUSED_FOR_MS
+    if (isPermanent(error) || performance.now() >= this.#giveUpAt) return true
+    return isRefused(error) && performance.now() - since > REFUSED_FOR_MS
   }
 
   async #rest(pause: number): Promise<void> {

@@ -12,7 +12,8 @@ const FRESH_FOR_MS = 5_000
 export class TypeCatalogue {
   readonly #db: Database
   #types = new Map<string, QuotaType>()
-  #readAt = 0
+  /** By `performance.now()`: a clock that is put back must not make them young again. */
+  #readAt = Number.NEGATIVE_INFINITY
   #begun = 0
   #shown = 0
   #reading: Promise<void> | undefined
@@ -23,7 +24,7 @@ export class TypeCatalogue {
 
   async refresh(): Promise<void> {
     // By the start of the reading: what is changed while it runs may not be in it.
-    const startedAt = Date.now()
+    const startedAt = performance.now()
     const reading = ++this.#begun
     const types = await listTypes(this.#db)
     // A later reading has answered already: it knows more.
@@ -48,7 +49,7 @@ export class TypeCatalogue {
   }
 
   get #age(): number {
-    return Date.now() - this.#readAt
+    return performance.now() - this.#readAt
   }
 
   /** Those who find it too old at one moment share one reading. */

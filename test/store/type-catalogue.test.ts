@@ -22,11 +22,11 @@ function counted(): { db: Database; reads(): number } {
   return { db: { ...db, query }, reads: () => reads }
 }
 
-const now = Date.now
+const now = performance.now.bind(performance)
 
-/** Lets this process's clock be so much later than it is, until the test is over. */
+/** Lets so much more time have passed than has, until the test is over. */
 function later(t: Test, milliseconds: number): void {
-  t.intercept(Date, 'now', { value: () => now() + milliseconds })
+  t.intercept(performance, 'now', { value: () => now() + milliseconds })
 }
 
 async function opened(on: Database = db): Promise<TypeCatalogue> {
@@ -67,6 +67,18 @@ t.test('sees what another process changed from the second use on, once five seco
   t.equal(await limitOf(types), 10, 'who asks first does not wait for it')
   await sleep(100)
   t.match(await types.get('calls', 'here'), { defaultLimit: 20, isActive: false })
+})
+
+t.test('sees what another process changed also where the clock of this one is put back', async t => {
+  await declareTypes(db, { calls: { limit: 10 } })
+  const types = await opened()
+  const { now: clock } = Date
+  t.intercept(Date, 'now', { value: () => clock() - 3_600_000 })
+  await setType(db, 'calls', { default_limit: 20 }, BY)
+  await setType(db, 'fresh', { default_limit: 5 }, BY)
+  later(t, 5_001)
+  t.equal(await limitOf(types, 'fresh'), 5)
+  t.equal(await limitOf(types), 20)
 })
 
 t.test('reads once, however many ask when five seconds have passed', async t => {
