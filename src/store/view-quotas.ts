@@ -58,7 +58,9 @@ export function viewOf(row: ViewRow): NamedBalance {
   const runs = row.counted && (row.period_end === null || Number(row.period_end) > Number(row.at))
   if (!runs) {
     const { start, end } = periodContaining(periodOf(row), calendarOf(row), dateOf(row.at))
-    return { type, name, unit, kind, limit, used: 0, reserved: 0, remaining: limit, periodStart: start, resetsAt: end }
+    // As it will be opened: never inside the one that has ended.
+    const periodStart = dateOf(Math.max(start.getTime(), Number(row.period_end)))
+    return { type, name, unit, kind, limit, used: 0, reserved: 0, remaining: limit, periodStart, resetsAt: end }
   }
   const used = Number(row.used_amount) - Number(row.reserved_amount)
   const reserved = Number(row.reserved_amount) - Number(row.dead_amount)

@@ -80,6 +80,21 @@ onBoth('shows an ended period as the new one, without writing it', async (t, db)
   t.equal((await db.query('SELECT 1 FROM quota_limits WHERE used_amount = 4')).length, 1)
 })
 
+onBoth('shows a new period as it will be opened, behind the end of the one before', async (t, db) => {
+  await declareTypes(db, { calls: { limit: 10, period: 'day' } })
+  await hold(db, 'alice', { calls: 4 }, { at: AT })
+  await db.query("UPDATE quota_users SET time_zone = 'America/New_York'")
+  // In New York it is still the tenth of March, which began at 04:00 UTC.
+  const at = new Date('2026-03-11T01:00:00Z')
+  const opens = new Date('2026-03-11')
+  const ends = new Date('2026-03-11T04:00:00Z')
+  const seen = async () => (await viewQuotas(db, 'alice', 'calls', at)).quotas.map(q => [q.periodStart, q.resetsAt])
+  t.strictSame(await seen(), [[opens, ends]])
+  const [held] = await hold(db, 'alice', { calls: 1 }, { at })
+  t.strictSame([held!.balance.periodStart, held!.balance.resetsAt], [opens, ends])
+  t.strictSame(await seen(), [[opens, ends]])
+})
+
 onBoth('keeps showing a type that was switched off to those who have it', async (t, db) => {
   await declareTypes(db, { calls: { limit: 10 } })
   await hold(db, 'alice', { calls: 1 })
