@@ -63,10 +63,10 @@ onBoth('a new period length begins when the running period ends', async (t, db) 
   await declareTypes(db, { calls: { limit: 10, period: 'day' } })
   t.match((await hold(db, 'alice', { calls: 1 }, { at: AT }))[0]!.balance, {
     reserved: 9,
-    resetsAt: new Date('2026-04-01')
+    resetsAt: '2026-04-01'
   })
   t.match((await hold(db, 'alice', { calls: 1 }, { at: new Date('2026-04-01T05:00:00Z') }))[0]!.balance, {
     reserved: 1,
-    resetsAt: new Date('2026-04-02')
+    resetsAt: '2026-04-02'
   })
 })

@@ -32,7 +32,7 @@ onBoth('the charge that comes after the end rolls the period over, and the close
   await consumeAt(db, 7, '2026-01-31T23:59:59.999Z')
   t.equal((await consumeAt(db, 4, '2026-01-31T23:59:59.999Z')).admitted, false)
   t.match(await consumeAt(db, 4, '2026-02-01'), {
-    charges: [{ balance: { used: 4, remaining: 6, periodStart: day('2026-02-01'), resetsAt: day('2026-03-01') } }]
+    charges: [{ balance: { used: 4, remaining: 6, periodStart: iso('2026-02-01'), resetsAt: iso('2026-03-01') } }]
   })
   t.strictSame(await periodsOf(db, 'alice', 'calls'), [
     { start: iso('2026-01-01'), end: iso('2026-02-01'), limit: 10, used: 7, reserved: 0, closed: true },
@@ -55,11 +55,11 @@ onBoth('a reserve of several types rolls over those that have ended, and only th
   )
   t.match(hourly!.balance, {
     reserved: 1,
-    periodStart: day('2026-03-10T13:00:00Z'),
-    resetsAt: day('2026-03-10T14:00:00Z')
+    periodStart: iso('2026-03-10T13:00:00Z'),
+    resetsAt: iso('2026-03-10T14:00:00Z')
   })
-  t.match(weekly!.balance, { reserved: 2, periodStart: day('2026-03-09'), resetsAt: day('2026-03-16') })
-  t.match(once!.balance, { reserved: 2, periodStart: day('2026-03-10T12:59:00Z'), resetsAt: null })
+  t.match(weekly!.balance, { reserved: 2, periodStart: iso('2026-03-09'), resetsAt: iso('2026-03-16') })
+  t.match(once!.balance, { reserved: 2, periodStart: iso('2026-03-10T12:59:00Z'), resetsAt: null })
 })
 
 onBoth('after three idle periods the running one opens, and no empty ones between', async (t, db) => {
@@ -89,9 +89,9 @@ onBoth("periods begin and end at the midnights of the user's zone", async (t, db
   await db.query("INSERT INTO quota_users (id, time_zone) VALUES ('alice', 'America/New_York')")
   // The night of 8 March 2026 is an hour short.
   const [held] = await hold(db, 'alice', { calls: 1 }, { at: day('2026-03-08T05:00:00Z') })
-  t.match(held!.balance, { periodStart: day('2026-03-08T05:00:00Z'), resetsAt: day('2026-03-09T04:00:00Z') })
+  t.match(held!.balance, { periodStart: iso('2026-03-08T05:00:00Z'), resetsAt: iso('2026-03-09T04:00:00Z') })
   const [next] = await hold(db, 'alice', { calls: 1 }, { at: day('2026-03-09T04:00:00Z') })
-  t.match(next!.balance, { reserved: 1, periodStart: day('2026-03-09T04:00:00Z') })
+  t.match(next!.balance, { reserved: 1, periodStart: iso('2026-03-09T04:00:00Z') })
 })
 
 onBoth("an anchored month is counted from the user's own day, and a 31st comes back", async (t, db) => {
@@ -212,8 +212,8 @@ onBoth('the next period ends where its type has begun to restart since it was re
     at
   )
   t.match((await viewQuotas(db, 'alice', undefined, at)).quotas, [
-    { type: 'calls', used: 0, resetsAt: day('2026-03-01') },
-    { type: 'more', used: 0, resetsAt: day('2026-02-11') }
+    { type: 'calls', used: 0, resetsAt: iso('2026-03-01') },
+    { type: 'more', used: 0, resetsAt: iso('2026-02-11') }
   ])
 })
 

@@ -17,7 +17,7 @@ onBoth('a reset gives the whole limit again, keeps the end of the period, and de
   const before = (await viewQuotas(db, 'alice')).quotas[0]!
   t.strictSame(await resetQuota(db, 'alice', 'calls', BY), ['calls'])
   const after = (await viewQuotas(db, 'alice')).quotas[0]!
-  t.match(after, { used: 0, reserved: 0, remaining: 10, resetsAt: before.resetsAt as Date })
+  t.match(after, { used: 0, reserved: 0, remaining: 10, resetsAt: before.resetsAt!.toISOString() })
   t.equal((await logOf(db, 'alice')).length, 1)
   t.strictSame(await periodsOf(db, 'alice', 'calls'), [
     {

@@ -74,8 +74,8 @@ onBoth('shows an ended period as the new one, without writing it', async (t, db)
     used: 0,
     reserved: 0,
     remaining: 10,
-    periodStart: new Date('2026-05-01'),
-    resetsAt: new Date('2026-06-01')
+    periodStart: '2026-05-01',
+    resetsAt: '2026-06-01'
   })
   t.equal((await db.query('SELECT 1 FROM quota_limits WHERE used_amount = 4')).length, 1)
 })
