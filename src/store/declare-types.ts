@@ -40,6 +40,11 @@ function merged(field: string): string {
   return `CASE WHEN excluded.declared->'${field}' IS DISTINCT FROM quota_types.declared->'${field}' THEN excluded.${field} ELSE quota_types.${field} END`
 }
 
+/** Of these declarations those that were the last of their types: nearly all, whenever a process starts. */
+const UNCHANGED = `
+SELECT t.type_key FROM quota_types t JOIN jsonb_each($1::text::jsonb) d (key, declared) ON d.key = t.type_key
+ WHERE t.declared = d.declared AND t.kind = d.declared->>'kind'`
+
 /** Throws FST_QUOTA_KIND_CHANGED where a flow would become a level, or the reverse: its log rows mean something else. */
 export async function declareTypes(
   db: Database,
@@ -47,11 +52,17 @@ export async function declareTypes(
   by: Actor = DECLARED
 ): Promise<void> {
   // In one order, so that processes that boot together do not wait for each other in a circle.
-  for (const key of Object.keys(quotas).sort()) {
-    const declared = readDeclaration(key, quotas[key] as QuotaDeclaration)
-    const values = [JSON.stringify(declared), ...auditValues(by)]
+  const declared = Object.keys(quotas)
+    .sort()
+    .map(key => [key, readDeclaration(key, quotas[key] as QuotaDeclaration)] as const)
+  const rows = await db.query<{ type_key: string }>(UNCHANGED, [JSON.stringify(Object.fromEntries(declared))])
+  const unchanged = new Set(rows.map(row => row.type_key))
+  for (const [key, declaration] of declared) {
+    if (unchanged.has(key)) continue
+    const values = [JSON.stringify(declaration), ...auditValues(by)]
     const oldKind = await transaction(db, query => declareType(query, key, values), END_DEADLINE_MS)
-    if (oldKind !== null && oldKind !== declared.kind) throw new FST_QUOTA_KIND_CHANGED(key, oldKind, declared.kind)
+    if (oldKind !== null && oldKind !== declaration.kind)
+      throw new FST_QUOTA_KIND_CHANGED(key, oldKind, declaration.kind)
   }
 }
 
