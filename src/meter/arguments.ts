@@ -29,6 +29,12 @@ export function requireIdempotencyKey(key: unknown): void {
   throw new FST_QUOTA_INVALID_CALL('idempotencyKey', 'must be a text of 1 to 255 characters')
 }
 
+/** The last argument of a call, where it is given. */
+export function requireOptions(options: unknown): void {
+  if (typeof options === 'object' && options !== null && !Array.isArray(options)) return
+  throw new FST_QUOTA_INVALID_CALL('options', "must be an object such as { endpoint: '/reports' }")
+}
+
 /** A text that goes into a table: where a charge came from, who made a change, why. */
 export function requireText(argument: string, text: unknown): void {
   if (

@@ -8,7 +8,7 @@ import type { Admission } from '../store/admit.ts'
 import { charge, recallCharge } from '../store/charge.ts'
 import { chargeId } from '../store/charge-id.ts'
 import { type Database, stateOf } from '../store/database.ts'
-import { requireAmount, requireIdempotencyKey, requireText, requireUser } from './arguments.ts'
+import { requireAmount, requireIdempotencyKey, requireOptions, requireText, requireUser } from './arguments.ts'
 import type { MeterContext } from './context.ts'
 import { viewBalance } from './view.ts'
 
@@ -30,6 +30,7 @@ export async function consume(
 ): Promise<Balance> {
   requireUser(userId)
   requireAmount(amount)
+  requireOptions(options)
   requireText('endpoint', options.endpoint)
   requireIdempotencyKey(options.idempotencyKey)
   const type = await types.get(key, 'charged through app.quota.consume')

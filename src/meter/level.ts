@@ -7,7 +7,7 @@ import { chargeId } from '../store/charge-id.ts'
 import { ensureUser } from '../store/ensure-user.ts'
 import { insistOnTypes } from '../store/insist-on-types.ts'
 import { type LevelMove, setLevel } from '../store/set-level.ts'
-import { requireAmount, requireIdempotencyKey, requireText, requireUser } from './arguments.ts'
+import { requireAmount, requireIdempotencyKey, requireOptions, requireText, requireUser } from './arguments.ts'
 import { type ChargeCallOptions, once } from './consume.ts'
 import type { MeterContext } from './context.ts'
 import { viewBalance } from './view.ts'
@@ -20,14 +20,17 @@ export const credit = (
   options: ChargeCallOptions
 ): Promise<Balance> => moveLevel(context, 'credit', userId, key, amount, options)
 
-export const setUsage = (
+export async function setUsage(
   context: MeterContext,
   userId: string,
   key: string,
   amount: number,
   options: Omit<ChargeCallOptions, 'idempotencyKey'>
-): Promise<Balance> =>
-  moveLevel(context, 'set', userId, key, amount, { ...options, idempotencyKey: undefined } as ChargeCallOptions)
+): Promise<Balance> {
+  requireOptions(options)
+  const { idempotencyKey: _, ...rest } = options as ChargeCallOptions
+  return await moveLevel(context, 'set', userId, key, amount, rest)
+}
 
 async function moveLevel(
   { db, types }: MeterContext,
@@ -39,6 +42,7 @@ async function moveLevel(
 ): Promise<Balance> {
   requireUser(userId)
   requireAmount(amount)
+  requireOptions(options)
   requireText('endpoint', options.endpoint)
   requireIdempotencyKey(options.idempotencyKey)
   const type = await types.get(key, `named in app.quota.${move === 'credit' ? 'credit' : 'setUsage'}`)

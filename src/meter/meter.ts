@@ -8,7 +8,7 @@ import { userExists } from '../store/find-user.ts'
 import { type Actor, APPLICATION } from '../store/record-audit.ts'
 import { resetQuota } from '../store/reset-quota.ts'
 import { viewQuotas } from '../store/view-quotas.ts'
-import { requireAmount, requireLimit, requireText, requireUser } from './arguments.ts'
+import { requireAmount, requireLimit, requireOptions, requireText, requireUser } from './arguments.ts'
 import { type ChargeCallOptions, consume } from './consume.ts'
 import type { MeterContext } from './context.ts'
 import { credit, setUsage } from './level.ts'
@@ -139,7 +139,9 @@ async function adjust(
   return balance
 }
 
-function by({ actor = APPLICATION, reason, requestId }: ChangeOptions): Actor {
+function by(options: ChangeOptions): Actor {
+  requireOptions(options)
+  const { actor = APPLICATION, reason, requestId } = options
   requireText('actor', actor)
   requireText('reason', reason)
   requireText('requestId', requestId)

@@ -17,7 +17,7 @@ import { commit } from '../store/commit.ts'
 import { type Database, within } from '../store/database.ts'
 import { release } from '../store/release.ts'
 import { reserve } from '../store/reserve.ts'
-import { requireAmount, requireText, requireUser } from './arguments.ts'
+import { requireAmount, requireOptions, requireText, requireUser } from './arguments.ts'
 import type { MeterContext } from './context.ts'
 
 /** What to hold: a type's key (amount 1), or amounts by type. */
@@ -60,6 +60,7 @@ export async function reserveFor(
   options: ReserveOptions
 ): Promise<Reservation> {
   requireUser(userId)
+  requireOptions(options)
   requireText('endpoint', options.endpoint)
   requireTtl(options.ttlMs)
   const { charges, switchedOff } = await readCharges(context, written)
@@ -117,18 +118,14 @@ class HeldReservation implements Reservation {
     this.#options = options
   }
 
-  async commit({
-    amounts = {},
-    metadata
-  }: {
-    amounts?: Readonly<Record<string, number>>
-    metadata?: Metadata
-  } = {}): Promise<Record<string, Balance>> {
+  async commit(final: Parameters<Reservation['commit']>[0] = {}): Promise<Record<string, Balance>> {
+    requireOptions(final)
+    const { amounts = {}, metadata } = final
     if (this.#released) throw new FST_QUOTA_SETTLED('given back')
     if (typeof amounts !== 'object' || amounts === null)
       throw new FST_QUOTA_INVALID_CALL('amounts', 'must be an object such as { renders: 7 }')
     const charges = this.#charges.map(charge =>
-      this.#final(charge, amounts, { ...this.#options.metadata, ...metadata })
+      this.#final(charge, amounts, { ...boundMetadata(this.#options.metadata), ...boundMetadata(metadata) })
     )
     for (const type of Object.keys(amounts))
       if (!charges.some(charge => charge.type === type) && !this.#switchedOff.includes(type))

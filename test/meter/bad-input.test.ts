@@ -63,6 +63,23 @@ t.test('every charging call refuses an endpoint that no log should have', async 
   }
 })
 
+t.test('every call refuses options that are none', async t => {
+  const { check: _, ...charging } = calls
+  const changing: Record<string, Loose> = {
+    reset: (user, type, __, options) => quota.reset(user as string, type as string, options as object),
+    adjust: (user, type, __, options) => quota.adjust(user as string, type as string, 5, options as object)
+  }
+  await db.query("INSERT INTO quota_users (id) VALUES ('bob')")
+  for (const options of [null, 'text', 5, []]) {
+    const error = { code: 'FST_QUOTA_INVALID_CALL', message: /options/ }
+    for (const [name, call] of Object.entries(charging))
+      await t.rejects(call('alice', 'storage', 1, options), error, label(name, options))
+    for (const [name, call] of Object.entries(changing))
+      await t.rejects(call('bob', 'calls', 1, options), error, label(name, options))
+  }
+  await db.query("DELETE FROM quota_users WHERE id = 'bob'")
+})
+
 t.test('a refused call has written nothing', async t => {
   for (const table of [
     'quota_users',

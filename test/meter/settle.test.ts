@@ -78,6 +78,30 @@ t.test('charges to the period that admitted it, also after a reset', async t => 
   t.match(await logsOf(db, user), [{ amount: 4 }])
 })
 
+t.test('bounds the metadata of a commit as that of a reservation, and commits whatever it is', async t => {
+  const broken = Object.defineProperty({}, 'plan', {
+    enumerable: true,
+    get: () => {
+      throw new Error('gone')
+    }
+  })
+  for (const [metadata, kept] of [
+    [{ step: 2 }, { job: 'a', step: 2 }],
+    [{ toJSON: () => ({ plan: 'gold' }) }, { job: 'a', plan: 'gold' }],
+    ['text', { job: 'a', truncated: true }],
+    [broken, { job: 'a', truncated: true }]
+  ] as const) {
+    const user = newUser()
+    const reservation = await quota.reserve(user, 'calls', { metadata: { job: 'a' } })
+    await reservation.commit({ metadata: metadata as Record<string, unknown> })
+    t.strictSame((await logsOf(db, user))[0]!.metadata, kept)
+  }
+  const reservation = await quota.reserve(newUser(), 'calls')
+  for (const final of [null, 5, 'text'])
+    await t.rejects(reservation.commit(final as unknown as object), { code: 'FST_QUOTA_INVALID_CALL' })
+  await reservation.release()
+})
+
 t.test('holds its lease while the process lives, and for ttlMs where that was said', async t => {
   const user = newUser()
   const before = Date.now()
