@@ -54,12 +54,12 @@ export class DenialMemory {
 
   /**
    * Only what no running work can make untrue by giving back what it holds: then nothing but a change by hand or the period's end
-   * makes room. Returns it with room for its answers, also where it is not remembered.
+   * makes room. Returns it with room for its answers, also where it is not remembered. `since` is when the database was asked, by `performance.now()`:
+   * an answer that came late must not outlive the period.
    */
-  remember(userId: string, costs: readonly ChargeCost[], denial: Denial, changes: number): Recalled {
+  remember(userId: string, costs: readonly ChargeCost[], denial: Denial, changes: number, since: number): Recalled {
     const recalled = recalledOf(denial)
     if (changes !== this.#changes || denial.violations.some(violation => violation.reserved > 0)) return recalled
-    const since = performance.now()
     const ends = denial.violations.map(({ resetsAt }) =>
       resetsAt === null ? REMEMBERED_FOR_MS : resetsAt.getTime() - denial.at.getTime()
     )

@@ -125,10 +125,11 @@ async function meter(
     if (recalled !== undefined) return deny(context, tariff, userId, recalled, request, reply)
     const wanted = costs.map(cost => new Wanted(cost))
     const { changes } = context.denials
+    const since = performance.now()
     const reserve = () => context.store.reserve(userId, wanted, context.leaseMs)
     const admission = await context.holds.reserve(userId, wanted, reserve)
     if (!admission.admitted) {
-      const remembered = context.denials.remember(userId, costs, admission, changes)
+      const remembered = context.denials.remember(userId, costs, admission, changes, since)
       return deny(context, tariff, userId, remembered, request, reply)
     }
     hold(context, tariff, userId, admission, request, reply)

@@ -1,6 +1,7 @@
 import { PGlite } from '@electric-sql/pglite'
 import { drizzle } from 'drizzle-orm/pglite'
 import t, { type Test } from 'tap'
+import { DenialMemory } from '../../src/request/denial-memory.ts'
 import { connect, open } from '../../src/store/connect.ts'
 import { migrate } from '../../src/store/migrate.ts'
 import { TOKEN } from '../fixtures/admin.ts'
@@ -126,4 +127,22 @@ t.test('another process is a second late at most', async t => {
   t.equal(await two.status(user), 200)
   await new Promise(resolve => setTimeout(resolve, 1_050))
   t.equal(await one.status(user), 200)
+})
+
+t.test('what was answered late does not outlive the period that it speaks of', async t => {
+  const memory = new DenialMemory()
+  const costs = [{ typeId: 1, type: 'calls', amount: 1 }]
+  const at = new Date()
+  const violation = { type: 'calls', limit: 1, used: 1, reserved: 0, remaining: 0, required: 1, retryAfter: 1 }
+  const denial = {
+    admitted: false,
+    at,
+    violations: [{ ...violation, periodStart: at, resetsAt: new Date(at.getTime() + 300) }]
+  }
+  const remember = (since: number) => memory.remember('alice', costs as never, denial as never, memory.changes, since)
+  remember(performance.now())
+  t.ok(memory.recall('alice', costs as never))
+  memory.forget('alice')
+  remember(performance.now() - 400)
+  t.equal(memory.recall('alice', costs as never), undefined)
 })
