@@ -29,6 +29,10 @@ async function serve(t: Test) {
       app.get('/store', { config: { quota: { type: 'storage', amount: 60 } } }, async () => 'x')
       app.get('/later', { config: { quota: { type: 'calls', denial: { statusCode: 429 } } } }, async () => 'x')
       app.get('/both', { config: { quota: ['calls', 'tokens'] } }, async () => 'x')
+      app.get('/less', { config: { quota: { type: 'tokens', amount: 10 } } }, async request => {
+        request.quota.setAmount('tokens', 4)
+        return 'x'
+      })
     },
     { quotas: METER_QUOTAS, admin: { token: TOKEN } }
   )
@@ -118,6 +122,24 @@ t.test('what running work holds may come back at any moment, and is asked for ea
   const other = newUser()
   t.strictSame([await status(other, '/fails'), await status(other, '/all')], [500, 200])
 })
+
+for (const [what, give] of Object.entries({
+  'a reservation of app.quota that is given back': async ({ app }, user) =>
+    await (await app.quota.reserve(user, 'tokens')).release(),
+  'a reservation of app.quota that is charged': async ({ app }, user) =>
+    void (await (await app.quota.reserve(user, 'tokens')).commit()),
+  'a request that costs less than it held': async ({ status }, user) => void (await status(user, '/less'))
+} satisfies Record<string, (served: Awaited<ReturnType<typeof serve>>, user: string) => Promise<void>>))
+  t.test(`after ${what} there may be room, and the database is asked again`, async t => {
+    const served = await serve(t)
+    const user = newUser()
+    t.strictSame([await served.status(user, '/all'), await served.status(user)], [200, 402])
+    // Nobody here is told of it.
+    await db.query('UPDATE quota_limits SET used_amount = 0 WHERE user_id = $1', [user])
+    t.equal(await served.status(user), 402, 'as remembered')
+    await give(served, user)
+    t.equal(await served.status(user), 200)
+  })
 
 t.test('another process is a second late at most', async t => {
   const [one, two] = [await serve(t), await serve(t)]
