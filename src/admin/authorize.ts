@@ -8,7 +8,7 @@ import { refuseUnknown, requireObject } from '../quota/option.ts'
 export type Authorize = (request: FastifyRequest) => string | null | undefined | Promise<string | null | undefined>
 
 export interface AdminOptions {
-  /** At least 16 characters; or several by name, which is the actor in the audit log. There is no default. */
+  /** At least 16 ASCII characters, with no space at an end; or several by name, which is the actor in the audit log. There is no default. */
   token?: string | Readonly<Record<string, string>>
   /** Where the routes are. Default: `/admin/quotas`. */
   prefix?: string

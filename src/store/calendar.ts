@@ -17,3 +17,12 @@ export function calendarOf(row: CalendarRow): Calendar {
     throw new FST_QUOTA_CALENDAR(`period_anchor ${anchor}`, 'no day such as 2026-01-31')
   return { timeZone, anchor }
 }
+
+/** Where it is about many users, an error must say whose row it speaks of. */
+export function ofUser<T>(userId: string, work: () => T): T {
+  try {
+    return work()
+  } catch (error) {
+    throw Object.assign(error as Error, { message: `user '${userId}': ${(error as Error).message}` })
+  }
+}

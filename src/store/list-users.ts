@@ -1,5 +1,6 @@
 // Reads who is near a limit and who uses most: every user once, with the quota that ranks them, a page at a time.
 import type { NamedBalance } from '../quota/balance.ts'
+import { ofUser } from './calendar.ts'
 import { type Database, ms } from './database.ts'
 import { heldOf } from './held.ts'
 import { type ViewRow, viewOf } from './view-quotas.ts'
@@ -94,16 +95,7 @@ SELECT r.user_id, u.email, u.time_zone, to_jsonb(u.period_anchor) #>> '{}' AS pe
     email: row.email,
     timeZone: row.time_zone as string,
     periodAnchor: row.period_anchor,
-    quota: quotaOf(row),
+    quota: ofUser(row.user_id, () => viewOf(row)),
     usagePercent: row.percent === null ? null : Number(row.percent)
   }))
-}
-
-/** Among many users the error must say whose row it speaks of. */
-function quotaOf(row: RankRow): NamedBalance {
-  try {
-    return viewOf(row)
-  } catch (error) {
-    throw Object.assign(error as Error, { message: `user '${row.user_id}': ${(error as Error).message}` })
-  }
 }

@@ -1,6 +1,6 @@
 // What each user used of each quota type in a month of the user's own time zone.
 import { monthOf, type Period } from '../quota/period.ts'
-import { calendarOf } from './calendar.ts'
+import { calendarOf, ofUser } from './calendar.ts'
 import type { Database } from './database.ts'
 import { heldOf } from './held.ts'
 import { gapTable, rolledTable } from './rollup/rolled.ts'
@@ -149,14 +149,8 @@ export async function currentMonth(db: Database): Promise<string> {
   return row!.month
 }
 
-/** Among many users the error must say whose row it speaks of. */
-function monthOfUser(month: string, { id, time_zone }: UserRow): Period {
-  try {
-    return monthOf(month, calendarOf({ time_zone, period_anchor: null }).timeZone)
-  } catch (error) {
-    throw Object.assign(error as Error, { message: `user '${id}': ${(error as Error).message}` })
-  }
-}
+const monthOfUser = (month: string, { id, time_zone }: UserRow): Period =>
+  ofUser(id, () => monthOf(month, calendarOf({ time_zone, period_anchor: null }).timeZone))
 
 const lineOf = (row: LineRow): UsageLine => ({
   userId: row.user_id,
