@@ -56,8 +56,8 @@ export async function sendExport(
     return answerProblem(reply, 429, `${MAX_EXPORTS} exports are running in this process; try again when one is over.`)
   }
   reply.type(type).header('content-disposition', `attachment; filename="${file}"`)
-  // It would be read to its end for nothing.
-  if (request.method === 'HEAD') return reply.send('')
+  // It would be read to its end for nothing. A stream: for a text Fastify says how long it is.
+  if (request.method === 'HEAD') return reply.send(Readable.from([]))
   const stream = streamOf(rows(), head, lines)
   slots.hold(stream)
   // Fastify looks after it once it is sent.

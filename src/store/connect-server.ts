@@ -2,7 +2,7 @@
 import { setTimeout as sleep } from 'node:timers/promises'
 import { drizzle } from 'drizzle-orm/postgres-js'
 import postgres from 'postgres'
-import { FST_QUOTA_SCHEMA, FST_QUOTA_UNREACHABLE } from '../quota/errors.ts'
+import { FST_QUOTA_CONNECTION, FST_QUOTA_SCHEMA, FST_QUOTA_UNREACHABLE } from '../quota/errors.ts'
 import { missingFromSchema } from './check-schema.ts'
 import { type Database, type Orm, rowsOf, stateOf, type Values, withDeadline } from './database.ts'
 import { CLOSE_SECONDS, endClient, Lane, type Session } from './lane.ts'
@@ -37,12 +37,12 @@ export function connectServer(
   { deadlineMs = DEADLINE_MS, storeTimeoutMs = DEFAULT_STORE_TIMEOUT_MS }: Patience = {}
 ): Database {
   const query = new URLSearchParams(url.split('?')[1])
-  const max = Number(options.max ?? query.get('max') ?? 10)
+  const max = count('max', options.max ?? query.get('max') ?? 10, 1)
   const settings = {
-    connect_timeout: Number(query.get('connect_timeout') ?? 2),
     fetch_types: false,
     onnotice: () => {},
     ...options,
+    connect_timeout: count('connect_timeout', options.connect_timeout ?? query.get('connect_timeout') ?? 2, 0),
     connection: { application_name: 'fastify-quota', ...options.connection }
   }
   const operator = new Lane(url, { ...settings, max: Math.min(max, OPERATOR_CONNECTIONS) }, OPERATOR_SESSION)
@@ -72,6 +72,14 @@ export function connectServer(
       await Promise.all([operator, metering, shared].map(lane => lane.close()))
     }
   }
+}
+
+/** A pool of no connections, or of NaN, would let every statement wait for ever. */
+function count(name: string, value: unknown, least: number): number {
+  const number = Number(value)
+  if (!Number.isInteger(number) || number < least || value === '')
+    throw new FST_QUOTA_CONNECTION(`has ${name}=${value}; it must be a whole number from ${least}`)
+  return number
 }
 
 /** What the statements rest on, whatever the server's defaults are. To compile one takes longer than to run it. */

@@ -91,6 +91,7 @@ t.test('200: HEAD says what there is, and reads nothing', async t => {
   const reply = await call('/usage-logs?format=csv', { method: 'HEAD' })
   t.equal(reply.statusCode, 200)
   t.match(reply.headers['content-type'], /^text\/csv/)
+  t.notOk('content-length' in reply.headers, 'the length of the export is not known (RFC 9110, 8.6)')
   t.equal(reply.body, '')
 })
 
