@@ -25,7 +25,7 @@ import { Metering } from './store/metering.ts'
 import { TypeCatalogue } from './store/type-catalogue.ts'
 import { DenialTally } from './upkeep/denial-tally.ts'
 import { LiveReservationSet } from './upkeep/live-reservations.ts'
-import { leaseOf, startUpkeep } from './upkeep/upkeep.ts'
+import { leaseOf, type OnUpkeepError, startUpkeep } from './upkeep/upkeep.ts'
 import { UsageRollups } from './upkeep/usage-rollups.ts'
 
 /** `app.quota`. */
@@ -89,8 +89,9 @@ async function wire(
   const holds = new Holds(db, { ...options, leaseMs, changed, left })
   const counter = new EventCounter()
   const tally = new DenialTally(db, options)
-  const upkeepFailed = (error: unknown) => app.log.error({ err: error }, 'quota upkeep failed; it is tried again')
-  const rollups = new UsageRollups(db, upkeepFailed)
+  const upkeepFailed: OnUpkeepError = (err, task) =>
+    app.log.error({ err, task }, 'quota upkeep failed; it is tried again')
+  const rollups = new UsageRollups(db, error => upkeepFailed(error, 'add up usage'))
   const count = (event: QuotaEvent) => {
     counter.count(event)
     tally.hear(event)

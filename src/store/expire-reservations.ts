@@ -24,11 +24,12 @@ export async function expireReservations(db: Database, userId: string, at?: Date
   return row?.expired ?? 0
 }
 
-/** Users of whom something has expired, at most `limit`. The table holds only what runs now, so it is read whole. */
-export async function listExpired(db: Database, limit: number, at?: Date): Promise<string[]> {
-  const rows = await db.query<{ user_id: string }>(
-    'SELECT DISTINCT user_id FROM quota_reservations WHERE expires_at <= coalesce($1::timestamptz, now()) ORDER BY user_id LIMIT $2',
-    [instantOf(at), limit]
-  )
+const EXPIRED = `
+SELECT DISTINCT user_id FROM quota_reservations
+ WHERE expires_at <= coalesce($1::timestamptz, now()) AND user_id > $2 ORDER BY user_id LIMIT $3`
+
+/** Users of whom something has expired, at most `limit`, in order; those after one of them. The table holds only what runs now, so it is read whole. */
+export async function listExpired(db: Database, limit: number, at?: Date, after = ''): Promise<string[]> {
+  const rows = await db.query<{ user_id: string }>(EXPIRED, [instantOf(at), after, limit])
   return rows.map(row => row.user_id)
 }

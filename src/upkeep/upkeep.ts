@@ -1,15 +1,18 @@
 // What is done without a request: renewing, expiring, counting, forgetting.
-import type { Database } from '../store/database.ts'
+import { type Database, stateOf } from '../store/database.ts'
 import { expireReservations, listExpired } from '../store/expire-reservations.ts'
 import { pruneIdempotencyKeys } from '../store/prune-idempotency-keys.ts'
+import { isRefused } from '../store/refused.ts'
 import type { DenialTally } from './denial-tally.ts'
 import type { LiveReservationSet } from './live-reservations.ts'
 import { type RetentionOptions, retain } from './retention.ts'
 import { every, type Schedule } from './schedule.ts'
 import type { UsageRollups } from './usage-rollups.ts'
 
-/** Users that one sweep gives back to; the next one goes on. */
+/** Users that are looked up at once. */
 const SWEEP_USERS = 500
+/** SQLSTATE: somebody has had it locked for too long. */
+const LOCKED = '55P03'
 const PRUNE_EVERY_MS = 3_600_000
 const ROLL_EVERY_MS = 60_000
 /** Each time all is looked at that is too old, also what is kept: a minute a million rows. */
@@ -23,34 +26,52 @@ const TALLY_EVERY_MS = 1_000
  */
 export const leaseOf = (reservationTtlMs: number): number => Math.ceil((reservationTtlMs * 2) / 3)
 
+/** `task` says what could not be done; its next turn comes all the same. */
+export type OnUpkeepError = (error: unknown, task: string) => void
+
 export function startUpkeep(
   db: Database,
   { live, tally, rollups }: { live: LiveReservationSet; tally: DenialTally; rollups: UsageRollups },
   { reservationTtlMs, retention }: { reservationTtlMs: number; retention: RetentionOptions },
-  onError: (error: unknown) => void
+  onError: OnUpkeepError
 ): Schedule {
+  const failed = (task: string) => (error: unknown) => onError(error, task)
+  const tallying = failed('count denials')
   const schedules = [
-    every(reservationTtlMs / 6, () => live.renew(db), onError),
-    every(reservationTtlMs / 3, () => sweep(db), onError),
-    every(TALLY_EVERY_MS, () => tally.flush(), onError),
-    every(ROLL_EVERY_MS, () => rollups.keep(), onError),
-    every(PRUNE_EVERY_MS, () => prune(db), onError),
-    every(PRUNE_EVERY_MS, () => rollups.prune(), onError),
-    every(RETAIN_EVERY_MS, stopping => retain(db, retention, stopping), onError, ROLL_EVERY_MS)
+    every(reservationTtlMs / 6, () => live.renew(db), failed('renew reservations')),
+    every(reservationTtlMs / 3, stopping => sweep(db, stopping), failed('expire reservations')),
+    every(TALLY_EVERY_MS, () => tally.flush(), tallying),
+    every(ROLL_EVERY_MS, () => rollups.keep(), failed('add up usage')),
+    every(PRUNE_EVERY_MS, () => prune(db), failed('forget idempotency keys')),
+    every(PRUNE_EVERY_MS, () => rollups.prune(), failed('forget sums')),
+    every(RETAIN_EVERY_MS, stopping => retain(db, retention, stopping), failed('retention'), ROLL_EVERY_MS)
   ]
   return {
     async stop() {
       await Promise.all([rollups.stop(), ...schedules.map(schedule => schedule.stop())])
-      await tally.flush().catch(onError)
+      await tally.flush().catch(tallying)
     }
   }
 }
 
-/** Gives back what nobody holds any more; how many. */
-async function sweep(db: Database): Promise<number> {
-  let expired = 0
-  for (const userId of await listExpired(db, SWEEP_USERS)) expired += await expireReservations(db, userId)
-  return expired
+/**
+ * Gives back what nobody holds any more. Where the database refuses that for one user, since a counter is wrong or somebody has it locked, it is told
+ * when all others have theirs back.
+ */
+async function sweep(db: Database, stopping: AbortSignal): Promise<void> {
+  const refused: unknown[] = []
+  for (let after: string | undefined = ''; after !== undefined; ) {
+    const users = await listExpired(db, SWEEP_USERS, undefined, after)
+    for (const userId of users) {
+      if (stopping.aborted) return
+      await expireReservations(db, userId).catch(error => {
+        if (!isRefused(error) && stateOf(error) !== LOCKED) throw error
+        refused.push(error)
+      })
+    }
+    after = users.length < SWEEP_USERS ? undefined : users.at(-1)
+  }
+  if (refused.length > 0) throw refused[0]
 }
 
 async function prune(db: Database): Promise<void> {

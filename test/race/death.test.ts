@@ -2,9 +2,14 @@ import { fork } from 'node:child_process'
 import { once } from 'node:events'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { fileURLToPath } from 'node:url'
+import Fastify from 'fastify'
+import postgres from 'postgres'
 import t from 'tap'
+import quotaPlugin from '../../src/index.ts'
 import { connect } from '../../src/store/connect.ts'
+import { declareTypes } from '../../src/store/declare-types.ts'
 import { viewQuotas } from '../../src/store/view-quotas.ts'
+import { hold } from '../fixtures/charges.ts'
 import { server } from '../fixtures/database.ts'
 
 const pg = await server(t)
@@ -59,3 +64,37 @@ t.test('finishes what runs on SIGTERM, charges it, and ends with 0', async t => 
   t.equal(await count('usage_logs'), 20)
   t.equal(await count('quota_reservations'), 0)
 })
+
+t.test(
+  'a user whose counter is wrong or locked does not keep what was held by others',
+  { timeout: 30_000 },
+  async t => {
+    const url = await pg.migrated()
+    const db = await connect(url)
+    t.teardown(() => db.close())
+    await declareTypes(db, { calls: { limit: 10 } })
+    const users = ['a wrong one', 'b locked', 'c', 'd']
+    for (const user of users) await hold(db, user, { calls: 1 }, { leaseMs: 1 })
+    await db.query("UPDATE quota_limits SET used_amount = 0 WHERE user_id = 'a wrong one'")
+    const lock = postgres(url, { max: 1, onnotice: () => {} })
+    t.teardown(() => lock.end())
+    await lock`BEGIN`
+    await lock`SELECT 1 FROM quota_limits WHERE user_id = 'b locked' FOR UPDATE`
+    const lines: unknown[] = []
+    const app = Fastify({
+      logger: { level: 'error', stream: { write: (line: string) => void lines.push(JSON.parse(line)) } }
+    })
+    t.teardown(() => app.close())
+    await app.register(quotaPlugin, { connection: url, identify: () => 'nobody', reservationTtlMs: 300 })
+    await app.ready()
+    const left = async () =>
+      (await db.query<{ id: string }>('SELECT user_id AS id FROM quota_reservations ORDER BY 1')).map(({ id }) => id)
+    while ((await left()).length > 2) await sleep(20)
+    t.strictSame(await left(), users.slice(0, 2))
+    while (lines.length === 0) await sleep(20)
+    t.match(lines[0], { task: 'expire reservations', msg: /upkeep failed/, err: { message: /23514/ } })
+    await lock`ROLLBACK`
+    while ((await left()).length > 1) await sleep(20)
+    t.strictSame(await left(), users.slice(0, 1))
+  }
+)

@@ -73,6 +73,7 @@ onBoth('lists at most as many users as asked for, each once', async (t, db) => {
   await declareTypes(db, { a: { limit: 10 }, b: { limit: 10 } })
   for (const user of ['carol', 'alice', 'bob']) await hold(db, user, { a: 1, b: 1 }, { at: after(0), leaseMs: 1000 })
   t.strictSame(await listExpired(db, 2, after(10)), ['alice', 'bob'])
+  t.strictSame(await listExpired(db, 2, after(10), 'bob'), ['carol'])
   t.strictSame(await listExpired(db, 10, after(0)), [])
 })
 
