@@ -1,6 +1,6 @@
 // The embedded engine: PostgreSQL inside this process, in a directory, for development, tests and small deployments.
 import { resolve } from 'node:path'
-import { type Database, openDatabase } from './database.ts'
+import { type Database, openDatabase, type Values } from './database.ts'
 import { lockDirectory } from './lock-directory.ts'
 import { migrate } from './migrate.ts'
 
@@ -10,6 +10,8 @@ const DEADLINE_MS = 30_000
 interface Shared {
   database: Promise<Database>
   users: number
+  /** Since the last of them left. */
+  closing?: Promise<void>
 }
 
 /** Registrations of one process share a directory; another process is refused. */
@@ -19,6 +21,8 @@ const open = new Map<string, Shared>()
 export async function connectEmbedded(dataDir: string): Promise<Database> {
   if (dataDir === 'memory://') return await start(dataDir, () => {})
   const dir = resolve(dataDir)
+  // By this process itself, as between two tests.
+  await open.get(dir)?.closing?.catch(() => {})
   const shared = open.get(dir) ?? { database: start(dir, lockDirectory(dir)), users: 0 }
   open.set(dir, shared)
   shared.users += 1
@@ -40,32 +44,35 @@ export async function connectEmbedded(dataDir: string): Promise<Database> {
 }
 
 async function start(dataDir: string, unlock: () => void): Promise<Database> {
+  const database = await openEngine(dataDir, unlock).catch(error => {
+    unlock()
+    throw error
+  })
   try {
-    // Loaded when it is used: it is heavy, and production does without it.
-    const [{ PGlite }, { drizzle }] = await Promise.all([import('@electric-sql/pglite'), import('drizzle-orm/pglite')])
-    const client = await PGlite.create(dataDir)
-    const close = async () => {
-      await client.close()
-      unlock()
-    }
-    const database = openDatabase(
-      'embedded',
-      drizzle(client),
-      (text, values) => client.query(text, [...values]),
-      close,
-      DEADLINE_MS
-    )
     await migrate(database)
     return database
   } catch (error) {
-    unlock()
+    // Else somebody else could open the directory beside the engine that still has it.
+    await database.close().catch(() => {})
     throw error
   }
+}
+
+async function openEngine(dataDir: string, unlock: () => void): Promise<Database> {
+  // Loaded when it is used: it is heavy, and production does without it.
+  const [{ PGlite }, { drizzle }] = await Promise.all([import('@electric-sql/pglite'), import('drizzle-orm/pglite')])
+  const client = await PGlite.create(dataDir)
+  const close = async () => {
+    await client.close()
+    unlock()
+  }
+  const run = (text: string, values: Values) => client.query(text, [...values])
+  return openDatabase('embedded', drizzle(client), run, close, DEADLINE_MS)
 }
 
 async function leave(dir: string, shared: Shared, database: Database): Promise<void> {
   shared.users -= 1
   if (shared.users > 0) return
-  open.delete(dir)
-  await database.close()
+  shared.closing = database.close().finally(() => open.delete(dir))
+  await shared.closing
 }

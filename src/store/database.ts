@@ -147,11 +147,15 @@ export async function withDeadline<T>(work: PromiseLike<T>, deadlineMs: number, 
   try {
     return await Promise.race([answer, late])
   } catch (error) {
-    throw error instanceof FST_QUOTA_STORE ? error : new FST_QUOTA_STORE(describe(error), { cause: driverError(error) })
+    throw storeError(error)
   } finally {
     clearTimeout(timer)
   }
 }
+
+/** The one kind of error, whichever driver threw it. */
+export const storeError = (error: unknown): Error =>
+  error instanceof FST_QUOTA_STORE ? error : new FST_QUOTA_STORE(describe(error), { cause: driverError(error) })
 
 /** Drizzle puts a statement's parameters into its error's text; the driver's own error has none. */
 const driverError = (error: unknown): unknown =>

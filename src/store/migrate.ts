@@ -4,7 +4,7 @@ import { fileURLToPath } from 'node:url'
 import { sql } from 'drizzle-orm'
 import { readMigrationFiles } from 'drizzle-orm/migrator'
 import { missingFromSchema } from './check-schema.ts'
-import { type Database, type Orm, stateOf } from './database.ts'
+import { type Database, type Orm, stateOf, storeError } from './database.ts'
 
 /** Found from this module, not from the working directory. */
 export const MIGRATIONS_FOLDER = fileURLToPath(new URL('../../drizzle', import.meta.url))
@@ -21,7 +21,7 @@ const PAUSE_MS = 100
 /** Somebody keeps a table for longer than statements do, such as pg_dump. */
 const GIVE_UP_AFTER_MS = 30_000
 
-/** Applies what is not applied yet; how many. */
+/** Applies what is not applied yet; how many. Rejects with FST_QUOTA_STORE where the database refuses one, which is then not applied at all. */
 export async function migrate(db: Database): Promise<number> {
   // `drizzle-kit push` makes the same tables without writing down that it did.
   const isPushed = (await missingFromSchema(db)).length === 0
@@ -37,7 +37,7 @@ async function withPatience<T>(work: () => Promise<T>): Promise<T> {
     try {
       return await work()
     } catch (error) {
-      if (!/^(55P03|40P01)$/.test(stateOf(error) ?? '') || performance.now() >= end) throw error
+      if (!/^(55P03|40P01)$/.test(stateOf(error) ?? '') || performance.now() >= end) throw storeError(error)
       await sleep(PAUSE_MS * (0.5 + Math.random()))
     }
   }

@@ -1,6 +1,7 @@
 import { existsSync } from 'node:fs'
 import { mkdir, readFile, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
+import { PGlite } from '@electric-sql/pglite'
 import t from 'tap'
 import { commit } from '../../src/store/commit.ts'
 import { connect } from '../../src/store/connect.ts'
@@ -40,6 +41,36 @@ t.test('two connections of one process share the directory; it stays open until 
   t.ok(existsSync(join(dataDir, 'fastify-quota.pid')))
   await second.close()
   t.notOk(existsSync(join(dataDir, 'fastify-quota.pid')))
+})
+
+t.test('who opens the directory again while it is being closed waits, and has it', async t => {
+  const dataDir = t.testdir()
+  const former = await connect({ dataDir })
+  await declareTypes(former, { calls: { limit: 10 } })
+  const closing = former.close()
+  const [one, other] = await Promise.all([connect({ dataDir }), connect({ dataDir })])
+  await closing
+  t.match(await listTypes(one), [{ key: 'calls' }])
+  await one.close()
+  t.match(await listTypes(other), [{ key: 'calls' }])
+  await other.close()
+})
+
+t.test('tables that no migration fits are told, and leave the directory to whoever mends them', async t => {
+  const dataDir = t.testdir()
+  const mending = await PGlite.create(dataDir)
+  await mending.query('CREATE TABLE quota_types (id int)')
+  await mending.close()
+  for (let attempt = 0; attempt < 2; attempt++)
+    await t.rejects(connect({ dataDir }), {
+      code: 'FST_QUOTA_STORE',
+      message: /"quota_types" already exists \(42P07\)/
+    })
+  t.notOk(existsSync(join(dataDir, 'fastify-quota.pid')))
+  const again = await PGlite.create(dataDir)
+  await again.query('DROP TABLE quota_types')
+  await again.close()
+  await (await connect({ dataDir })).close()
 })
 
 t.test('closing and opening again keeps everything', async t => {
