@@ -128,7 +128,7 @@ async function wire(
     routes: () => routes,
     counts
   })
-  if (options.selfUrl !== undefined) addSelfRoute(app, { ...foundation, url: options.selfUrl })
+  if (options.selfUrl !== undefined) addSelfRoute(app, { ...options, ...foundation, url: options.selfUrl })
   if (options.admin !== undefined)
     await addAdminRoutes(app, {
       db,

@@ -25,6 +25,8 @@ export interface Authorization {
   authorize: Authorize
   /** Whether a request tries to prove who it is from; without a token of ours the application alone can tell. */
   hasCredential(request: FastifyRequest): boolean | undefined
+  /** What who is refused is told. */
+  remedy: string
 }
 
 /** Reads the options, and refuses what would leave the routes open. */
@@ -38,11 +40,18 @@ export function readAdminOptions(options: AdminOptions): Authorization & { prefi
     throw new FST_QUOTA_INVALID_OPTION('admin.authorize', 'must be a function (request) => actor')
   if (authorize !== undefined && token !== undefined)
     throw new FST_QUOTA_INVALID_OPTION('admin', 'takes token or authorize, not both')
-  if (authorize !== undefined) return { prefix, authorize, hasCredential: () => undefined }
+  if (authorize !== undefined)
+    return {
+      prefix,
+      authorize,
+      hasCredential: () => undefined,
+      remedy: 'The application does not let this request operate quotas.'
+    }
   return {
     prefix,
     authorize: byToken(readTokens(token)),
-    hasCredential: request => request.headers['x-admin-token'] !== undefined
+    hasCredential: request => request.headers['x-admin-token'] !== undefined,
+    remedy: 'This needs the header X-Admin-Token with a valid token.'
   }
 }
 

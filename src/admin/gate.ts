@@ -9,7 +9,10 @@ import { ACTOR } from './context.ts'
 const MAX_WRONG_TOKENS = 100
 const WINDOW_MS = 60_000
 
-export async function addGate(admin: FastifyInstance, { authorize, hasCredential }: Authorization): Promise<void> {
+export async function addGate(
+  admin: FastifyInstance,
+  { authorize, hasCredential, remedy }: Authorization
+): Promise<void> {
   await admin.register(rateLimit, { global: false })
   const countWrong = admin.createRateLimit({
     max: MAX_WRONG_TOKENS,
@@ -37,7 +40,7 @@ export async function addGate(admin: FastifyInstance, { authorize, hasCredential
     const wrong = isCounted ? await countWrong(request) : undefined
     if (wrong?.isAllowed === false && wrong.isExceeded) {
       reply.header('retry-after', wrong.ttlInSeconds)
-      return answerProblem(reply, 429, 'There were too many wrong tokens from this address.')
+      return answerProblem(reply, 429, 'There were too many wrong attempts from this address.')
     }
     const isLast = wrong?.isAllowed === false && wrong.remaining === 0
     // Who brings no token tries none, and may come as often as they like.
@@ -45,6 +48,6 @@ export async function addGate(admin: FastifyInstance, { authorize, hasCredential
       { endpoint: request.routeOptions.url, ip: request.ip, ...(isLast ? { slowed: true } : {}) },
       'quota admin request refused'
     )
-    return answerProblem(reply, 403, 'This needs the header X-Admin-Token with a valid token.')
+    return answerProblem(reply, 403, remedy)
   }
 }

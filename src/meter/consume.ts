@@ -43,7 +43,11 @@ export async function consume(
       const charges = [{ id: chargeId(), typeId: type.id, type: key, amount }]
       const metadata = boundMetadata(options.metadata)
       const admission = await charge(db, { userId, charges, endpoint, metadata, idempotencyKey })
-      if (admission.admitted) return admission.charges[0]!.balance
+      if (admission.admitted) {
+        const { balance } = admission.charges[0]!
+        count({ name: 'charged', userId, endpoint, charges: [{ type: key, amount, remaining: balance.remaining }] })
+        return balance
+      }
       denied = admission
       throw new FST_QUOTA_EXCEEDED(admission.violations)
     })

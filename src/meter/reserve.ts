@@ -132,8 +132,10 @@ class HeldReservation implements Reservation {
         throw new FST_QUOTA_NOT_RESERVED(type)
     this.#committed ??= this.#write(async () => {
       if (charges.length === 0) return {}
-      const balances = await commit(bounded(this.#context), this.#userId, charges, this.#options.endpoint ?? null)
-      return Object.fromEntries(charges.map(({ type, balance }) => [type, balances.get(type) ?? balance]))
+      const balances = await commit(bounded(this.#context), this.#userId, charges, this.#endpoint)
+      const told = Object.fromEntries(charges.map(({ type, balance }) => [type, balances.get(type) ?? balance]))
+      this.#count('charged', charges, told)
+      return told
     })
     return await this.#committed.catch(error => {
       this.#committed = undefined
@@ -144,7 +146,8 @@ class HeldReservation implements Reservation {
   async release(): Promise<void> {
     if (this.#committed) throw new FST_QUOTA_SETTLED('charged')
     this.#released ??= this.#write(async () => {
-      await release(bounded(this.#context), this.#userId, this.#charges)
+      const balances = await release(bounded(this.#context), this.#userId, this.#charges)
+      this.#count('released', this.#charges, Object.fromEntries(balances))
     })
     await this.#released.catch(error => {
       this.#released = undefined
@@ -158,6 +161,19 @@ class HeldReservation implements Reservation {
     this.#context.live.drop(this.#charges.map(charge => charge.id))
     this.#context.changed(this.#userId)
     return result
+  }
+
+  #count(name: 'charged' | 'released', charges: readonly AdmittedCharge[], told: Record<string, Balance>): void {
+    const facts = charges.map(({ type, amount, balance }) => {
+      const { remaining } = told[type] ?? balance
+      return { type, amount, remaining }
+    })
+    const event = { userId: this.#userId, endpoint: this.#endpoint, charges: facts }
+    this.#context.count(name === 'charged' ? { name, ...event } : { name, ...event, statusCode: null })
+  }
+
+  get #endpoint(): string | null {
+    return this.#options.endpoint ?? null
   }
 
   #final(charge: AdmittedCharge, amounts: Readonly<Record<string, number>>, metadata: Metadata) {

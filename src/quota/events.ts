@@ -11,8 +11,14 @@ interface ChargeFacts {
 export type QuotaEvent =
   /** Charged, with its log rows written. */
   | { name: 'charged'; userId: string; endpoint: string | null; charges: readonly ChargeFacts[] }
-  /** Given back: the reply was not one that is charged. */
-  | { name: 'released'; userId: string; endpoint: string | null; charges: readonly ChargeFacts[]; statusCode: number }
+  /** Given back: the reply was not one that is charged; without a status, `release` was called. */
+  | {
+      name: 'released'
+      userId: string
+      endpoint: string | null
+      charges: readonly ChargeFacts[]
+      statusCode: number | null
+    }
   /** Refused: the handler did not run, or `app.quota` threw. */
   | {
       name: 'denied'

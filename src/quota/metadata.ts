@@ -5,7 +5,7 @@ export type Metadata = Record<string, unknown>
 /** Deeper JSON wedges the embedded engine (seen at 6 000 levels); nobody reads it either. */
 const MAX_DEPTH = 8
 const MAX_BYTES = 4096
-/** No more values than this fit into the bytes; beyond them the rest is not even looked at. */
+/** More values than this do not fit into the bytes; beyond them the rest is not looked at. */
 const MAX_VALUES = 2048
 
 /**
@@ -50,20 +50,31 @@ interface Pruning {
 
 /** Plain JSON, at most MAX_DEPTH deep, of characters that jsonb takes. */
 function prune(value: unknown, depth: number, pruning: Pruning, isJson = false): unknown {
-  if (typeof value === 'string') return storable(value)
+  if (!isJson && --pruning.left < 0) return cut(pruning)
+  // One that is longer does not fit, and need not be read to its end to see it.
+  if (typeof value === 'string') return storable(value.slice(0, MAX_BYTES + 1))
   if (typeof value === 'bigint') return value.toString()
   if (typeof value !== 'object' || value === null)
     return typeof value === 'function' || typeof value === 'symbol' ? null : value
   const json = (value as { toJSON?: unknown }).toJSON
   // Asked once, like JSON.stringify does: some give themselves back.
   if (typeof json === 'function' && !isJson) return prune(json.call(value), depth, pruning, true)
-  if (depth > MAX_DEPTH || --pruning.left < 0) {
-    pruning.isCut = true
-    return '…'
-  }
-  if (Array.isArray(value)) return value.map(item => prune(item, depth + 1, pruning))
-  const entries = Object.entries(value).filter(([, item]) => item !== undefined)
-  return Object.fromEntries(entries.map(([key, item]) => [storable(key), prune(item, depth + 1, pruning)]))
+  if (depth > MAX_DEPTH) return cut(pruning)
+  if (Array.isArray(value)) return some(value, pruning).map(item => prune(item, depth + 1, pruning))
+  const entries = some(Object.keys(value), pruning).map(key => [key, (value as Metadata)[key]] as const)
+  const present = entries.filter(([, item]) => item !== undefined)
+  return Object.fromEntries(present.map(([key, item]) => [storable(key), prune(item, depth + 1, pruning)]))
+}
+
+function cut(pruning: Pruning): string {
+  pruning.isCut = true
+  return '…'
+}
+
+function some<T>(all: readonly T[], pruning: Pruning): readonly T[] {
+  if (all.length <= MAX_VALUES) return all
+  pruning.isCut = true
+  return all.slice(0, MAX_VALUES)
 }
 
 /** jsonb refuses U+0000 (SQLSTATE 22P05) and lone surrogates (22P02). */

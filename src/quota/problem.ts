@@ -19,7 +19,10 @@ export function quotaExceeded(violations: readonly Violation[], status: number, 
     type: 'https://iana.org/assignments/http-problem-types#quota-exceeded',
     title: 'Quota exceeded',
     status,
-    detail: `This needs ${first.required} of '${first.type}', and ${first.remaining} of ${first.limit} are left.`,
+    detail:
+      first.limit < 0
+        ? `This needs ${first.required} of '${first.type}', which has no limit, but counts no further than 2^53−1.`
+        : `This needs ${first.required} of '${first.type}', and ${first.remaining} of ${first.limit} are left.`,
     'violated-policies': violations.map(v => v.type),
     quota_type: first.type,
     limit: first.limit,
@@ -43,7 +46,7 @@ export const problem = (status: number, detail: string, members: Record<string, 
 
 /** Seconds to wait where waiting helps every violated quota: its period ends, and the amount fits an empty one. */
 export function retryAfter(violations: readonly Violation[]): number | undefined {
-  if (violations.some(v => v.retryAfter === null || v.required > v.limit)) return undefined
+  if (violations.some(v => v.retryAfter === null || (v.limit >= 0 && v.required > v.limit))) return undefined
   return Math.max(...violations.map(v => v.retryAfter ?? 0), 1)
 }
 

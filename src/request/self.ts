@@ -3,7 +3,7 @@ import type { FastifyInstance } from 'fastify'
 import { FST_QUOTA_STORE, FST_QUOTA_UNAUTHORIZED } from '../quota/errors.ts'
 import { problemAnswer } from '../quota/problem.ts'
 import { QUOTA_DOCUMENT_SCHEMA, quotaDocument } from '../quota/quota-document.ts'
-import type { Database } from '../store/database.ts'
+import { type Database, within } from '../store/database.ts'
 import { viewQuotas } from '../store/view-quotas.ts'
 import { type Identify, identifyUser } from './identify.ts'
 import { refuseUnauthorized, refuseUnavailable } from './refuse.ts'
@@ -17,7 +17,7 @@ export const DEFAULT_SELF_URL = '/quotas/me'
 
 export function addSelfRoute(
   app: FastifyInstance,
-  context: { db: Database; identify: Identify; asksForToken: boolean; url: string }
+  context: { db: Database; identify: Identify; asksForToken: boolean; url: string; storeTimeoutMs: number }
 ): void {
   app.route({
     method: 'GET',
@@ -35,7 +35,7 @@ export function addSelfRoute(
     handler: async (request, reply) => {
       try {
         const userId = await identifyUser(request, context.identify)
-        const { quotas } = await viewQuotas(context.db, userId)
+        const { quotas } = await viewQuotas(within(context.db, context.storeTimeoutMs), userId)
         return reply.header('cache-control', 'no-store').send(quotaDocument(userId, quotas))
       } catch (error) {
         if (error instanceof FST_QUOTA_UNAUTHORIZED) return refuseUnauthorized(reply, error, context.asksForToken)

@@ -199,7 +199,8 @@ export class Settlement implements Hold, OwedListener<Balances> {
     this.#told = this.#costs(target)
     const charges = this.#told.map(({ type, remaining }, i) => ({
       type,
-      amount: quota.charges[i]?.amount ?? 0,
+      // What comes back is what was held, whatever it would have cost.
+      amount: (target === 'charged' ? quota.charges[i]?.amount : quota.charges[i]?.reserved) ?? 0,
       remaining
     }))
     if (target === 'charged') emit({ name: 'charged', userId, endpoint, charges }, this.#log)

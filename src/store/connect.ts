@@ -2,6 +2,7 @@
 import { is } from 'drizzle-orm'
 import { PgDatabase } from 'drizzle-orm/pg-core'
 import { FST_QUOTA_CONNECTION } from '../quota/errors.ts'
+import { refuseUnknown } from '../quota/option.ts'
 import { connectEmbedded } from './connect-embedded.ts'
 import { connectServer, type Patience, requireReady, type ServerConnection } from './connect-server.ts'
 import { type Database, type Orm, openDatabase, runThrough } from './database.ts'
@@ -43,7 +44,8 @@ export async function open(
     return openDatabase('drizzle', connection, runThrough(connection), async () => {}, 2_000)
   if ('dataDir' in connection) {
     if (typeof connection.dataDir !== 'string' || connection.dataDir === '')
-      throw new FST_QUOTA_CONNECTION('.dataDir must be a directory')
+      throw new FST_QUOTA_CONNECTION('must name a directory as its dataDir')
+    refuseUnknown('connection', connection, ['dataDir'])
     return await connectEmbedded(connection.dataDir)
   }
   if ('url' in connection && typeof connection.url === 'string')

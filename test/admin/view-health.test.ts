@@ -65,11 +65,15 @@ t.test('200: the counts move with what is charged, given back and denied', async
   t.equal((await ask(app, user, '/calls')).statusCode, 402)
   await t.rejects(app.quota.consume(user, 'calls', 5), { code: 'FST_QUOTA_EXCEEDED' })
   await t.rejects(app.quota.reserve(user, { type: 'calls', amount: 5 }), { code: 'FST_QUOTA_EXCEEDED' })
+  const other = newUser()
+  await app.quota.consume(other, 'calls', 1)
+  await (await app.quota.reserve(other, 'tokens')).release()
+  await (await app.quota.reserve(other, 'tokens')).commit()
   const { uptime_seconds, ...after } = await processOf()
   t.ok(uptime_seconds >= before.uptime_seconds)
   t.strictSame(after, {
-    charged: before.charged + 1,
-    released: before.released + 1,
+    charged: before.charged + 3,
+    released: before.released + 2,
     denied: before.denied + 3,
     unenforced: 0,
     store_failed: 0,

@@ -19,18 +19,29 @@ t.test('logs a charge as info and a denial as a warning, with user, type, amount
     admin: { token: 'the-admin-token-of-this-test' }
   })
   app.get('/l3_detect/:patient', { config: { quota: { type: 'logged', amount: 3 } } }, async (request, reply) => {
+    request.quota.setAmount('logged', 2)
     return reply.code((request.params as { patient: string }).patient === 'nobody' ? 404 : 200).send('x')
   })
   const user = newUser()
   await ask(app, user, '/l3_detect/nobody')
   await ask(app, user, '/l3_detect/Jane-Doe?secret=hidden')
-  await ask(app, user, '/l3_detect/Jane-Doe')
+  for (let i = 0; i < 2; i++) await ask(app, user, '/l3_detect/Jane-Doe')
   await app.inject({ url: '/admin/quotas/usage-logs', headers: { 'x-admin-token': 'a-wrong-token-that-is-secret' } })
   const ours = lines.filter(line => String(line.msg).startsWith('quota'))
   t.match(ours, [
-    { level: 20, msg: 'quota given back', user, type: 'logged', status: 404, endpoint: '/l3_detect/:patient' },
-    { level: 30, msg: 'quota charged', user, type: 'logged', amount: 3, remaining: 2, endpoint: '/l3_detect/:patient' },
-    { level: 40, msg: 'quota denied', user, type: 'logged', amount: 3, remaining: 2, limit: 5, status: 402 },
+    {
+      level: 20,
+      msg: 'quota given back',
+      user,
+      type: 'logged',
+      amount: 3,
+      remaining: 5,
+      status: 404,
+      endpoint: '/l3_detect/:patient'
+    },
+    { level: 30, msg: 'quota charged', user, type: 'logged', amount: 2, remaining: 3, endpoint: '/l3_detect/:patient' },
+    { level: 30, msg: 'quota charged', amount: 2, remaining: 1 },
+    { level: 40, msg: 'quota denied', user, type: 'logged', amount: 3, remaining: 1, limit: 5, status: 402 },
     { level: 40, msg: 'quota admin request refused' }
   ])
   t.notMatch(JSON.stringify(ours), /Jane|hidden|secret/)

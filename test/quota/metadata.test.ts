@@ -131,6 +131,22 @@ t.test('stays within 4096 bytes, whatever it is given', async t => {
   t.ok(bytes(boundMetadata(many)) > 3500, 'and uses most of them')
 })
 
+t.test('looks at no more of it than could fit', async t => {
+  let seen = 0
+  const item = {
+    get value() {
+      seen += 1
+      return 'x'
+    }
+  }
+  for (const many of [Array(100_000).fill(item), Object.fromEntries(Array(100_000).fill(item).entries())]) {
+    seen = 0
+    t.equal(boundMetadata({ before: 1, many }).truncated, true)
+    t.ok(seen <= 2048, `${seen} values`)
+  }
+  t.strictSame(boundMetadata({ before: 1, long: 'x'.repeat(50_000_000) }), { before: 1, truncated: true })
+})
+
 t.test('replaces U+0000 and lone surrogates, which jsonb refuses, in texts and in keys', async t => {
   const metadata = { 'a\u0000b': 'c\u0000\u0000d', 'k\ud83d': 'v\ude00', deep: [{ in: '\u0000' }], whole: '😀' }
   t.strictSame(boundMetadata(metadata), {

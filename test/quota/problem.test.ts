@@ -45,6 +45,11 @@ t.test('says null where a quota never starts again', async t => {
   t.equal(quotaExceeded([violation({ resetsAt: null })], 402, null).resets_at, null)
 })
 
+t.test('says of an unlimited quota that can count no further what it is', async t => {
+  const { detail } = quotaExceeded([violation({ limit: -1, remaining: -1 })], 402, null)
+  t.match(detail, /has no limit, but counts no further than 2\^53−1/)
+})
+
 t.test('names every violated quota, and speaks of the first', async t => {
   const body = quotaExceeded([violation({ type: 'tokens', limit: 9 }), violation({ type: 'calls' })], 402, null)
   t.strictSame(body['violated-policies'], ['tokens', 'calls'])
@@ -80,7 +85,8 @@ t.test('names a wait only when waiting helps', async t => {
     ['several, the longest first', [violation({ retryAfter: 7200 }), violation({ retryAfter: 60 })], 7200],
     ['several, one of which never starts again', [violation(), violation({ retryAfter: null })], undefined],
     ['several, one of which it never fits', [violation({ required: 201 }), violation()], undefined],
-    ['the period is about to end: at least a second', [violation({ retryAfter: 0 })], 1]
+    ['the period is about to end: at least a second', [violation({ retryAfter: 0 })], 1],
+    ['an unlimited one that can count no further', [violation({ limit: -1, remaining: -1, retryAfter: 60 })], 60]
   ]
   for (const [name, violations, seconds] of cases) t.equal(retryAfter(violations), seconds, name)
 })

@@ -62,6 +62,28 @@ t.test(
   }
 )
 
+t.test("a user's own view waits no longer for the store than a metered request does", async t => {
+  const token = 'the-admin-token-of-this-test'
+  const { app, url } = await application(t, { admin: { token }, storeTimeoutMs: 200 })
+  const user = newUser()
+  await ask(app, user, '/work')
+  const sql = postgres(url, { max: 1 })
+  t.teardown(() => sql.end())
+  await sql`BEGIN`
+  await sql`LOCK TABLE quota_limits`
+  const answered: string[] = []
+  const answer = async (name: string, asked: Promise<{ statusCode: number }>) => {
+    t.equal((await asked).statusCode, 503)
+    answered.push(name)
+  }
+  await Promise.all([
+    answer('operator', app.inject({ url: `/admin/quotas/users/${user}`, headers: { 'x-admin-token': token } })),
+    answer('user', app.inject({ url: '/quotas/me', headers: { 'x-user': user } }))
+  ])
+  t.strictSame(answered, ['user', 'operator'])
+  await sql`ROLLBACK`
+})
+
 t.test(
   'keeps a charge that cannot be written after the handler succeeded, and writes it once, also through close',
   async t => {

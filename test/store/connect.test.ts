@@ -23,8 +23,8 @@ t.test('refuses what is no connection, says what to write, and never the passwor
     [{ url: 'postgres://me:hunter2@db/app', max: 1.5 }, /max=1\.5/],
     [{ url: 'mysql://me:hunter2@db/app' }, /must begin with postgres:\/\//],
     [{ url: 5 }, /must be/],
-    [{ dataDir: '' }, /dataDir must be a directory/],
-    [{ dataDir: 5 }, /dataDir must be a directory/],
+    [{ dataDir: '' }, /must name a directory/],
+    [{ dataDir: 5 }, /must name a directory/],
     [{}, /must be/],
     [null, /must be/],
     [5432, /must be/]
@@ -37,6 +37,10 @@ t.test('refuses what is no connection, says what to write, and never the passwor
     t.match(error, { code: 'FST_QUOTA_CONNECTION', message }, JSON.stringify(connection))
     t.notMatch(`${error?.stack} ${JSON.stringify(error)}`, /hunter2/)
   }
+  await t.rejects(connect({ dataDir: './data', max: 5 } as Connection), {
+    code: 'FST_QUOTA_INVALID_OPTION',
+    message: /connection\.max/
+  })
 })
 
 t.test('a port where nobody listens is FST_QUOTA_UNREACHABLE, within 10 seconds', { timeout: 10_000 }, async t => {
