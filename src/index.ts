@@ -1,7 +1,7 @@
 // What the package exports.
 export type { AdminOptions, Authorize } from './admin/authorize.ts'
 export type { ChargeCallOptions } from './meter/consume.ts'
-export type { ChangeOptions, Check, Meter, ResetResult } from './meter/meter.ts'
+export type { AdjustOptions, ChangeOptions, Check, Meter, ResetResult } from './meter/meter.ts'
 export type { Reservation, ReserveCharges, ReserveOptions } from './meter/reserve.ts'
 export type { QuotaOptions } from './options.ts'
 export { type FastifyQuota, quotaPlugin, quotaPlugin as default } from './plugin.ts'
@@ -9,6 +9,7 @@ export type { Balance } from './quota/balance.ts'
 export type { DenialOptions, StoreFailure } from './quota/denial.ts'
 export * as errors from './quota/errors.ts'
 export type { EventCounts } from './quota/events.ts'
+export type { Metadata } from './quota/metadata.ts'
 export type { PeriodUnit } from './quota/period.ts'
 export type { QuotaDeclaration, QuotaKind } from './quota/quota-type.ts'
 export type {
@@ -22,6 +23,7 @@ export type {
   Rule
 } from './quota/rule.ts'
 export type { Identify } from './request/identify.ts'
+export type { MeteredRoute } from './request/match.ts'
 export type { RequestQuota, ReservedCharge } from './request/request-quota.ts'
 export type { SelfOptions } from './request/self.ts'
 export type { Connection } from './store/connect.ts'

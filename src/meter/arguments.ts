@@ -29,10 +29,22 @@ export function requireIdempotencyKey(key: unknown): void {
   throw new FST_QUOTA_INVALID_CALL('idempotencyKey', 'must be a text of 1 to 255 characters')
 }
 
-/** The last argument of a call, where it is given. */
-export function requireOptions(options: unknown): void {
-  if (typeof options === 'object' && options !== null && !Array.isArray(options)) return
-  throw new FST_QUOTA_INVALID_CALL('options', "must be an object such as { endpoint: '/reports' }")
+/** The last argument of a call, where it is given: a misspelt field must not be taken for its default. */
+export function requireOptions(options: unknown, known: readonly string[]): void {
+  if (typeof options !== 'object' || options === null || Array.isArray(options))
+    throw new FST_QUOTA_INVALID_CALL('options', `must be an object; known in it: ${known.join(', ')}`)
+  requireKnown('options', options, known)
+}
+
+export function requireKnown(argument: string, given: object, known: readonly string[]): void {
+  const unknown = Object.keys(given).find(field => !known.includes(field))
+  if (unknown !== undefined)
+    throw new FST_QUOTA_INVALID_CALL(`${argument}.${unknown}`, `is not known; known here: ${known.join(', ')}`)
+}
+
+export function requireFlag(argument: string, flag: unknown): void {
+  if (flag !== undefined && typeof flag !== 'boolean')
+    throw new FST_QUOTA_INVALID_CALL(argument, 'must be true or false')
 }
 
 /** A text that goes into a table: where a charge came from, who made a change, why. */

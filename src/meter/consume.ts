@@ -21,6 +21,12 @@ export interface ChargeCallOptions {
   idempotencyKey?: string
 }
 
+export const CHARGE_CALL_FIELDS = [
+  'endpoint',
+  'metadata',
+  'idempotencyKey'
+] as const satisfies (keyof ChargeCallOptions)[]
+
 export async function consume(
   { db, types, count }: MeterContext,
   userId: string,
@@ -30,7 +36,7 @@ export async function consume(
 ): Promise<Balance> {
   requireUser(userId)
   requireAmount(amount)
-  requireOptions(options)
+  requireOptions(options, CHARGE_CALL_FIELDS)
   requireText('endpoint', options.endpoint)
   requireIdempotencyKey(options.idempotencyKey)
   const type = await types.get(key, 'charged through app.quota.consume')

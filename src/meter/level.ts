@@ -8,7 +8,7 @@ import { ensureUser } from '../store/ensure-user.ts'
 import { insistOnTypes } from '../store/insist-on-types.ts'
 import { type LevelMove, setLevel } from '../store/set-level.ts'
 import { requireAmount, requireIdempotencyKey, requireOptions, requireText, requireUser } from './arguments.ts'
-import { type ChargeCallOptions, once } from './consume.ts'
+import { CHARGE_CALL_FIELDS, type ChargeCallOptions, once } from './consume.ts'
 import type { MeterContext } from './context.ts'
 import { viewBalance } from './view.ts'
 
@@ -27,7 +27,7 @@ export async function setUsage(
   amount: number,
   options: Omit<ChargeCallOptions, 'idempotencyKey'>
 ): Promise<Balance> {
-  requireOptions(options)
+  requireOptions(options, CHARGE_CALL_FIELDS)
   const { idempotencyKey: _, ...rest } = options as ChargeCallOptions
   return await moveLevel(context, 'set', userId, key, amount, rest)
 }
@@ -42,7 +42,7 @@ async function moveLevel(
 ): Promise<Balance> {
   requireUser(userId)
   requireAmount(amount)
-  requireOptions(options)
+  requireOptions(options, CHARGE_CALL_FIELDS)
   requireText('endpoint', options.endpoint)
   requireIdempotencyKey(options.idempotencyKey)
   const type = await types.get(key, `named in app.quota.${move === 'credit' ? 'credit' : 'setUsage'}`)

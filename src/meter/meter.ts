@@ -4,11 +4,12 @@ import { FST_QUOTA_KIND_MISMATCH, FST_QUOTA_UNKNOWN_USER } from '../quota/errors
 import type { QuotaTypeKey } from '../quota/rule.ts'
 import { adjustQuota } from '../store/adjust-quota.ts'
 import { within } from '../store/database.ts'
+import { ensureUser } from '../store/ensure-user.ts'
 import { userExists } from '../store/find-user.ts'
 import { type Actor, APPLICATION } from '../store/record-audit.ts'
 import { resetQuota } from '../store/reset-quota.ts'
 import { viewQuotas } from '../store/view-quotas.ts'
-import { requireAmount, requireLimit, requireOptions, requireText, requireUser } from './arguments.ts'
+import { requireAmount, requireFlag, requireLimit, requireOptions, requireText, requireUser } from './arguments.ts'
 import { type ChargeCallOptions, consume } from './consume.ts'
 import type { MeterContext } from './context.ts'
 import { credit, setUsage } from './level.ts'
@@ -32,6 +33,11 @@ export interface ChangeOptions {
   reason?: string
   /** The request that led to it: `request.id`. */
   requestId?: string
+}
+
+export interface AdjustOptions extends ChangeOptions {
+  /** A user nobody has seen yet is written down, with the defaults of every other type: for a plan that is chosen at sign-up. Default: `false`. */
+  createUser?: boolean
 }
 
 /**
@@ -71,8 +77,11 @@ export interface Meter {
    * FST_QUOTA_KIND_MISMATCH for a level, which never resets.
    */
   reset(userId: string, type?: QuotaTypeKey, options?: ChangeOptions): Promise<ResetResult>
-  /** Gives the user another limit (−1: unlimited), also below what is used. Rejects with FST_QUOTA_UNKNOWN_USER, FST_QUOTA_INVALID_LIMIT. */
-  adjust(userId: string, type: QuotaTypeKey, newLimit: number, options?: ChangeOptions): Promise<Balance>
+  /**
+   * Gives the user another limit (−1: unlimited), also below what is used. Rejects with FST_QUOTA_INVALID_LIMIT, and, unless `createUser` is set,
+   * with FST_QUOTA_UNKNOWN_USER.
+   */
+  adjust(userId: string, type: QuotaTypeKey, newLimit: number, options?: AdjustOptions): Promise<Balance>
 }
 
 export function createMeter(context: MeterContext): Meter {
@@ -127,20 +136,23 @@ async function adjust(
   userId: string,
   key: string,
   newLimit: number,
-  options: ChangeOptions
+  options: AdjustOptions
 ): Promise<Balance> {
   requireUser(userId)
   requireLimit(newLimit)
+  const actor = by(options, ['createUser'])
+  requireFlag('createUser', options.createUser)
   await types.get(key, 'to be adjusted')
-  if (!(await userExists(db, userId))) throw new FST_QUOTA_UNKNOWN_USER()
-  const balance = await adjustQuota(db, userId, key, newLimit, by(options))
+  if (options.createUser) await ensureUser(db, userId)
+  else if (!(await userExists(db, userId))) throw new FST_QUOTA_UNKNOWN_USER()
+  const balance = await adjustQuota(db, userId, key, newLimit, actor)
   // Deleted just now.
   if (balance === undefined) throw new FST_QUOTA_UNKNOWN_USER()
   return balance
 }
 
-function by(options: ChangeOptions): Actor {
-  requireOptions(options)
+function by(options: ChangeOptions, more: readonly string[] = []): Actor {
+  requireOptions(options, ['actor', 'reason', 'requestId', ...more])
   const { actor = APPLICATION, reason, requestId } = options
   requireText('actor', actor)
   requireText('reason', reason)

@@ -17,7 +17,7 @@ import { commit } from '../store/commit.ts'
 import { type Database, within } from '../store/database.ts'
 import { release } from '../store/release.ts'
 import { reserve } from '../store/reserve.ts'
-import { requireAmount, requireOptions, requireText, requireUser } from './arguments.ts'
+import { requireAmount, requireKnown, requireOptions, requireText, requireUser } from './arguments.ts'
 import type { MeterContext } from './context.ts'
 
 /** What to hold: a type's key (amount 1), or amounts by type. */
@@ -46,7 +46,7 @@ export interface Reservation {
    * balances afterwards, by type. Also when it has expired. Twice: the first answer; after `release`: FST_QUOTA_SETTLED.
    */
   commit(options?: {
-    amounts?: Readonly<Record<string, number>>
+    amounts?: Readonly<Partial<Record<QuotaTypeKey, number>>>
     metadata?: Metadata
   }): Promise<Record<string, Balance>>
   /** Gives it back. Twice: nothing more; after `commit`: FST_QUOTA_SETTLED. */
@@ -60,7 +60,7 @@ export async function reserveFor(
   options: ReserveOptions
 ): Promise<Reservation> {
   requireUser(userId)
-  requireOptions(options)
+  requireOptions(options, ['ttlMs', 'endpoint', 'metadata'] satisfies (keyof ReserveOptions)[])
   requireText('endpoint', options.endpoint)
   requireTtl(options.ttlMs)
   const { charges, switchedOff } = await readCharges(context, written)
@@ -119,7 +119,7 @@ class HeldReservation implements Reservation {
   }
 
   async commit(final: Parameters<Reservation['commit']>[0] = {}): Promise<Record<string, Balance>> {
-    requireOptions(final)
+    requireOptions(final, ['amounts', 'metadata'])
     const { amounts = {}, metadata } = final
     if (this.#released) throw new FST_QUOTA_SETTLED('given back')
     if (typeof amounts !== 'object' || amounts === null)
@@ -176,7 +176,7 @@ class HeldReservation implements Reservation {
     return this.#options.endpoint ?? null
   }
 
-  #final(charge: AdmittedCharge, amounts: Readonly<Record<string, number>>, metadata: Metadata) {
+  #final(charge: AdmittedCharge, amounts: Readonly<Partial<Record<string, number>>>, metadata: Metadata) {
     const amount = (Object.hasOwn(amounts, charge.type) ? amounts[charge.type] : undefined) ?? charge.amount
     requireAmount(amount, `amounts.${charge.type}`)
     const over = amount > charge.amount ? { over_reservation: amount - charge.amount } : {}
@@ -196,6 +196,7 @@ async function readCharges(
     const { type: key, amount = 1 } = typeof item === 'string' ? { type: item } : (item ?? {})
     if (typeof key !== 'string')
       throw new FST_QUOTA_INVALID_CALL('charges', "must be a quota type's key, { type, amount }, or several of them")
+    if (typeof item === 'object') requireKnown('charges', item as object, ['type', 'amount'])
     if (!isAmount(amount)) requireAmount(amount, `The amount of '${key}'`)
     if (charges.some(charge => charge.type === key) || switchedOff.includes(key))
       throw new FST_QUOTA_INVALID_CALL('charges', `names '${key}' twice; add the amounts up`)

@@ -70,7 +70,7 @@ t.test('every call refuses options that are none', async t => {
     adjust: (user, type, __, options) => quota.adjust(user as string, type as string, 5, options as object)
   }
   await db.query("INSERT INTO quota_users (id) VALUES ('bob')")
-  for (const options of [null, 'text', 5, []]) {
+  for (const options of [null, 'text', 5, [], { endpiont: '/reports' }]) {
     const error = { code: 'FST_QUOTA_INVALID_CALL', message: /options/ }
     for (const [name, call] of Object.entries(charging))
       await t.rejects(call('alice', 'storage', 1, options), error, label(name, options))
@@ -78,6 +78,11 @@ t.test('every call refuses options that are none', async t => {
       await t.rejects(call('bob', 'calls', 1, options), error, label(name, options))
   }
   await db.query("DELETE FROM quota_users WHERE id = 'bob'")
+  for (const charges of [{ type: 'calls', ammount: 5 }, ['tokens', { type: 'calls', Amount: 5 }]])
+    await t.rejects(quota.reserve('alice', charges as never), {
+      code: 'FST_QUOTA_INVALID_CALL',
+      message: /charges\.(ammount|Amount) is not known; known here: type, amount/
+    })
 })
 
 t.test('a refused call has written nothing', async t => {

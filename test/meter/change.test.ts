@@ -62,6 +62,23 @@ t.test('adjust refuses a user nobody has seen', async t => {
   t.strictSame(await rowsOf(db, user), {})
 })
 
+t.test('adjust writes a new user down where it is told to, with the defaults of every other type', async t => {
+  const user = newUser()
+  t.strictSame(figures(await quota.adjust(user, 'calls', 500, { createUser: true, reason: 'plan: pro' })), [0, 0, 500])
+  t.strictSame(await tally(quota, user, 'tokens'), [0, 0, 1000])
+  t.match(await auditOf(db, user), [
+    { action: 'adjust', before: { limit: 10 }, after: { limit: 500 }, reason: 'plan: pro' }
+  ])
+  await quota.consume(user, 'calls', 2)
+  t.strictSame(
+    figures(await quota.adjust(user, 'calls', 50, { createUser: true })),
+    [2, 0, 48],
+    'one who is there stays'
+  )
+  const call = quota.adjust(newUser(), 'calls', 5, { createUser: 'yes' as unknown as boolean })
+  await t.rejects(call, { code: 'FST_QUOTA_INVALID_CALL', message: /createUser must be true or false/ })
+})
+
 t.test('adjust refuses what is no limit', async t => {
   const user = newUser()
   await quota.consume(user, 'calls')
