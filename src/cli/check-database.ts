@@ -12,7 +12,7 @@ import { type Finding, hint, ok, wrong } from './finding.ts'
 
 const OLDEST_VERSION = 140_000
 const MAX_EXPIRED = 1_000
-const INIT = 'run `npx fastify-quota init` on this database'
+const INIT = 'run `npx fastify-quota init --schema-only` on this database'
 
 /** Stops at the check that the others cannot do without. */
 export async function checkDatabase(db: Database): Promise<Finding[]> {
@@ -61,7 +61,13 @@ async function checkMigrations(db: Database): Promise<Finding> {
 async function checkTypes(db: Database): Promise<Finding[]> {
   const types = await listTypes(db)
   if (types.length === 0)
-    return [wrong('types', 'there is no quota type', `declare them under the option \`quotas\`, or ${INIT}`)]
+    return [
+      wrong(
+        'types',
+        'there is no quota type',
+        'declare them under the option `quotas`, or insert them with `npx fastify-quota init --types FILE`'
+      )
+    ]
   const list = (isActive: boolean) => types.filter(type => type.isActive === isActive).map(type => type.key)
   const findings = [ok('types', `${list(true).length} active: ${list(true).join(', ')}`)]
   const inactive = list(false).join(', ')

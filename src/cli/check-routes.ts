@@ -16,8 +16,7 @@ export interface RouteCheck {
 export async function checkRoutes(app: FastifyInstance): Promise<RouteCheck> {
   await app.ready()
   if (!app.hasDecorator('quota')) {
-    const remedy =
-      'register it before the routes, not inside a plugin of its own, and await nothing less than app.ready()'
+    const remedy = 'register it on this instance; where a plugin of yours registers it, wrap that one in fastify-plugin'
     return {
       findings: [wrong('routes', 'the application has no app.quota: fastify-quota is not registered', remedy)],
       table: ''

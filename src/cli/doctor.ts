@@ -3,7 +3,7 @@ import { checkDatabase } from './check-database.ts'
 import { checkRoutes, type RouteCheck } from './check-routes.ts'
 import { type Command, text } from './command.ts'
 import { CONNECTION_FLAGS, openTarget, readTarget, requireEmbedded, type Target } from './connection.ts'
-import { describeFinding, type Finding, wrong } from './finding.ts'
+import { describeFinding, type Finding, hint, wrong } from './finding.ts'
 import { loadApp, standaloneApp } from './load-app.ts'
 
 export const doctor: Command = {
@@ -28,7 +28,8 @@ fastify-cli). It must not listen. It is started as always, with its own database
     // After the database is closed again: the application may open the same directory.
     const file = text(values, 'app')
     const routes = await examineRoutes(file)
-    print(`\nThe routes of ${file ?? 'the standalone server (of yours: --app FILE)'}:\n`)
+    print(`\nThe routes of ${file ?? 'the standalone server'}:\n`)
+    if (file === undefined) print(describeFinding(NOT_YOURS))
     print(routes.findings.map(describeFinding).join('\n'))
     if (routes.table !== '') print(`\n${routes.table}`)
     const wrongs = [...findings, ...routes.findings].filter(finding => finding.state === 'wrong').length
@@ -38,6 +39,8 @@ fastify-cli). It must not listen. It is started as always, with its own database
     return wrongs === 0 ? 0 : 1
   }
 }
+
+const NOT_YOURS = hint('routes', 'those of an application of yours were not looked at', 'name its file: --app FILE')
 
 async function examineDatabase(target: Target): Promise<Finding[]> {
   try {

@@ -84,14 +84,19 @@ t.test('fastify-quota doctor', async t => {
     for (const file of files) t.match(await doctor(url, '--app', file), { code: 0, stdout: /2 of 6 are metered/ }, file)
   })
 
-  t.test('without --app looks at the routes of the standalone server', async t => {
-    const { url, db } = await healthy()
-    const { code, stdout } = await doctor(url)
-    t.equal(code, 0)
-    t.match(stdout, /^POST +\/l3_detect\/:patient\/:date +api_calls_l3_detect × 1 +rules\[1\]$/m)
-    t.notMatch(stdout, /^hint/m)
-    t.match(await db.query('SELECT type_key FROM quota_types'), [{ type_key: 'calls' }], 'and writes nothing')
-  })
+  t.test(
+    'without --app looks at the routes of the standalone server, and says that they are nobody else’s',
+    async t => {
+      const { url, db } = await healthy()
+      const { code, stdout } = await doctor(url)
+      t.equal(code, 0)
+      t.match(stdout, /^POST +\/l3_detect\/:patient\/:date +api_calls_l3_detect × 1 +rules\[1\]$/m)
+      t.match(stdout.match(/^hint .*\n.*/gm), [
+        /^hint +routes +those of an application of yours .*\n +→ name its file: --app FILE$/
+      ])
+      t.match(await db.query('SELECT type_key FROM quota_types'), [{ type_key: 'calls' }], 'and writes nothing')
+    }
+  )
 
   t.test('says of an application that does not start why, and of one without the plugin that it has none', async t => {
     const { url } = await healthy()
@@ -138,7 +143,7 @@ t.test('fastify-quota doctor', async t => {
   t.test('tells a database without tables, without types, and one that is not there', async t => {
     t.match(await doctor(await pg.empty(), '--app', plugin), {
       code: 1,
-      stdout: /^wrong +schema +missing: table .*\n +→ run `npx fastify-quota init`/m
+      stdout: /^wrong +schema +missing: table .*\n +→ run `npx fastify-quota init --schema-only`/m
     })
     t.match(await doctor(await pg.migrated(), '--app', plugin), {
       code: 1,
