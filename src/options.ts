@@ -49,7 +49,10 @@ export interface QuotaOptions {
    * be charged, then the charge is written later. On the embedded database there is no such bound. Default: 900.
    */
   storeTimeoutMs?: number
-  /** Milliseconds within which a reservation is given back after its process died: 100 to 2^31−1. Default: 60 000. */
+  /**
+   * Milliseconds within which a reservation is given back after its process died: 100 to 2^31−1. Default: 60 000. Where the client has left and
+   * the handler goes on, it is held for up to five times as long.
+   */
   reservationTtlMs?: number
   /**
    * `true` where the tables are distributed by `user_id`, as on Citus: every statement of a request is of one user then, and requests of one user
@@ -149,11 +152,13 @@ function readSelf(self: SelfOptions | false): string | undefined {
   return url
 }
 
+const isNamed = (algorithms: unknown): boolean => Array.isArray(algorithms) && algorithms.length > 0
+
 /** A verifier that takes whatever algorithm a token names can be talked into the wrong one. */
 function pinAlgorithms(jwt: FastifyJWTOptions): FastifyJWTOptions {
   requireObject('jwt', jwt, "{ secret: '…' }")
   const { secret } = jwt as FastifyJWTOptions
-  const pinned = jwt.verify !== undefined && Array.isArray((jwt.verify as { algorithms?: unknown }).algorithms)
+  const pinned = jwt.verify !== undefined && isNamed((jwt.verify as { algorithms?: unknown }).algorithms)
   if (typeof secret === 'string' && secret.length < MIN_SECRET_LENGTH)
     throw new FST_QUOTA_INVALID_OPTION(
       'jwt.secret',

@@ -66,6 +66,9 @@ async function register(app: FastifyInstance, written: QuotaOptions): Promise<vo
   }
 }
 
+/** How many `reservationTtlMs` the handler of a client that has left is held for: it may never end. */
+const PATIENCE_TTLS = 5
+
 interface Foundation {
   db: Database
   types: TypeCatalogue
@@ -105,6 +108,7 @@ async function wire(
     ...foundation,
     store: new Metering(db, options.storeTimeoutMs, options),
     leaseMs,
+    patienceMs: PATIENCE_TTLS * options.reservationTtlMs,
     live,
     owed,
     holds,

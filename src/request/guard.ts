@@ -168,15 +168,26 @@ function hold(
   if (metered[QUOTA]) settlement.quota.metadata = metered[QUOTA].metadata
   metered[QUOTA] = settlement.quota
   const following = followStatus(settlement, reply)
+  const status = () => following.sent ?? http2Status(reply.raw) ?? reply.raw.statusCode
   whenOver(reply.raw, request.raw.socket, () => {
-    if (reply.raw.headersSent) settlement.settle(following.sent ?? reply.raw.statusCode)
+    if (reply.raw.headersSent) settlement.settle(status())
+    // An upgraded connection, as of a WebSocket, has nothing but its 101.
+    else if (reply.sent && isUpgraded(request.raw)) settlement.settle(101)
     else {
+      // Of a stream nothing may have been sent yet, and Fastify only destroys it now.
+      if (settlement.openStatus !== undefined) settlement.settle(settlement.openStatus)
       // A body that did not come whole is never handled, and a reply that was hijacked never sent.
-      settlement.abandon(request.raw.complete === false || reply.sent)
-      whenEnded(reply.raw, () => settlement.settle(following.sent ?? reply.raw.statusCode))
+      else settlement.abandon(request.raw.complete === false || reply.sent)
+      whenEnded(reply.raw, () => settlement.settle(status()))
     }
   })
 }
+
+/** Of a hijacked reply that was answered on its stream. */
+const http2Status = (raw: FastifyReply['raw']): number | undefined =>
+  (raw as { stream?: { sentHeaders?: { ':status'?: number } } }).stream?.sentHeaders?.[':status']
+
+const isUpgraded = (raw: FastifyRequest['raw']): boolean => (raw as { upgrade?: boolean }).upgrade === true
 
 function deny(
   context: GuardContext,
@@ -231,6 +242,7 @@ function onSend(
   }
   // A stream's cost is known when it ends, and a Response's status is applied after this hook: both settle when the reply is over.
   const isOpenEnded = isStream(payload) || (isCharged && context.settle === 'after-reply')
+  settlement.openStatus = isOpenEnded ? status : undefined
   if (!isOpenEnded || settlement.isAbandoned) return settlement.settle(status).then(say)
   say()
   return undefined
@@ -243,6 +255,7 @@ const isResponse = (payload: unknown): payload is Response =>
 const isStream = (payload: unknown): boolean =>
   typeof payload === 'object' &&
   payload !== null &&
-  (isResponse(payload) ||
-    typeof (payload as { pipe?: unknown }).pipe === 'function' ||
-    typeof (payload as { getReader?: unknown }).getReader === 'function')
+  (isResponse(payload)
+    ? payload.body !== null
+    : typeof (payload as { pipe?: unknown }).pipe === 'function' ||
+      typeof (payload as { getReader?: unknown }).getReader === 'function')

@@ -10,6 +10,8 @@ import { Owed } from './owed.ts'
 /** How long a closing application waits for handlers whose clients have left: two of its ten seconds are for what they leave behind. */
 const CLOSE_PATIENCE_MS = 8_000
 const LOOK_EVERY_MS = 10
+/** Node takes a longer one for 1 ms. */
+const LONGEST_TIMEOUT_MS = 2 ** 31 - 1
 
 /** Held for a request, until it is charged or given back. */
 export interface Hold {
@@ -78,9 +80,10 @@ export class Holds {
     this.#held[last.place] = last
   }
 
-  /** It is not renewed any more, and a handler may never end: forgotten when it has expired. */
-  deleteLater(hold: Hold): void {
-    setTimeout(() => this.delete(hold), this.#options.leaseMs).unref()
+  /** It is not renewed any more after so long, and a handler may never end: forgotten when it has expired. */
+  deleteLater(hold: Hold, afterMs: number): void {
+    const ms = Math.min(afterMs + this.#options.leaseMs, LONGEST_TIMEOUT_MS)
+    setTimeout(() => this.delete(hold), ms).unref()
   }
 
   /** From now on nothing begins to be held. Resolves when nothing is, or is known to be owed. */

@@ -23,6 +23,8 @@ export interface SettleContext {
   holds: Holds
   emit: Emit<FastifyBaseLogger>
   denials: DenialMemory
+  /** How long the handler of a client that has left is held for. */
+  patienceMs: number
   /** What living requests hold, and must be kept from expiring. */
   live: { join(settlement: Settlement): void; leave(settlement: Settlement): void }
 }
@@ -48,20 +50,27 @@ export class Settlement implements Hold, OwedListener<Balances> {
   place = -1
   livePlace = -1
   renewAt = 0
+  renewUntil = Number.POSITIVE_INFINITY
   /** What the headers speak of, once they are set. */
   isSaidCharged: boolean | undefined
+  /** That of a reply that has passed onSend, and is charged or given back when it is over. */
+  openStatus: number | undefined
   readonly #metering: RequestMetering
   readonly #context: SettleContext
   readonly #log: FastifyBaseLogger
   /** By the database's clock. */
   readonly #reservedAt: Date
+  /** By `performance.now()`. */
+  readonly #knownAt = performance.now()
   #state: 'held' | Target = 'held'
   /** Before it became what it is. */
   #wasCharged = false
   /** What is charged, as it was when that was asked for. */
   #committed: readonly CommittedCharge[] = NO_CHARGES
-  /** By which it became what it is. */
+  /** The status that led to it. */
   #statusCode = 0
+  /** What the rule's own word was, and of which status: asked twice, it might say something else. */
+  #judged: { statusCode: number; isCharged: boolean } | undefined
   /** The balances that the last write returned, and what it wrote. */
   #written: Map<string, Balance> | undefined
   #writtenAs: Target | undefined
@@ -99,22 +108,39 @@ export class Settlement implements Hold, OwedListener<Balances> {
     return this.#isOwed ? NOTHING : move
   }
 
-  /** Whether a reply with this status is charged, by the rule's own word; where that throws, by the default. */
+  /** Whether a reply with this status is charged, by the rule's own word; where that is none, by the default. */
   isCharged(statusCode: number): boolean {
+    if (this.#judged?.statusCode !== statusCode) this.#judged = { statusCode, isCharged: this.#judge(statusCode) }
+    return this.#judged.isCharged
+  }
+
+  #judge(statusCode: number): boolean {
     try {
-      return this.#metering.isCharged(statusCode)
+      const isCharged: unknown = this.#metering.isCharged(statusCode)
+      if (typeof isCharged === 'boolean') return isCharged
+      // Of an async function: a rejection that nobody hears would end the process.
+      if (isCharged instanceof Promise) isCharged.catch(() => {})
+      throw new TypeError(`charge must return true or false, and returned ${String(isCharged)}`)
     } catch (error) {
-      this.#log.error({ err: error, rule: this.#metering.source }, 'quota rule threw in charge; 2xx is charged instead')
+      this.#log.error(
+        { err: error, rule: this.#metering.source },
+        'quota rule failed in charge; 2xx is charged instead'
+      )
       return isSuccess(statusCode)
     }
   }
 
-  /** Nobody waits for a reply any more, and no status was sent: let it expire, unless the handler ends all the same. */
+  /**
+   * Nobody waits for a reply any more, and no status was sent. What a handler still works for is held on for a while, else a client that leaves
+   * would have its place taken by the next; then, or where nothing can tell of its end, it is left to expire.
+   */
   abandon(isLost: boolean): void {
+    const { live, holds, patienceMs } = this.#context
     this.isAbandoned = true
     this.isLost = isLost
-    this.#context.live.leave(this)
-    this.#context.holds.deleteLater(this)
+    if (isLost) live.leave(this)
+    else this.renewUntil = performance.now() + patienceMs
+    holds.deleteLater(this, isLost ? 0 : patienceMs)
   }
 
   /** The application is closing, and its handler has not ended. Should it still succeed, it is charged. */
@@ -125,7 +151,8 @@ export class Settlement implements Hold, OwedListener<Balances> {
   /** What the reply's headers say: the balances as they are, or will be once what is held has become `target`. */
   headers(target: Target): QuotaHeaders {
     const told = target === this.#state ? this.#told : undefined
-    return quotaHeaders(told ?? this.#costs(target), this.#reservedAt)
+    const now = new Date(this.#reservedAt.getTime() + performance.now() - this.#knownAt)
+    return quotaHeaders(told ?? this.#costs(target), now)
   }
 
   #costs(target: Target): Cost[] {

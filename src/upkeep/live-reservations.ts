@@ -9,6 +9,8 @@ export interface Live {
   readonly charges: readonly { id: string }[]
   /** By `performance.now()`. */
   renewAt: number
+  /** By `performance.now()`: then it is left to expire. */
+  renewUntil: number
   /** Where it stands among the others. */
   livePlace: number
 }
@@ -42,7 +44,7 @@ export class LiveReservationSet implements LiveReservations {
 
   add(userId: string, ids: readonly string[]): void {
     for (const id of ids) {
-      const live = { userId, charges: [{ id }], renewAt: 0, livePlace: -1 }
+      const live = { userId, charges: [{ id }], renewAt: 0, renewUntil: Number.POSITIVE_INFINITY, livePlace: -1 }
       this.#byId.set(id, live)
       this.join(live)
     }
@@ -59,6 +61,7 @@ export class LiveReservationSet implements LiveReservations {
   /** Renews what has run a third of its lease: a request that is over by then never costs a renewal. */
   async renew(db: Database): Promise<void> {
     const now = performance.now()
+    for (const live of this.#all.filter(live => live.renewUntil <= now)) this.leave(live)
     const due = this.#all.filter(live => live.renewAt <= now)
     if (due.length === 0) return
     const all = due.flatMap(({ userId, charges }) => charges.map(({ id }) => ({ userId, id })))

@@ -199,3 +199,13 @@ t.test("says the reset of the type that it speaks of, and none of another's", as
   t.match(reply.headers, { 'x-quota-type': 'disk' })
   t.equal(reply.headers['x-quota-reset'], undefined)
 })
+
+t.test('counts the seconds until the window ends from the reply, not from its admission', async t => {
+  const app = await metered(t, db, app => {
+    app.get('/slow', { config: { quota: 'tokens' } }, () => new Promise(resolve => setTimeout(resolve, 2100, 'x')))
+  })
+  const { headers } = await ask(app, newUser(), '/slow')
+  const left = Number(headers['x-quota-reset']) - Date.now() / 1000
+  const [, told] = /;t=(\d+)$/.exec(headers.ratelimit as string) as unknown as [string, string]
+  t.ok(Number(told) < left + 2, `${told} of ${left}`)
+})

@@ -53,6 +53,28 @@ for (const settle of ['before-reply', 'after-reply'] as const) {
   })
 }
 
+t.test('goes by the status that a hijacked reply was given on its stream', async t => {
+  for (const [status, rows] of [
+    [500, 0],
+    [201, 1]
+  ] as const) {
+    const app = Fastify({ http2: true })
+    t.teardown(() => app.close())
+    await (app as unknown as FastifyInstance).register(quotaPlugin, { connection: db.orm, identify: byHeader })
+    app.get('/', { config: { quota: 'calls' } }, (_, reply) => {
+      const { stream } = reply.hijack().raw as unknown as { stream: import('node:http2').ServerHttp2Stream }
+      stream.respond({ ':status': status })
+      stream.end('x')
+    })
+    const session = connect(await app.listen({ port: 0, host: '127.0.0.1' }))
+    t.teardown(() => session.destroy())
+    const user = newUser()
+    t.equal(await statusOf(send(session, user)), status)
+    t.equal((await logsOf(db, user)).length, rows)
+    t.equal(await usedBy(db, user), rows)
+  }
+})
+
 t.test('gives back what a handler that never replies held, once its HTTP/2 client has left', async t => {
   let arrived = () => {}
   const arrival = new Promise<void>(resolve => {

@@ -1,6 +1,6 @@
 import { once } from 'node:events'
-import type { ServerResponse } from 'node:http'
-import { connect as openSocket } from 'node:net'
+import { ServerResponse } from 'node:http'
+import { connect as openSocket, type Socket } from 'node:net'
 import { PassThrough, Readable } from 'node:stream'
 import { setTimeout as sleep } from 'node:timers/promises'
 import type { FastifyInstance, FastifyReply } from 'fastify'
@@ -103,6 +103,32 @@ t.test('gives back what a handler that never replies held, once its client has l
   t.equal(await usedBy(db, user), 0)
 })
 
+t.test(
+  'holds on while a handler works whose client has left, longer than the time to live, so that no other takes its place',
+  async t => {
+    const { open, arrival, wait } = gate()
+    const app = await metered(
+      t,
+      db,
+      app =>
+        void app.get('/long', { config: { quota: { type: 'calls', amount: 10 } } }, async () => {
+          await wait()
+          return 'done'
+        }),
+      { reservationTtlMs: 300 }
+    )
+    const user = newUser()
+    const socket = await send(app, user, '/long')
+    await arrival
+    socket.destroy()
+    await sleep(800)
+    t.equal((await app.inject({ url: '/long', headers: { 'x-user': user } })).statusCode, 402)
+    open()
+    t.equal((await logsOf(db, user)).length, 1)
+    t.equal(await usedBy(db, user), 10)
+  }
+)
+
 t.test('charges a reply that comes after its reservation was given back', async t => {
   const { open, arrival, wait } = gate()
   const app = await metered(
@@ -145,6 +171,92 @@ t.test('charges a stream that the client tore: the status that was sent is 200',
   socket.destroy()
   t.match(await logsOf(db, user), [{ type: 'tokens', amount: 7 }])
 })
+
+for (const [what, answer] of Object.entries({
+  'a stream': () => new PassThrough(),
+  'a web Response': () => new Response(Readable.toWeb(new PassThrough()) as ReadableStream)
+}))
+  for (const settle of ['before-reply', 'after-reply'] as const)
+    t.test(`charges ${what} whose client left before its first byte (${settle})`, async t => {
+      const { open, arrival, wait } = gate()
+      const app = await metered(
+        t,
+        db,
+        app => {
+          app.get('/stream', { config: { quota: 'calls' } }, async (_, reply) => reply.send(answer()))
+          app.get('/held-up', { config: { quota: 'calls' }, onSend: wait }, async (_, reply) => reply.send(answer()))
+        },
+        { settle }
+      )
+      const user = newUser()
+      const socket = await send(app, user, '/stream')
+      await sleep(100)
+      socket.destroy()
+      t.equal((await logsOf(db, user)).length, 1)
+      const other = await send(app, user, '/held-up')
+      await arrival
+      other.destroy()
+      await sleep(50)
+      open()
+      t.equal((await logsOf(db, user)).length, 2, 'also where a hook of the application takes its time')
+    })
+
+t.test('gives back what a hook makes a failure of, whose client left before its first byte', async t => {
+  const { open, arrival, wait } = gate()
+  const onSend = async () => {
+    await wait()
+    throw new Error('planted')
+  }
+  const app = await metered(
+    t,
+    db,
+    app =>
+      void app.get('/fails', { config: { quota: 'calls' }, onSend }, async (_, reply) =>
+        reply.send(Readable.from(['x']))
+      )
+  )
+  const user = newUser()
+  const socket = await send(app, user, '/fails')
+  await arrival
+  socket.destroy()
+  await sleep(50)
+  open()
+  for (let i = 0; i < 100 && (await usedBy(db, user)) > 0; i++) await sleep(10)
+  t.strictSame(await logsOf(db, user), [])
+  t.equal(await usedBy(db, user), 0)
+})
+
+for (const [rule, rows] of [
+  ['calls', 0],
+  [{ type: 'calls', charge: (status: number) => status === 101 }, 1]
+] as const)
+  t.test(
+    `a WebSocket holds while it is open, and is ${rows ? 'charged' : 'given back'} by its 101 when it closes`,
+    async t => {
+      const app = await metered(t, db, app => {
+        // As @fastify/websocket does.
+        app.server.on('upgrade', (request, socket) => {
+          const raw = new ServerResponse(request)
+          raw.assignSocket(socket as Socket)
+          socket.on('end', () => socket.end()).resume()
+          app.routing(request, raw)
+        })
+        app.get('/socket', { config: { quota: rule } }, (request, reply) => {
+          reply.hijack()
+          request.raw.socket.write('HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: x\r\n\r\n')
+        })
+      })
+      const user = newUser()
+      if (!app.server.listening) await app.listen({ port: 0, host: '127.0.0.1' })
+      const socket = openSocket((app.server.address() as { port: number }).port, '127.0.0.1')
+      socket.write(`GET /socket HTTP/1.1\r\nhost: x\r\nx-user: ${user}\r\nconnection: upgrade\r\nupgrade: x\r\n\r\n`)
+      await once(socket, 'data')
+      t.equal(await usedBy(db, user), 1)
+      socket.destroy()
+      t.equal((await logsOf(db, user)).length, rows)
+      t.equal(await usedBy(db, user), rows)
+    }
+  )
 
 t.test('charges a stream that failed after its first bytes: the status that was sent is 200', async t => {
   const body = new PassThrough()

@@ -267,3 +267,46 @@ t.test('logs metadata that was set before anything was held', async t => {
   await ask(app, user, '/work')
   t.match(await logsOf(db, user), [{ metadata: { plan: 'gold', handler: true } }])
 })
+
+t.test('asks charge once of a status, and takes the default where it says neither yes nor no', async t => {
+  let asked = 0
+  const once = () => {
+    asked += 1
+    return asked % 2 === 1
+  }
+  const rules: Record<string, unknown> = {
+    '/once': once,
+    '/async': async () => false,
+    '/rejects': async () => {
+      throw new Error('planted')
+    },
+    '/nothing': () => undefined
+  }
+  const app = await metered(t, db, app => {
+    for (const [url, charge] of Object.entries(rules))
+      app.get(url, { config: { quota: { type: 'calls', charge: charge as () => boolean } } }, async () => 'x')
+  })
+  for (const url of Object.keys(rules)) {
+    const user = newUser()
+    const { headers } = await ask(app, user, url)
+    t.equal(headers['x-quota-cost'], '1', url)
+    t.equal((await logsOf(db, user)).length, 1, url)
+  }
+  t.equal(asked, 1)
+})
+
+t.test('has charged a web Response without a body before it is sent', async t => {
+  const user = newUser()
+  let rows = -1
+  const app = await metered(t, db, app => {
+    const onSend = async () => {
+      const [row] = await db.query<{ n: number }>('SELECT count(*)::int AS n FROM usage_logs WHERE user_id = $1', [
+        user
+      ])
+      rows = row?.n ?? -1
+    }
+    app.get('/empty', { config: { quota: 'calls' }, onSend }, async () => new Response(null, { status: 204 }))
+  })
+  t.equal((await ask(app, user, '/empty')).statusCode, 204)
+  t.equal(rows, 1)
+})
