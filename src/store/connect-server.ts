@@ -7,6 +7,7 @@ import { missingFromSchema } from './check-schema.ts'
 import { type Database, type Orm, rowsOf, stateOf, type Values, withDeadline } from './database.ts'
 import { CLOSE_SECONDS, endClient, Lane, type Session } from './lane.ts'
 import { SharedLanes } from './shared-lanes.ts'
+import { Transactions } from './transactions.ts'
 
 /** A URL with what postgres.js takes besides: `max`, `ssl`, `prepare` … */
 export interface ServerConnection extends postgres.Options<Record<string, never>> {
@@ -21,6 +22,8 @@ const BOOT_PATIENCE_MS = 5_000
 const EXPORT_DEADLINE_MS = 60_000
 /** Connections for all that no request waits for: an operator's questions, upkeep, and what is owed. */
 const OPERATOR_CONNECTIONS = 3
+/** One for transactions stays open for so long: somebody may set a level with each upload. */
+const IDLE_SECONDS = 60
 
 export interface Patience {
   /** How long a statement may take that no request waits for. */
@@ -42,6 +45,8 @@ export function connectServer(
     fetch_types: false,
     onnotice: () => {},
     ...options,
+    // Ours are the names of the columns that are asked for.
+    transform: undefined,
     connect_timeout: count('connect_timeout', options.connect_timeout ?? query.get('connect_timeout') ?? 2, 0),
     connection: { application_name: 'fastify-quota', ...options.connection }
   }
@@ -49,6 +54,12 @@ export function connectServer(
   const metering = new Lane(url, { ...settings, max }, sessionWithin(storeTimeoutMs))
   const sharedSession = { ...sessionWithin(storeTimeoutMs), ...SHARED_SESSION }
   const shared = new SharedLanes(statements => new Lane(url, { ...settings, max: 1 }, sharedSession, statements))
+  const alone = { ...settings, max: 1, idle_timeout: IDLE_SECONDS, max_lifetime: null }
+  const transactions = new Transactions(
+    onclose => postgres(url, { ...alone, onclose }),
+    Math.min(max, OPERATOR_CONNECTIONS),
+    OPERATOR_SESSION
+  )
   const prepares = preparing(operator, options.prepare ?? toldBy(query.get('prepare')))
   const ask =
     (run: Lane['run']): Database['query'] =>
@@ -67,9 +78,12 @@ export function connectServer(
     charging: { query: ask(shared.runCharging), spare: { query: ask(shared.runSpareCharging) } },
     stream: <Row>(text: string, values: Values, batch: number) =>
       streamRows<Row>(postgres(url, { ...settings, max: 1, prepare: false }), text, values, batch),
-    guard: work => withDeadline(work, deadlineMs),
+    transact: async (mode, work, within = deadlineMs) => {
+      const prepare = await withDeadline(prepares(), within)
+      return await transactions.run({ mode, work, prepare, deadlineMs: within })
+    },
     close: async () => {
-      await Promise.all([operator, metering, shared].map(lane => lane.close()))
+      await Promise.all([operator, metering, shared, transactions].map(connections => connections.close()))
     }
   }
 }
@@ -187,15 +201,25 @@ export async function requireReachable(db: Database): Promise<void> {
   let telling: unknown
   for (;;) {
     try {
-      await withDeadline(db.query('SELECT 1'), Math.max(end - Date.now(), 1))
+      const [row] = await withDeadline(db.query<object>('SELECT 1 AS is_there'), Math.max(end - Date.now(), 1))
+      requireOurNames(row)
       return
     } catch (error) {
+      if (error instanceof FST_QUOTA_CONNECTION) throw error
       if (telling === undefined || stateOf(error) !== undefined) telling = error
       if (!isTransient(stateOf(error)) || Date.now() >= end)
         throw new FST_QUOTA_UNREACHABLE(reasonOf(telling), { cause: telling })
       await sleep(250)
     }
   }
+}
+
+/** Else each field would be undefined, and a type that is active would be taken for one that is not. */
+function requireOurNames(row: object | undefined): void {
+  if (row === undefined || !('is_there' in row))
+    throw new FST_QUOTA_CONNECTION(
+      'gives columns other names, as a client with `transform: postgres.camel` does; give one that leaves them'
+    )
 }
 
 /** A wrong password (28…) or an unknown database (3D000) will not mend itself in ten seconds. */

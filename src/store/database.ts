@@ -33,8 +33,8 @@ export interface Database {
    * asked for when they are wanted, and ending the loop ends the query. Only where such a connection can be had.
    */
   stream?<Row>(text: string, values: Values, batch: number): AsyncGenerator<Row[]>
-  /** The same deadline and errors, for a transaction. */
-  guard<T>(work: PromiseLike<T>): Promise<T>
+  /** Runs `work` in a transaction, with the same errors, within the database's deadline or `deadlineMs`. */
+  transact<T>(mode: TransactionMode, work: (query: Query) => Promise<T>, deadlineMs?: number): Promise<T>
   close(): Promise<void>
 }
 
@@ -47,6 +47,9 @@ export type Values = readonly (string | number | boolean | null)[]
 
 type Run = (text: string, values: Values) => PromiseLike<unknown>
 
+export type TransactionMode = Pick<PgTransactionConfig, 'accessMode'> &
+  Required<Pick<PgTransactionConfig, 'isolationLevel'>>
+
 /** One statement, as of a transaction. */
 export type Query = <Row>(text: string, values?: Values) => Promise<Row[]>
 
@@ -58,7 +61,6 @@ export function openDatabase(
   close: () => Promise<void>,
   deadlineMs: number
 ): Database {
-  const guard = <T>(work: PromiseLike<T>) => withDeadline(work, deadlineMs)
   const query: Database['query'] = async <Row>(text: string, values: Values = [], within = deadlineMs) =>
     rowsOf<Row>(await withDeadline(run(text, values), within))
   return {
@@ -68,7 +70,13 @@ export function openDatabase(
     metering: { query },
     holding: { query, spare: { query } },
     charging: { query, spare: { query } },
-    guard,
+    transact: (mode, work, within = deadlineMs) => {
+      const inside = (tx: Orm) => {
+        const ask = runThrough(tx)
+        return work(async <Row>(text: string, values: Values = []) => rowsOf<Row>(await ask(text, values)))
+      }
+      return withDeadline(orm.transaction(inside, mode), within)
+    },
     close
   }
 }
@@ -101,25 +109,12 @@ function bind(text: string, values: Values): SQL {
  * also by those for whom the one before it waited: READ COMMITTED, whatever the server's default is.
  */
 export function transaction<T>(db: Database, work: (query: Query) => Promise<T>, deadlineMs?: number): Promise<T> {
-  return inTransaction(db, work, { isolationLevel: 'read committed' }, deadlineMs)
+  return db.transact({ isolationLevel: 'read committed' }, work, deadlineMs)
 }
 
 /** Several questions about one moment. */
 export function snapshot<T>(db: Database, work: (query: Query) => Promise<T>, deadlineMs?: number): Promise<T> {
-  return inTransaction(db, work, { isolationLevel: 'repeatable read', accessMode: 'read only' }, deadlineMs)
-}
-
-function inTransaction<T>(
-  db: Database,
-  work: (query: Query) => Promise<T>,
-  config: PgTransactionConfig,
-  deadlineMs?: number
-): Promise<T> {
-  const running = db.orm.transaction((tx: Orm) => {
-    const run = runThrough(tx)
-    return work(async <Row>(text: string, values: Values = []) => rowsOf<Row>(await run(text, values)))
-  }, config)
-  return deadlineMs === undefined ? db.guard(running) : withDeadline(running, deadlineMs)
+  return db.transact({ isolationLevel: 'repeatable read', accessMode: 'read only' }, work, deadlineMs)
 }
 
 /**

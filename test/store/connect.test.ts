@@ -4,6 +4,8 @@ import postgres from 'postgres'
 import t from 'tap'
 import { type Connection, connect, open } from '../../src/store/connect.ts'
 import { rowsOf } from '../../src/store/database.ts'
+import { declareTypes } from '../../src/store/declare-types.ts'
+import { hold, tryHold } from '../fixtures/charges.ts'
 import { freePort, server } from '../fixtures/database.ts'
 
 const pg = await server(t)
@@ -89,6 +91,18 @@ t.test("the application's own Drizzle database stays open", async t => {
   const db = await connect(drizzle(sql))
   await db.close()
   t.equal((await db.query<{ one: number }>('SELECT 1 AS one'))[0]?.one, 1)
+})
+
+t.test('columns keep their names: a client that renames them is refused, and the option has no effect', async t => {
+  const url = await pg.migrated()
+  const client = postgres(url, { max: 1, transform: postgres.camel })
+  t.teardown(() => client.end())
+  await t.rejects(connect(drizzle(client)), { code: 'FST_QUOTA_CONNECTION', message: /postgres\.camel/ })
+  const db = await connect({ url, transform: postgres.camel })
+  t.teardown(() => db.close())
+  await declareTypes(db, { calls: { limit: 1 } })
+  t.match(await hold(db, 'alice', { calls: 1 }), [{ type: 'calls', amount: 1 }])
+  t.match(await tryHold(db, 'alice', { calls: 1 }), { admitted: false })
 })
 
 t.test('an error of a statement carries its SQLSTATE, and neither its values nor its text in the message', async t => {
