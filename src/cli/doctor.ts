@@ -1,4 +1,5 @@
 // fastify-quota doctor: what is wrong with the database or the routes, and what to do about it.
+import { explain } from '../store/explain.ts'
 import { checkDatabase } from './check-database.ts'
 import { checkRoutes, type RouteCheck } from './check-routes.ts'
 import { type Command, text } from './command.ts'
@@ -56,7 +57,7 @@ async function examineDatabase(target: Target): Promise<Finding[]> {
       target.source === 'embedded'
         ? 'one process at a time: stop the application that has it open, or make it with `npx fastify-quota init`'
         : `check ${target.source}, and that the server is up and lets this user in`
-    return [wrong('connection', (error as Error).message, remedy)]
+    return [wrong('connection', explain(error), remedy)]
   }
 }
 

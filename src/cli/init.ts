@@ -5,6 +5,7 @@ import { requireReachable } from '../store/connect-server.ts'
 import type { Database } from '../store/database.ts'
 import { declareTypes } from '../store/declare-types.ts'
 import { ensureUser } from '../store/ensure-user.ts'
+import { explain } from '../store/explain.ts'
 import { listTypes } from '../store/list-types.ts'
 import { listUsersWithoutLimits } from '../store/list-users-without-limits.ts'
 import { migrate } from '../store/migrate.ts'
@@ -134,6 +135,6 @@ async function give(db: Database, userId: string): Promise<void> {
   try {
     await ensureUser(db, userId)
   } catch (error) {
-    throw new Error(`user '${userId}': ${(error as Error).message}`, { cause: error })
+    throw new Error(`user '${userId}': ${explain(error)}`, { cause: error })
   }
 }

@@ -2,6 +2,7 @@
 // The command line: finds the command, reads its flags, and turns what comes of it into text and an exit code.
 import { writeSync } from 'node:fs'
 import { parseArgs } from 'node:util'
+import { explain } from '../store/explain.ts'
 import { type Command, helpOf, parseOptions, UsageError, usageOf, type Values } from './command.ts'
 
 interface Entry {
@@ -104,7 +105,7 @@ async function run([name, ...rest]: string[]): Promise<number> {
     if (error instanceof ReaderLeft) throw error
     if (isUsageError(error))
       return refuse(error.message, `${usageOf(command)}\nfastify-quota ${name} --help tells more.`)
-    process.stderr.write(`fastify-quota ${name}: ${error instanceof Error ? error.message : String(error)}\n`)
+    process.stderr.write(`fastify-quota ${name}: ${explain(error)}\n`)
     return 1
   }
 }

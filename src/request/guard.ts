@@ -217,7 +217,8 @@ function storeFailed(
   request: FastifyRequest,
   reply: FastifyReply
 ): boolean {
-  const isOpen = (metering.storeFailure ?? context.storeFailure) === 'open'
+  // Who asks so often that they wait behind themselves must not be let through for it.
+  const isOpen = !context.store.isCrowded(error) && (metering.storeFailure ?? context.storeFailure) === 'open'
   const common = { userId, endpoint: url, error }
   context.emit(isOpen ? { name: 'unenforced', ...common } : { name: 'store-failed', ...common }, request.log)
   if (isOpen) (request as unknown as Metered)[QUOTA] = unenforcedQuota(userId)

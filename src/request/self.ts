@@ -4,7 +4,8 @@ import { FST_QUOTA_STORE, FST_QUOTA_UNAUTHORIZED } from '../quota/errors.ts'
 import { problemAnswer } from '../quota/problem.ts'
 import { QUOTA_DOCUMENT_SCHEMA, quotaDocument } from '../quota/quota-document.ts'
 import { type Database, within } from '../store/database.ts'
-import { viewQuotas } from '../store/view-quotas.ts'
+import { Group } from '../store/group.ts'
+import { type UserQuotas, viewQuotas } from '../store/view-quotas.ts'
 import { type Identify, identifyUser } from './identify.ts'
 import { refuseUnauthorized, refuseUnavailable } from './refuse.ts'
 
@@ -19,6 +20,7 @@ export function addSelfRoute(
   app: FastifyInstance,
   context: { db: Database; identify: Identify; asksForToken: boolean; url: string; storeTimeoutMs: number }
 ): void {
+  const read = reading(context)
   app.route({
     method: 'GET',
     url: context.url,
@@ -35,7 +37,7 @@ export function addSelfRoute(
     handler: async (request, reply) => {
       try {
         const userId = await identifyUser(request, context.identify)
-        const { quotas } = await viewQuotas(within(context.db, context.storeTimeoutMs), userId)
+        const { quotas } = await read(userId)
         return reply.header('cache-control', 'no-store').send(quotaDocument(userId, quotas))
       } catch (error) {
         if (error instanceof FST_QUOTA_UNAUTHORIZED) return refuseUnauthorized(reply, error, context.asksForToken)
@@ -46,3 +48,28 @@ export function addSelfRoute(
     }
   })
 }
+
+/**
+ * Asked as often as they like, and free: so a user takes one connection at most. Who comes while it is read shares the next reading, which begins
+ * after they came.
+ */
+function reading({ db, storeTimeoutMs }: { db: Database; storeTimeoutMs: number }) {
+  const users = new Map<string, Group<{ userId: string }, UserQuotas, UserQuotas>>()
+  const patienceMs = db.kind === 'embedded' ? EMBEDDED_PATIENCE_MS : storeTimeoutMs
+  return (userId: string): Promise<UserQuotas> => {
+    const group =
+      users.get(userId) ??
+      new Group<{ userId: string }, UserQuotas, UserQuotas>(
+        async items => {
+          const quotas = await viewQuotas(within(db, storeTimeoutMs), userId)
+          return items.map(() => quotas)
+        },
+        { size: Number.POSITIVE_INFINITY, answer: (_, quotas) => quotas, onIdle: () => users.delete(userId) }
+      )
+    users.set(userId, group)
+    return group.join({ userId }, performance.now() + patienceMs)
+  }
+}
+
+/** As long as its statements may take. */
+const EMBEDDED_PATIENCE_MS = 30_000

@@ -1,5 +1,6 @@
 // The process of the standalone server: starts it, says what to try, and ends it in order.
 import type { FastifyInstance } from 'fastify'
+import { explain } from '../store/explain.ts'
 import { buildServer } from './app.ts'
 import { greeting } from './greeting.ts'
 import { readSettings, SettingError, type Settings } from './settings.ts'
@@ -55,5 +56,5 @@ async function end(app: FastifyInstance, signal: NodeJS.Signals): Promise<never>
 
 /** The plugin speaks of its options; here they are variables. */
 function describe(error: unknown): string {
-  return (error instanceof Error ? error.message : String(error)).replace(/^Option connection/, 'DATABASE_URL')
+  return explain(error).replace(/^Option connection/, 'DATABASE_URL')
 }

@@ -168,11 +168,12 @@ export function stateOf(error: unknown): string | undefined {
     : code
 }
 
+/** The driver's own words, of hosts, tables and constraints, are the cause's: a message may reach a client. */
 function describe(error: unknown): string {
   const cause = driverError(error)
   const state = stateOf(cause)
-  const message = cause instanceof Error ? cause.message : String(cause)
-  return state === undefined ? message || 'unknown error' : `${message || 'no answer'} (${state})`
+  if (state === undefined) return cause instanceof Error ? cause.message || 'unknown error' : String(cause)
+  return /^(?=.*\d)[0-9A-Z]{5}$/.test(state) ? `the database refused it (${state})` : `no answer (${state})`
 }
 
 /** An instant as the milliseconds that `Date` takes: the one form that all drivers give alike. */

@@ -183,7 +183,8 @@ export class Group<Item extends { userId: string }, Given, Answer> {
   /** The first come first; where more wait than one statement takes, a user at a time in turn, so that one with many holds up nobody. */
   #take(): Waiting<Item, Answer>[] {
     const waiting = this.#waiting
-    const taken = waiting.length <= this.#options.size ? waiting : inTurn(waiting, this.#options.size)
+    const { size } = this.#options
+    const taken = waiting.length <= size ? waiting : size === 1 ? waiting.slice(0, 1) : inTurn(waiting, size)
     const chosen = taken === waiting ? undefined : new Set(taken)
     this.#waiting = chosen === undefined ? [] : waiting.filter(item => !chosen.has(item))
     return taken

@@ -95,10 +95,12 @@ export class Lane {
       this.#waiting.add(resolve)
       leave = () => {
         this.#waiting.delete(resolve)
-        reject(answeredLate(new FST_QUOTA_STORE('no connection was free'), NOT_SENT))
+        reject(new FST_QUOTA_STORE('no connection was free'))
       }
     })
-    return await withDeadline(free, deadlineMs, leave)
+    return await withDeadline(free, deadlineMs, leave).catch(error => {
+      throw answeredLate(error, NOT_SENT)
+    })
   }
 
   #release(pool: Pool): void {

@@ -15,12 +15,13 @@ export async function mayBeDone(error: unknown, patienceMs: number): Promise<boo
       () => true,
       cause => mayBeDone(cause, patienceMs)
     )
-  if (isUndone(stateOf(error) ?? '')) return false
+  // Or nothing could be sent.
+  if (isWord(error) || UNSENT.includes(stateOf(error) ?? '')) return false
   await sleep(patienceMs)
   return true
 }
 
-/** The server says so, and does not speak of its connection (08…) or of its own end (57P…); or nothing could be sent. */
-const isUndone = (state: string): boolean => /^(?=.*\d)(?!08|57P)[0-9A-Z]{5}$/.test(state) || UNSENT.includes(state)
+/** The server says so, and does not speak of its connection (08…) or of its own end (57P…). */
+export const isWord = (error: unknown): boolean => /^(?=.*\d)(?!08|57P)[0-9A-Z]{5}$/.test(stateOf(error) ?? '')
 
 const UNSENT = ['ECONNREFUSED', 'ENOTFOUND', 'EAI_AGAIN', 'CONNECT_TIMEOUT', 'CONNECTION_ENDED']

@@ -17,10 +17,12 @@ import { Group } from './group.ts'
 import { type Held, holdMany, type Wish } from './hold-many.ts'
 import { moveInTurn } from './move-in-turn.ts'
 import { type Move, type Moved, moveManyUsers } from './move-many.ts'
+import { Presence } from './presence.ts'
 import { isRefused } from './refused.ts'
 import { release } from './release.ts'
 import { reserve } from './reserve.ts'
 import { SLOW_MS } from './shared-lanes.ts'
+import { UserTurns } from './user-turns.ts'
 import { voidCharges } from './void.ts'
 
 /** Writes what became of a request; each may be done twice, and is then done once. */
@@ -103,6 +105,10 @@ export class Metering implements Settling {
   readonly #charges: Group<Committing, true | undefined, Map<string, Balance>> | undefined
   readonly #moves: Moves | undefined
   readonly #users = new Map<string, Moves>()
+  /** Of requests with several charges. */
+  readonly #reserving = new UserTurns()
+  readonly #settling = new UserTurns()
+  readonly #presence: Presence
   /** How many of a user's requests were left by `#holds`: who comes after them goes behind them. */
   readonly #left = new Map<string, number>()
 
@@ -110,6 +116,7 @@ export class Metering implements Settling {
   constructor(db: Database, timeoutMs: number, { distributed = false }: { distributed?: boolean } = {}) {
     this.#db = db
     this.#timeoutMs = timeoutMs
+    this.#presence = new Presence(timeoutMs)
     if (distributed || db.kind !== 'postgres') return
     const { holding, charging, metering } = db
     const shared = { size: GROUP_SIZE, more: { spareAfterMs: SLOW_MS } }
@@ -131,7 +138,8 @@ export class Metering implements Settling {
   /** Holds all charges, or none. */
   reserve(userId: string, charges: readonly WantedCharge[], leaseMs: number): Promise<Admission> {
     const deadline = this.#deadline()
-    if (this.#plain(charges) === undefined) return reserve(this.#until(deadline), { userId, charges, leaseMs })
+    if (this.#plain(charges) === undefined)
+      return this.#alone(this.#reserving, userId, deadline, db => reserve(db, { userId, charges, leaseMs }))
     const wish = new Reserving(userId, charges, leaseMs)
     if (this.#holds === undefined || this.#left.has(userId)) return this.#reserveLeft(wish, deadline)
     return this.#holds.join(wish, deadline)
@@ -140,7 +148,8 @@ export class Metering implements Settling {
   commit(userId: string, charges: readonly CommittedCharge[], endpoint: string | null): Promise<Map<string, Balance>> {
     const deadline = this.#deadline()
     const charge = this.#plain(charges)
-    if (charge === undefined) return commit(this.#until(deadline), userId, charges, endpoint)
+    if (charge === undefined)
+      return this.#alone(this.#settling, userId, deadline, db => commit(db, userId, charges, endpoint))
     const committing = new Committing(userId, charge, endpoint)
     if (this.#charges === undefined || charge.amount !== charge.heldAmount)
       return this.#commitLeft(committing, deadline)
@@ -150,7 +159,8 @@ export class Metering implements Settling {
   async release(userId: string, charges: readonly HeldCharge[]): Promise<Map<string, Balance>> {
     const deadline = this.#deadline()
     const charge = this.#plain(charges)
-    if (charge === undefined) return await release(this.#until(deadline), userId, charges)
+    if (charge === undefined)
+      return await this.#alone(this.#settling, userId, deadline, db => release(db, userId, charges))
     const { id, typeId, type } = charge
     const moved = await this.#move({ do: 'release', userId, id, typeId }, deadline)
     if (!moved?.done) return await release(this.#until(deadline), userId, charges)
@@ -164,7 +174,22 @@ export class Metering implements Settling {
   /** Of a request's wait, by `performance.now()`: what is not done with others has what is left of it. */
   #deadline = (): number => performance.now() + this.#timeoutMs
 
-  #until = (deadline: number): Database => within(this.#db, Math.max(deadline - performance.now(), 1))
+  #until = (deadline: number): Database => within(this.#db, Math.max(deadline - performance.now(), 1), this.#hearing)
+
+  readonly #hearing: Pick<Database, 'query'> = {
+    query: (...given) => this.#presence.hear(this.#db.metering.query(...given))
+  }
+
+  /** Whether a request that failed so only waited behind others, of a database that is there. */
+  isCrowded(error: unknown): boolean {
+    return this.#presence.isCrowded(error)
+  }
+
+  /** The embedded engine takes all in turn by itself. */
+  #alone<T>(turns: UserTurns, userId: string, deadline: number, work: (db: Database) => Promise<T>): Promise<T> {
+    if (this.#db.kind === 'embedded') return work(this.#until(deadline))
+    return turns.run(userId, deadline, () => work(this.#until(deadline)))
+  }
 
   /**
    * Several charges of one request are all or none, which the statements for many do not see to. The embedded engine plans a statement anew
@@ -229,7 +254,7 @@ export class Metering implements Settling {
     refused: Refused
   ): Promise<(Given | Refused)[]> {
     try {
-      return await statement(within(this.#db, this.#timeoutMs, on), items)
+      return await this.#presence.hear(statement(within(this.#db, this.#timeoutMs, on), items))
     } catch (error) {
       if (!isRefused(error)) throw error
       return items.map(() => refused)

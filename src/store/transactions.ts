@@ -92,10 +92,12 @@ export class Transactions {
       this.#waiting.add(resolve)
       leave = () => {
         this.#waiting.delete(resolve)
-        reject(answeredLate(new FST_QUOTA_STORE('no connection was free'), NOT_SENT))
+        reject(new FST_QUOTA_STORE('no connection was free'))
       }
     })
-    await withDeadline(turn, deadlineMs, leave)
+    await withDeadline(turn, deadlineMs, leave).catch(error => {
+      throw answeredLate(error, NOT_SENT)
+    })
   }
 
   #next(): void {

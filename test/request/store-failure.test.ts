@@ -62,6 +62,51 @@ t.test(
   }
 )
 
+t.test(
+  'who waits behind requests of their own is not let through for it, and stands in the way of no other user',
+  async t => {
+    const { app, url } = await application(t, { storeTimeoutMs: 1000, storeFailure: 'open' })
+    app.get('/both', { config: { quota: ['calls', 'tokens'] } }, async () => 'x')
+    const [hot, other] = [newUser(), newUser()]
+    await ask(app, hot, '/both')
+    const sql = postgres(url, { max: 1 })
+    t.teardown(() => sql.end())
+    await sql`BEGIN`
+    await sql`SELECT 1 FROM quota_limits WHERE user_id = ${hot} FOR UPDATE`
+    const asked = Array.from({ length: 30 }, () => ask(app, hot, '/both'))
+    t.equal((await ask(app, other, '/both')).statusCode, 200)
+    const statuses = (await Promise.all(asked)).map(({ statusCode }) => statusCode)
+    await sql`ROLLBACK`
+    // What the database was asked for, and did not answer in time, is a failure of the store.
+    const { unenforced } = app.quota.counts()
+    t.ok(unenforced <= 5, `${unenforced} unenforced`)
+    t.equal(statuses.filter(status => status === 503).length, 30 - unenforced)
+  }
+)
+
+t.test('one who looks at their own view again and again takes one connection', async t => {
+  const { app, url } = await application(t)
+  const user = newUser()
+  await ask(app, user, '/work')
+  const sql = postgres(url, { max: 1 })
+  t.teardown(() => sql.end())
+  await sql`BEGIN`
+  await sql`LOCK TABLE quota_limits`
+  const looks = Array.from({ length: 20 }, () => app.inject({ url: '/quotas/me', headers: { 'x-user': user } }))
+  let waiting = 0
+  while (waiting === 0) {
+    const rows =
+      await sql`SELECT 1 FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'`
+    waiting = rows.length
+  }
+  t.equal(waiting, 1)
+  await sql`ROLLBACK`
+  for (const look of await Promise.all(looks)) {
+    t.equal(look.statusCode, 200)
+    t.match(look.json().quotas, [{ type_key: 'calls', used: 1 }])
+  }
+})
+
 t.test("a user's own view waits no longer for the store than a metered request does", async t => {
   const token = 'the-admin-token-of-this-test'
   const { app, url } = await application(t, { admin: { token }, storeTimeoutMs: 200 })
