@@ -1,7 +1,7 @@
 // The embedded engine: PostgreSQL inside this process, in a directory, for development, tests and small deployments.
 import { resolve } from 'node:path'
 import { type Database, openDatabase, type Values } from './database.ts'
-import { lockDirectory } from './lock-directory.ts'
+import { lockDirectory, type Unlock } from './lock-directory.ts'
 import { migrate } from './migrate.ts'
 
 /** The engine is one connection, and a statement cannot be cut short in it: its deadline is only there for a hang. */
@@ -19,7 +19,7 @@ const open = new Map<string, Shared>()
 
 /** Opens the directory and brings its tables to this version. `memory://` keeps nothing. */
 export async function connectEmbedded(dataDir: string): Promise<Database> {
-  if (dataDir === 'memory://') return await start(dataDir, () => {})
+  if (dataDir === 'memory://') return await start(dataDir, async () => {})
   const dir = resolve(dataDir)
   // By this process itself, as between two tests.
   await open.get(dir)?.closing?.catch(() => {})
@@ -43,9 +43,10 @@ export async function connectEmbedded(dataDir: string): Promise<Database> {
   }
 }
 
-async function start(dataDir: string, unlock: () => void): Promise<Database> {
-  const database = await openEngine(dataDir, unlock).catch(error => {
-    unlock()
+async function start(dataDir: string, locked: Unlock | Promise<Unlock>): Promise<Database> {
+  const unlock = await locked
+  const database = await openEngine(dataDir, unlock).catch(async error => {
+    await unlock()
     throw error
   })
   try {
@@ -58,13 +59,13 @@ async function start(dataDir: string, unlock: () => void): Promise<Database> {
   }
 }
 
-async function openEngine(dataDir: string, unlock: () => void): Promise<Database> {
+async function openEngine(dataDir: string, unlock: Unlock): Promise<Database> {
   // Loaded when it is used: it is heavy, and production does without it.
   const [{ PGlite }, { drizzle }] = await Promise.all([import('@electric-sql/pglite'), import('drizzle-orm/pglite')])
   const client = await PGlite.create(dataDir)
   const close = async () => {
     await client.close()
-    unlock()
+    await unlock()
   }
   const run = (text: string, values: Values) => client.query(text, [...values])
   return openDatabase('embedded', drizzle(client), run, close, DEADLINE_MS)

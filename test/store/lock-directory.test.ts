@@ -1,4 +1,4 @@
-import { existsSync } from 'node:fs'
+import { existsSync, statSync } from 'node:fs'
 import { mkdir, readFile, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { PGlite } from '@electric-sql/pglite'
@@ -92,21 +92,65 @@ t.test('a file whose process is gone, or whose pid another process has now, does
   const file = join(dir, 'fastify-quota.pid')
   for (const owner of ['999999999 1\n', `${process.pid} 1\n`, 'nonsense\n', '']) {
     await writeFile(file, owner)
-    const unlock = lockDirectory(dir)
+    const unlock = await lockDirectory(dir)
     t.match(await readFile(file, 'utf8'), new RegExp(`^${process.pid} `), JSON.stringify(owner))
-    unlock()
+    await unlock()
   }
+})
+
+t.test('the file of an earlier version, which says no place, keeps others out while its process lives', async t => {
+  const dir = t.testdir()
+  const file = join(dir, 'fastify-quota.pid')
+  const unlock = await lockDirectory(dir)
+  const [pid, started] = (await readFile(file, 'utf8')).split(' ')
+  await unlock()
+  await writeFile(file, `${pid} ${started}\n`)
+  await t.rejects(lockDirectory(dir), { code: 'FST_QUOTA_DIRECTORY_IN_USE', message: new RegExp(`process ${pid},`) })
+})
+
+t.test('an owner in another container keeps the directory as long as it touches its file, and no longer', async t => {
+  const dir = t.testdir()
+  const file = join(dir, 'fastify-quota.pid')
+  const unlock = await lockDirectory(dir)
+  // A pid that lives here, and one that does not: neither says anything about a process elsewhere.
+  for (const pid of [process.pid, 999999999]) {
+    await writeFile(file, `${pid} 1 elsewhere\n`)
+    await t.rejects(lockDirectory(dir), {
+      code: 'FST_QUOTA_DIRECTORY_IN_USE',
+      message: new RegExp(`${dir}.* process ${pid} of another container or machine,`)
+    })
+  }
+  await unlock()
+  t.equal(await readFile(file, 'utf8'), '999999999 1 elsewhere\n', 'whose file is not its own leaves it')
+  const unlockNext = await lockDirectory(dir)
+  t.match(await readFile(file, 'utf8'), new RegExp(`^${process.pid} `))
+  await unlockNext()
+  t.notOk(existsSync(file))
+})
+
+t.test('the file is touched also while the engine, or anything else, keeps the process busy', async t => {
+  const dir = t.testdir()
+  const unlock = await lockDirectory(dir)
+  const touchedMs = () => statSync(join(dir, 'fastify-quota.pid')).mtimeMs
+  const before = touchedMs()
+  const givenUp = Date.now() + 30_000
+  while (touchedMs() === before && Date.now() < givenUp);
+  t.not(touchedMs(), before)
+  await unlock()
 })
 
 t.test('of several processes at once exactly one gets the directory, also over the file of a dead one', async t => {
   const contenders = await children(t, 4)
   const base = t.testdir()
   const winners: number[] = []
-  for (let round = 0; round < 40; round++) {
+  for (let round = 0; round < 41; round++) {
     const dir = join(base, String(round))
     await mkdir(dir)
     if (round % 2 === 1) await writeFile(join(dir, 'fastify-quota.pid'), '999999999 1\n')
-    const at = Date.now() + 10
+    if (round === 40)
+      for (const name of ['fastify-quota.pid', 'fastify-quota.pid.takeover'])
+        await writeFile(join(dir, name), '1 1 elsewhere\n')
+    const at = Date.now() + 20
     const answers = await Promise.all(contenders.map(contender => contender.ask({ do: 'lock', dir, at })))
     winners.push(answers.filter(answer => answer.value === true).length)
     for (const { value, code } of answers) if (value !== true) t.equal(code, 'FST_QUOTA_DIRECTORY_IN_USE')
