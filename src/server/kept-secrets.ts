@@ -1,7 +1,8 @@
 // The secrets of a server that was given none: made once, and kept beside the embedded database, for its owner's eyes.
 import { randomBytes } from 'node:crypto'
-import { linkSync, mkdirSync, readFileSync, unlinkSync, writeFileSync } from 'node:fs'
+import { linkSync, readFileSync, unlinkSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
+import { makePrivateDirectory } from '../store/make-private-directory.ts'
 
 export interface KeptSecrets {
   adminToken: string
@@ -37,7 +38,7 @@ function make(dataDir: string): KeptSecrets {
     2
   )
   try {
-    mkdirSync(dataDir, { recursive: true, mode: 0o700 })
+    makePrivateDirectory(dataDir)
     writeFileSync(draft, `${text}\n`, { mode: 0o600 })
   } catch (error) {
     throw unusable(dataDir, error)

@@ -4,7 +4,6 @@ import {
   closeSync,
   fstatSync,
   linkSync,
-  mkdirSync,
   openSync,
   readdirSync,
   readFileSync,
@@ -16,6 +15,7 @@ import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { FST_QUOTA_DIRECTORY_IN_USE } from '../quota/errors.ts'
 import { BEAT_MS, startHeartbeat } from './heartbeat.ts'
+import { makePrivateDirectory } from './make-private-directory.ts'
 
 const FILE = 'fastify-quota.pid'
 const TAKEOVER = '.takeover'
@@ -36,7 +36,7 @@ interface Sight {
  * Whether the owner lives, its pid tells; where that means nothing, in another container or on another machine, whether it touches its file.
  */
 export async function lockDirectory(dir: string): Promise<Unlock> {
-  mkdirSync(dir, { recursive: true })
+  makePrivateDirectory(dir)
   const file = join(dir, FILE)
   const fd = create(file) ?? takeOver(dir, file, await watchStrangers(dir))
   const release = () => {

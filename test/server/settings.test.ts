@@ -93,6 +93,7 @@ t.test('keeps the secrets it makes in a file that only its owner reads, and find
   const first = readSettings({ QUOTA_DATA_DIR })
   t.match(first, { adminToken: /^[\w-]{32}$/, isAdminTokenKept: true, jwtSecret: /^[\w-]{43}$/ })
   t.equal(statSync(join(QUOTA_DATA_DIR, 'secrets.json')).mode & 0o777, 0o600)
+  t.equal(statSync(QUOTA_DATA_DIR).mode & 0o777, 0o700)
   t.strictSame(readSettings({ QUOTA_DATA_DIR }), first)
   t.match(readSettings({ QUOTA_DATA_DIR, ADMIN_TOKEN: TOKEN }), {
     adminToken: TOKEN,

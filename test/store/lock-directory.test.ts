@@ -76,6 +76,7 @@ t.test('tables that no migration fits are told, and leave the directory to whoev
 t.test('closing and opening again keeps everything', async t => {
   const dataDir = join(t.testdir(), 'not', 'there', 'yet')
   const db = await connect({ dataDir })
+  t.equal(statSync(dataDir).mode & 0o777, 0o700, 'for its owner alone')
   await declareTypes(db, { calls: { limit: 10 } })
   await commit(db, 'alice', costing(await hold(db, 'alice', { calls: 3 })), null)
   await hold(db, 'alice', { calls: 2 })

@@ -1,0 +1,21 @@
+// The embedded database's directory is for its owner's eyes, as initdb makes it: the engine's own files are open to everybody.
+import { chmodSync, mkdirSync, statSync } from 'node:fs'
+import { dirname } from 'node:path'
+
+const OF_OTHERS = 0o077
+/** Of a directory that is meant for everybody, such as /tmp. */
+const STICKY = 0o1000
+
+/** Made where it is not there; one of ours that is open to the group or to others is closed to them. */
+export function makePrivateDirectory(dir: string): void {
+  mkdirSync(dirname(dir), { recursive: true })
+  mkdirSync(dir, { recursive: true, mode: 0o700 })
+  const { mode, uid } = statSync(dir)
+  // Windows has no such owner, and no such bits.
+  if (uid !== process.getuid?.() || (mode & OF_OTHERS) === 0 || (mode & STICKY) !== 0) return
+  try {
+    chmodSync(dir, mode & 0o7777 & ~OF_OTHERS)
+  } catch {
+    // A file system without modes, such as a share or a stick: there the mount says who reads it.
+  }
+}
