@@ -1,5 +1,5 @@
 // The secrets of a server that was given none: made once, and kept beside the embedded database, for its owner's eyes.
-import { randomBytes } from 'node:crypto'
+import { randomBytes, randomUUID } from 'node:crypto'
 import { linkSync, readFileSync, unlinkSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { makePrivateDirectory } from '../store/make-private-directory.ts'
@@ -31,7 +31,8 @@ export function readKeptSecrets(dataDir: string): KeptSecrets | undefined {
 
 function make(dataDir: string): KeptSecrets {
   const file = join(dataDir, FILE)
-  const draft = `${file}.${process.pid}`
+  // Not by the pid: in two containers it is the same, and the second would write over what the first has just linked.
+  const draft = `${file}.${randomUUID()}`
   const text = JSON.stringify(
     { admin_token: randomBytes(24).toString('base64url'), jwt_secret: randomBytes(32).toString('base64url') },
     null,
@@ -39,7 +40,7 @@ function make(dataDir: string): KeptSecrets {
   )
   try {
     makePrivateDirectory(dataDir)
-    writeFileSync(draft, `${text}\n`, { mode: 0o600 })
+    writeFileSync(draft, `${text}\n`, { flag: 'wx', mode: 0o600 })
   } catch (error) {
     throw unusable(dataDir, error)
   }

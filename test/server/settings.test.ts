@@ -1,4 +1,4 @@
-import { mkdtempSync, rmSync, statSync, writeFileSync } from 'node:fs'
+import { mkdtempSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import t, { type Test } from 'tap'
@@ -101,6 +101,14 @@ t.test('keeps the secrets it makes in a file that only its owner reads, and find
     jwtSecret: first.jwtSecret
   })
   t.not(readSettings({ QUOTA_DATA_DIR: directory(t) }).adminToken, first.adminToken)
+})
+
+t.test('does not write over what a process of the same pid in another container is about to keep', async t => {
+  const QUOTA_DATA_DIR = directory(t)
+  const draft = join(QUOTA_DATA_DIR, `secrets.json.${process.pid}`)
+  writeFileSync(draft, 'theirs')
+  readSettings({ QUOTA_DATA_DIR })
+  t.equal(readFileSync(draft, 'utf8'), 'theirs')
 })
 
 t.test('does not write over secrets that it cannot read', async t => {
