@@ -18,7 +18,7 @@ interface Remembered {
   since: number
   until: number
   recalled: Recalled
-  /** Until then it would say the same: an answer speaks of whole seconds. */
+  /** Until then its answer is the same: it counts whole seconds. */
   recalledUntil: number
 }
 

@@ -34,7 +34,7 @@ interface HoldsOptions {
 export class Holds {
   readonly #db: Database
   readonly #options: HoldsOptions
-  /** In no order, and no set: what was in a set that changes with every request outlives V8's young collections. */
+  /** In no order: the entries of a set that changes with every request outlive V8's young collections. */
   readonly #held: Hold[] = []
   /** Reserves that are under way, and what they may have left. */
   #unknown = 0
@@ -71,7 +71,7 @@ export class Holds {
     hold.place = this.#held.push(hold) - 1
   }
 
-  /** Where it stood stands the last one then. */
+  /** The last one takes its place. */
   delete(hold: Hold): void {
     if (this.#held[hold.place] !== hold) return
     const last = this.#held.pop() as Hold

@@ -13,7 +13,7 @@ import { type DeclaredRoute, declaredRoutes } from './declared-routes.ts'
 
 export type RequestMetering = Metering<FastifyRequest>
 
-/** What a metered request is told by: the declared url, and what it costs. */
+/** A route's declared url, and what a request to it costs. */
 export interface Tariff {
   url: string
   metering: RequestMetering

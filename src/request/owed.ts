@@ -8,12 +8,12 @@ const LONGEST_PAUSE_MS = 5_000
 const CLOSE_PATIENCE_MS = 10_000
 /** Tried at once: a store that comes back must not meet all that has waited for it. */
 const WIDTH = 3
-/** More are not kept waiting: from then on requests are answered as if the store failed, since their charge might be lost. */
+/** While so many wait, new requests are answered as if the store failed: their charge might be lost. */
 const MAX_WAITING = 10_000
 /** A counter that refuses a charge may be repaired in so long; what never fits must not wait for ever. */
 const REFUSED_FOR_MS = 15 * 60_000
 
-/** Who asked for a write: it is told once a first attempt, and again where what is owed is dropped after all. */
+/** Who asked for a write: told once, after the first attempt, and again where what is owed is dropped. */
 export interface OwedListener<Answer> {
   /** Does the same once more; it may be done twice. */
   again(): Promise<unknown>

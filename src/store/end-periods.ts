@@ -3,9 +3,9 @@ import type { Query } from './database.ts'
 
 /**
  * $1 the type. A statement of its own, in the transaction that has changed the type and holds its row: whoever opened a period without an end before
- * held that row, so this snapshot has it, and whoever would open one later waits for the row, and finds it changed. The cut is the clock at the
- * counter's own turn, rounded up: what was charged while this runs through the users was admitted before it, so its log row falls into the period
- * that it closes.
+ * held that row, so this snapshot has it, and whoever would open one later waits for the row, and finds it changed. Each counter is
+ * cut at the clock of its own turn, rounded up: what was charged until then was admitted before, so its log row falls into the period that this
+ * closes.
  */
 const END = `
 UPDATE quota_limits l

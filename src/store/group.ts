@@ -39,7 +39,7 @@ interface GroupOptions<Item, Given, Answer> {
   answer: (item: Item, given: Given, deadline: number) => Answer | Promise<Answer>
   /** How many go into one statement. */
   size: number
-  /** One more may be under way: behind the first once as many wait, or beside it once it has taken `spareAfterMs`, since its connection may be dead. */
+  /** Allows a second statement: behind the first once as many wait as it has, or beside it after `spareAfterMs`, since its connection may be dead. */
   more?: { spareAfterMs: number }
   /** Nothing waits, and nothing is under way. */
   onIdle?: () => void
@@ -180,7 +180,7 @@ export class Group<Item extends { userId: string }, Given, Answer> {
     batch.items.splice(0).forEach(tell)
   }
 
-  /** The first come first; where more wait than one statement takes, a user at a time in turn, so that one with many holds up nobody. */
+  /** In order of arrival; where more wait than fit, users take turns, so that one with many holds up nobody. */
   #take(): Waiting<Item, Answer>[] {
     const waiting = this.#waiting
     const { size } = this.#options

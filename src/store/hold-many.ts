@@ -74,7 +74,7 @@ const MIXED = {
 }
 
 /**
- * `k` numbers the counters, and `n` those who ask, a counter's one after another; `upto` is what it is asked for by one and those before it. A counter
+ * `k` numbers the counters, and `n` the requests, counter by counter; `upto` is the running sum of what a counter's requests ask for. A counter
  * that somebody else has locked is skipped, so that one user who is held up holds up nobody else; looked up one by one (LATERAL, and ANY instead of
  * `=`, which no hash or merge join takes), also by a plan that was made while the tables were empty: such a one would read all of quota_limits for each
  * statement. The guard stands in the UPDATE's own WHERE, which asks it of the snapshot's row first: what was rolled over or given back meanwhile may

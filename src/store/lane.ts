@@ -121,7 +121,7 @@ export class Lane {
   }
 
   /**
-   * A connection on which nothing was answered meanwhile, not even that a statement took too long, is dead. After a network black hole
+   * A connection that has answered nothing meanwhile, not even that a statement took too long, is dead. After a network black hole
    * of 3 s every one of a pool stayed silent for good. One that is only being opened has a time limit of its own.
    */
   #giveUp(pool: Pool, { state }: Sent, sentAt: number): void {

@@ -6,8 +6,8 @@ import { lockCounters, MOVE_COUNTERS, MOVED_ROWS, ONCE_LOCKED } from './move-cou
 import { markLate } from './rollup/mark-usage.ts'
 
 /**
- * A level that was set lower since has not all of it to give back: below what is held of it the counter would be negative once that is given back, and so
- * it is refused now (23514), by the CHECK that it is not below 0. What is held is as of the statement's start: where it was given back since, a level may be
+ * A level that was set lower since may be too low for this. Below what is held, the counter would be negative once that is given back, so it is refused
+ * now (23514), by the CHECK that it is not below 0. What is held is as of the statement's start: where it was given back since, a level may be
  * refused that has it all, and the next attempt finds it. A flow always has what is given back.
  */
 const VOID = `

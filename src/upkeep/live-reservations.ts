@@ -16,7 +16,7 @@ export interface Live {
 }
 
 export class LiveReservationSet implements LiveReservations {
-  /** In no order, and no map: what was in one that changes with every request outlives V8's young collections. */
+  /** In no order: the entries of a map that changes with every request outlive V8's young collections. */
   readonly #all: Live[] = []
   /** Those that are known by their ids alone. */
   readonly #byId = new Map<string, Live>()
@@ -33,7 +33,7 @@ export class LiveReservationSet implements LiveReservations {
     live.livePlace = this.#all.push(live) - 1
   }
 
-  /** Where it stood stands the last one then. */
+  /** The last one takes its place. */
   leave(live: Live): void {
     if (this.#all[live.livePlace] !== live) return
     const last = this.#all.pop() as Live

@@ -2,8 +2,8 @@
 // was undone, by deleting.
 
 /**
- * Who writes a row within this time of its `created_at` leaves no mark, and so almost nobody does; what is added up stays behind by more
- * than that. Charges that are made at once have no other `created_at` than now.
+ * A row written within this time of its `created_at`, as nearly all are, leaves no mark; what is added up stays behind by more than
+ * that. Charges that are made at once have no other `created_at` than now.
  */
 export const UNMARKED_MINUTES = 15
 

@@ -1,4 +1,4 @@
-// Adds up the days that statistics of so many days end today with: by user it is then one row, and not one a day.
+// Adds up the last so many days as one, for statistics over that many: one row a user, and not one a user and day.
 import { type Series, seriesOf } from '../../quota/series.ts'
 import { instantArray } from '../arrays.ts'
 import type { Database, Query } from '../database.ts'

@@ -19,8 +19,8 @@ SELECT ${ms('now()')} AS at, pg_snapshot_xmin(pg_current_snapshot())::text AS ol
        EXISTS (SELECT 1 FROM quota_usage_marks) AS marked`
 
 /**
- * A row without a mark was written by a transaction that began to write less than UNMARKED_MINUTES after its `created_at`. Once all that
- * wrote at a moment have ended, whoever comes later marks what is older than that moment by so much: up to there, what can be seen is all.
+ * A row without a mark was written by a transaction that began to write less than UNMARKED_MINUTES after its `created_at`. Once all
+ * transactions of a moment have ended, later ones mark whatever is so much older than it: up to there, what can be seen is all.
  */
 export class SafeTime {
   #noted: Moment | undefined
