@@ -35,7 +35,10 @@ export interface ReserveOptions {
   metadata?: Metadata
 }
 
-/** Amounts that are held. `commit` and `release` may be called again after they rejected with FST_QUOTA_STORE. */
+/**
+ * Amounts that are held. `commit` and `release` may be called again after they rejected with FST_QUOTA_STORE, and handed on by themselves:
+ * `.finally(job.release)`.
+ */
 export interface Reservation {
   /** The id that its first log row will have. */
   readonly id: string
@@ -116,6 +119,8 @@ class HeldReservation implements Reservation {
     this.#userId = userId
     this.#charges = charges
     this.#options = options
+    this.commit = this.commit.bind(this)
+    this.release = this.release.bind(this)
   }
 
   async commit(final: Parameters<Reservation['commit']>[0] = {}): Promise<Record<string, Balance>> {

@@ -47,6 +47,15 @@ t.test('does not charge what was given back, nor give back what was charged', as
   t.strictSame(await tally(quota, user), [1, 0, 9])
 })
 
+t.test('is charged and given back also by functions that were taken off it', async t => {
+  const user = newUser()
+  const { commit } = await quota.reserve(user, { type: 'calls', amount: 3 })
+  t.strictSame(figures((await commit()).calls!), [3, 0, 7])
+  const job = await quota.reserve(user, 'calls')
+  await Promise.resolve().finally(job.release)
+  t.strictSame(await tally(quota, user), [3, 0, 7])
+})
+
 t.test('lets the first of a commit and a release at once win', async t => {
   const user = newUser()
   const reservation = await quota.reserve(user, 'calls')
