@@ -116,9 +116,20 @@ function readRule(rule: Rule<FastifyRequest>, i: number): PatternRule {
   const { method, url, ...written } = rule
   if (written.quota === undefined)
     throw new FST_QUOTA_INVALID_OPTION(`${path}.quota`, "is missing; name a quota type, or false for 'not metered'")
+  if (written.quota === false) refuseBesideFalse(path, written)
   const metering =
     written.quota === false ? undefined : readMetering<FastifyRequest>(path, written as RouteQuota<FastifyRequest>)
   return { path, pattern: readPattern(path, { ...(method === undefined ? {} : { method }), url }), metering }
+}
+
+/** Whoever writes what it costs means that it is charged. */
+function refuseBesideFalse(path: string, { quota: _, ...others }: Omit<Rule<FastifyRequest>, 'method' | 'url'>): void {
+  const fields = Object.entries(others).flatMap(([field, value]) => (value === undefined ? [] : field))
+  if (fields.length > 0)
+    throw new FST_QUOTA_INVALID_OPTION(
+      path,
+      `has ${fields.join(', ')} beside quota: false, which charges nothing; leave out the one or the other`
+    )
 }
 
 function refuseClashes(rules: readonly PatternRule[]): void {

@@ -44,6 +44,11 @@ const refused: [title: string, options: object, message: RegExp][] = [
   ['a rule without a url', { rules: [{ quota: 'calls' }] }, /rules\[0\]\.url/],
   ['a rule with an unknown field', { rules: [{ url: '/work/:id', quota: 'calls', cost: 1 }] }, /rules\[0\]\.cost/],
   [
+    'a rule that exempts and says what it costs',
+    { rules: [{ url: '/work/:id', quota: false, amount: -5, charge: 'x', denial: undefined, storeFailure: 'open' }] },
+    /rules\[0\] has amount, charge, storeFailure beside quota: false/
+  ],
+  [
     'two rules for one route',
     {
       rules: [
