@@ -54,13 +54,16 @@ export class DenialMemory {
 
   /**
    * Only what no running work can make untrue by giving back what it holds: then nothing but a change by hand or the period's end
-   * makes room. Returns it with room for its answers, also where it is not remembered. `since` is when the database was asked, by `performance.now()`:
-   * an answer that came late must not outlive the period.
+   * makes room. And only where nothing that was asked for fits: of what does another request may take, and the answer has its figures. Returns it with
+   * room for its answers, also where it is not remembered. `since` is when the database was asked, by `performance.now()`: an answer that came late must
+   * not outlive the period.
    */
   remember(userId: string, costs: readonly ChargeCost[], denial: Denial, changes: number, since: number): Recalled {
     const recalled = recalledOf(denial)
-    if (changes !== this.#changes || denial.violations.some(violation => violation.reserved > 0)) return recalled
-    const ends = denial.violations.map(({ resetsAt }) =>
+    const { violations } = denial
+    const isLasting = violations.length === costs.length && violations.every(violation => violation.reserved === 0)
+    if (changes !== this.#changes || !isLasting) return recalled
+    const ends = violations.map(({ resetsAt }) =>
       resetsAt === null ? REMEMBERED_FOR_MS : resetsAt.getTime() - denial.at.getTime()
     )
     const until = since + Math.min(REMEMBERED_FOR_MS, ...ends)

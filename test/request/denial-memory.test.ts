@@ -86,6 +86,18 @@ t.test('each route refuses in its own way, also what another has refused a momen
   }
 })
 
+t.test('a refusal of several charges tells how those that would fit stand now', async t => {
+  const { app, status } = await serve(t)
+  const user = newUser()
+  t.equal(await status(user, '/all'), 200)
+  for (const left of [1000, 995, 990]) {
+    const reply = await ask(app, user, '/both')
+    t.equal(reply.statusCode, 402)
+    t.match(reply.headers.ratelimit, new RegExp(`"tokens";r=${left};`))
+    await app.quota.consume(user, 'tokens', 5)
+  }
+})
+
 t.test('a reset, an adjustment, a credit, a measurement and a deletion are felt at once', async t => {
   const { app, status, operate } = await serve(t)
   const changes: Record<string, (user: string) => Promise<unknown>> = {
