@@ -3,7 +3,7 @@ import type { FastifyInstance, FastifyRequest } from 'fastify'
 import { MAX_AMOUNT, UNLIMITED } from '../quota/amount.ts'
 import { FST_QUOTA_KIND_MISMATCH } from '../quota/errors.ts'
 import { PERIOD_UNITS } from '../quota/period.ts'
-import { isTypeKey, type QuotaType } from '../quota/quota-type.ts'
+import { hasControlCharacters, isTypeKey, type QuotaType } from '../quota/quota-type.ts'
 import { listTypes } from '../store/list-types.ts'
 import { setType, type TypeChange } from '../store/set-type.ts'
 import { type AdminContext, actorOf } from './context.ts'
@@ -57,7 +57,7 @@ export function setTypeRoute(admin: FastifyInstance, { db, types, changed }: Adm
       operationId: 'setQuotaType',
       summary: 'Make a quota type, or change one',
       description:
-        'What is not named stays as it is. Where the application declares the type, what is changed here stays until the declaration changes.',
+        'What is not named stays as it is. Texts are refused with control characters, such as a line break. Where the application declares the type, what is changed here stays until the declaration changes.',
       params: PARAMS,
       querystring: query({}),
       body: BODY,
@@ -90,6 +90,8 @@ function readChange(request: FastifyRequest): TypeChange {
     if (change[field]?.trim() === '') throw refuse(field, 'must be a text that is not empty')
   }
   checkText('description', change.description)
+  for (const field of ['name', 'unit', 'description'] as const)
+    if (hasControlCharacters(change[field] ?? '')) throw refuse(field, 'must be a text without control characters')
   if (change.kind !== undefined && !KINDS.includes(change.kind))
     throw refuse('kind', `must be one of ${KINDS.join(', ')}`)
   if (change.period !== undefined && !PERIOD_UNITS.includes(change.period))

@@ -10,7 +10,7 @@ export type QuotaKind = 'flow' | 'level'
 
 /** One entry of the option `quotas`. */
 export interface QuotaDeclaration {
-  /** What people call it. Default: its key. */
+  /** What people call it; like `unit` and `description` without control characters. Default: its key. */
   name?: string
   /** A sentence for the operator. */
   description?: string
@@ -46,6 +46,9 @@ const DECLARATION_FIELDS = ['name', 'description', 'unit', 'limit', 'kind', 'per
 
 export const isTypeKey = (value: unknown): value is string => typeof value === 'string' && KEY.test(value)
 
+/** A report prints names and units on a terminal, which would obey them. */
+export const hasControlCharacters = (text: string): boolean => /\p{Cc}/u.test(text)
+
 /** A level never resets, whatever its row says of periods. */
 export const periodOf = (type: Pick<QuotaType, 'kind' | 'period'>): PeriodUnit =>
   type.kind === 'level' ? 'never' : type.period
@@ -67,11 +70,14 @@ export function readDeclaration(
   refuseUnknown(path, declaration, DECLARATION_FIELDS)
   const { name = key, description = null, unit = 'call', limit, kind = 'flow', period } = declaration
   for (const [field, value] of Object.entries({ name, unit })) {
-    if (typeof value !== 'string' || value.trim() === '')
-      throw new FST_QUOTA_INVALID_OPTION(`${path}.${field}`, 'must be a text that is not empty')
+    if (typeof value !== 'string' || value.trim() === '' || hasControlCharacters(value))
+      throw new FST_QUOTA_INVALID_OPTION(
+        `${path}.${field}`,
+        'must be a text that is not empty, without control characters'
+      )
   }
-  if (description !== null && typeof description !== 'string')
-    throw new FST_QUOTA_INVALID_OPTION(`${path}.description`, 'must be a text')
+  if (description !== null && (typeof description !== 'string' || hasControlCharacters(description)))
+    throw new FST_QUOTA_INVALID_OPTION(`${path}.description`, 'must be a text without control characters')
   if (!isLimit(limit))
     throw new FST_QUOTA_INVALID_OPTION(
       `${path}.limit`,

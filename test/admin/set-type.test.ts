@@ -221,9 +221,9 @@ t.test('400: what is malformed, by its field', async t => {
   const before = await typeOf(key)
   const text = ['', 'x'.repeat(1001), 'a\u0000b', '\ud800']
   const wrong: Record<string, unknown[]> = {
-    name: [...text, ' ', '\n\t'],
-    unit: [...text, ' '],
-    description: text,
+    name: [...text, ' ', '\n\t', 'two\nlines'],
+    unit: [...text, ' ', '\u001b[2Jcall'],
+    description: [...text, 'a\u009bb'],
     kind: ['', 'Flow', 'counter', 'null'],
     period: ['', 'Month', 'monthly', 'minute', 'P1M'],
     reason: text
