@@ -15,7 +15,7 @@ export interface QuotaTypes {}
 /** A quota type's key: any text, until the application declares its own in `QuotaTypes`. */
 export type QuotaTypeKey = keyof QuotaTypes extends never ? string : Extract<keyof QuotaTypes, string>
 
-/** What a request costs: a whole number, or a function of the request. Default: 1. */
+/** What a request costs: a whole number, or a function of the request. Where that rejects with FST_QUOTA_STORE, as `app.quota` does, `storeFailure` decides. Default: 1. */
 export type ChargeAmount<Request> = number | ((request: Request) => number | Promise<number>)
 
 /** One quota type that a request is charged to. */

@@ -1,7 +1,7 @@
 // What a request costs.
 import type { FastifyRequest } from 'fastify'
 import { isAmount } from '../quota/amount.ts'
-import { FST_QUOTA_AMOUNT_FUNCTION } from '../quota/errors.ts'
+import { FST_QUOTA_AMOUNT_FUNCTION, FST_QUOTA_STORE } from '../quota/errors.ts'
 import type { ChargeAmount } from '../quota/rule.ts'
 import type { ChargeCost } from '../store/admit.ts'
 import type { TypeCatalogue } from '../store/type-catalogue.ts'
@@ -42,13 +42,14 @@ async function askedCosts(
   return costs
 }
 
-/** Throws FST_QUOTA_AMOUNT_FUNCTION: a cost that is unknown is the rule's fault, and never a default. */
+/** Throws FST_QUOTA_AMOUNT_FUNCTION: a cost that is unknown is the rule's fault, and never a default. Where it asked `app.quota`, the store's error is given on. */
 async function amountOf(type: string, amount: ChargeAmount<FastifyRequest>, request: FastifyRequest): Promise<number> {
   if (typeof amount === 'number') return amount
   let value: unknown
   try {
     value = await amount(request)
   } catch (error) {
+    if (error instanceof FST_QUOTA_STORE) throw error
     throw new FST_QUOTA_AMOUNT_FUNCTION(type, 'threw', { cause: error })
   }
   if (!isAmount(value))

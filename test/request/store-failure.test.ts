@@ -1,4 +1,4 @@
-import Fastify from 'fastify'
+import Fastify, { type FastifyRequest } from 'fastify'
 import postgres from 'postgres'
 import t from 'tap'
 import quotaPlugin, { type QuotaOptions } from '../../src/index.ts'
@@ -126,6 +126,27 @@ t.test("a user's own view waits no longer for the store than a metered request d
     answer('user', app.inject({ url: '/quotas/me', headers: { 'x-user': user } }))
   ])
   t.strictSame(answered, ['user', 'operator'])
+  await sql`ROLLBACK`
+})
+
+t.test('takes a store that fails an amount function for no fault of the rule', async t => {
+  const url = await pg.migrated()
+  const app = Fastify()
+  await app.register(quotaPlugin, { connection: url, quotas: QUOTAS, identify: byHeader, storeTimeoutMs: 200 })
+  const amount = async (request: FastifyRequest) =>
+    Math.min(await app.quota.remaining(request.headers['x-user'] as string, 'calls'), 2)
+  for (const storeFailure of ['closed', 'open'] as const)
+    app.get(`/${storeFailure}`, { config: { quota: { type: 'calls', amount, storeFailure } } }, async () => 'x')
+  t.teardown(() => app.close())
+  const user = newUser()
+  t.match((await ask(app, user, '/closed')).headers, { 'x-quota-cost': '2' })
+  const sql = postgres(url, { max: 1 })
+  t.teardown(() => sql.end())
+  await sql`BEGIN`
+  await sql`LOCK TABLE quota_limits`
+  t.equal((await ask(app, user, '/closed')).statusCode, 503)
+  t.equal((await ask(app, user, '/open')).statusCode, 200)
+  t.match(app.quota.counts(), { 'store-failed': 1, unenforced: 1 })
   await sql`ROLLBACK`
 })
 
