@@ -40,12 +40,12 @@ export async function consume(
   requireText('endpoint', options.endpoint)
   requireIdempotencyKey(options.idempotencyKey)
   const type = await types.get(key, 'charged through app.quota.consume')
-  if (!type.isActive) return await viewBalance(db, userId, type)
   const endpoint = options.endpoint ?? null
   const keyed = { userId, typeId: type.id, type: key, amount, idempotencyKey: options.idempotencyKey }
   let denied: (Admission & { admitted: false }) | undefined
   try {
     return await once(db, keyed, async idempotencyKey => {
+      if (!type.isActive) return await viewBalance(db, userId, type)
       const charges = [{ id: chargeId(), typeId: type.id, type: key, amount }]
       const metadata = boundMetadata(options.metadata)
       const admission = await charge(db, { userId, charges, endpoint, metadata, idempotencyKey })

@@ -52,10 +52,10 @@ async function moveLevel(
       type.kind,
       'only a level is lowered or set by hand; a flow starts again with its period, or through reset'
     )
-  // A measurement is written all the same: it is what makes the level right again once the type is switched on.
-  if (!type.isActive && move === 'credit') return await viewBalance(db, userId, type)
   const keyed = { userId, typeId: type.id, type: key, amount: -amount, idempotencyKey: options.idempotencyKey }
   return await once(db, keyed, async idempotencyKey => {
+    // A measurement is written all the same: it is what makes the level right again once the type is switched on.
+    if (!type.isActive && move === 'credit') return await viewBalance(db, userId, type)
     const order = {
       userId,
       typeId: type.id,

@@ -43,7 +43,7 @@ export interface AdjustOptions extends ChangeOptions {
 /**
  * Every call rejects with FST_QUOTA_INVALID_USER, FST_QUOTA_UNKNOWN_TYPE or FST_QUOTA_INVALID_AMOUNT for what is not one, and with
  * FST_QUOTA_STORE when the database does not answer; nothing is changed then, unless it says so. A type that an operator has switched
- * off (`is_active`) is charged nothing, here as on a route: the calls give the balance as it stands.
+ * off (`is_active`) is charged nothing, here as on a route: the calls give the balance as it stands, or a known key's first answer.
  */
 export interface Meter {
   /** Whether `amount` (default 1) would be admitted now. Writes nothing, so another request may be faster: charge with `consume`. */

@@ -60,6 +60,23 @@ t.test('credit lowers nothing, and gives the balance as it stands', async t => {
   t.strictSame(figures(await credit()), [40, 0, 60])
 })
 
+t.test('a key of before gets its first answer, and none for another charge', async t => {
+  const user = await used()
+  const charge = (amount: number) => quota.consume(user, 'calls', amount, { idempotencyKey: 'charge' })
+  const credit = (amount: number) => quota.credit(user, 'storage', amount, { idempotencyKey: 'credit' })
+  const [charged, credited] = [await charge(1), await credit(20)]
+  await quota.reset(user)
+  await quota.setUsage(user, 'storage', 5)
+  for (const [type, call, first] of [
+    ['calls', charge, charged],
+    ['storage', credit, credited]
+  ] as const)
+    await whileOff(type, async () => {
+      t.strictSame(await call(first === charged ? 1 : 20), first)
+      await t.rejects(call(2), { code: 'FST_QUOTA_IDEMPOTENCY_MISMATCH' })
+    })
+})
+
 t.test('setUsage writes what was measured all the same, also of a user who is new', async t => {
   const [known, fresh] = [await used(), newUser()]
   await whileOff('storage', async () => {
