@@ -28,9 +28,9 @@ export interface NamedBalance extends Balance {
 export const remainingOf = (limit: number, used: number, reserved: number): number =>
   limit === UNLIMITED ? UNLIMITED : Math.max(limit - used - reserved, 0)
 
-/** Whether `amount` more would be admitted; the same rule as the guard of the charging UPDATE. */
+/** Whether `amount` more would be admitted; the same rule as the guard of the charging UPDATE. 0 always is, also past the limit. */
 export const fits = (balance: Pick<Balance, 'limit' | 'used' | 'reserved'>, amount: number): boolean =>
-  balance.used + balance.reserved + amount <= (balance.limit === UNLIMITED ? MAX_AMOUNT : balance.limit)
+  amount === 0 || balance.used + balance.reserved + amount <= (balance.limit === UNLIMITED ? MAX_AMOUNT : balance.limit)
 
 /** The share of the limit that is gone, in percent with two decimals; null when unlimited. Above 100 after a limit was lowered. */
 export function usagePercent({ limit, used, reserved }: Pick<Balance, 'limit' | 'used' | 'reserved'>): number | null {

@@ -33,7 +33,7 @@ interface Admitting {
  *
  * For one charge the guard stands in the UPDATE's own WHERE, where PostgreSQL evaluates it again on the newest row: under READ
  * COMMITTED one that stands in a sub-select alone let 81 through a limit of 50. `counter` is read from the snapshot then, and what it
- * refuses, a full quota, costs no lock at all. Several are locked in one order first, and `counter` has their newest rows: a guard in
+ * refuses, a full quota, costs no lock at all. 0 fits also where the limit was lowered below the use. Several are locked in one order first, and `counter` has their newest rows: a guard in
  * the WHERE as well would also be asked about the snapshot's row, and leave out of "all" one that was full until just now.
  */
 export const admitting = ({ hold, several }: Admitting): string => `
@@ -43,7 +43,7 @@ export const admitting = ({ hold, several }: Admitting): string => `
     SELECT * FROM jsonb_to_recordset($2::text::jsonb) AS w (id uuid, quota_type_id int, amount bigint)
   ), counter AS MATERIALIZED (
     SELECT l.user_id, l.quota_type_id, l.limit_amount, l.used_amount, l.period_start, l.period_end, w.id, w.amount,
-           l.used_amount + w.amount <= ${CEILING} AS fits,
+           w.amount = 0 OR l.used_amount + w.amount <= ${CEILING} AS fits,
            l.period_end IS NULL OR l.period_end > clock.at AS running
       FROM quota_limits l JOIN want w ON w.quota_type_id = l.quota_type_id CROSS JOIN clock
      WHERE l.user_id = $1
@@ -56,7 +56,7 @@ export const admitting = ({ hold, several }: Admitting): string => `
      WHERE l.user_id = $1
        AND l.quota_type_id = c.quota_type_id
        AND (SELECT count(*) FROM counter WHERE fits AND running) = (SELECT count(*) FROM want)
-       ${several ? '' : `AND l.used_amount + c.amount <= ${CEILING} AND (l.period_end IS NULL OR l.period_end > clock.at)`}
+       ${several ? '' : `AND (c.amount = 0 OR l.used_amount + c.amount <= ${CEILING}) AND (l.period_end IS NULL OR l.period_end > clock.at)`}
     RETURNING c.id, c.amount, l.quota_type_id, l.limit_amount, l.used_amount,
               ${heldOf('l')}${hold ? ' + c.amount' : ''} AS reserved_amount, l.period_start, l.period_end,
               greatest(date_trunc('milliseconds', clock.at), l.period_start) AS admitted_at

@@ -123,7 +123,8 @@ export class Metering implements Settling {
     const on = (lane: Shared, isSpare: boolean) => (isSpare ? lane.spare : lane)
     this.#holds = new Group((wishes, is) => this.#ask(holdMany, wishes, on(holding, is), undefined), {
       ...shared,
-      answer: (wish, held, deadline) => (held ? outcomeOf(wish, held) : this.#reserveLeft(wish, deadline))
+      answer: (wish, held, deadline) =>
+        held && isFinal(wish, held.held) ? outcomeOf(wish, held) : this.#reserveLeft(wish, deadline)
     })
     this.#charges = new Group((charges, is) => this.#ask(chargeMany, charges, on(charging, is), undefined), {
       ...shared,
@@ -203,7 +204,7 @@ export class Metering implements Settling {
     const { charges, ...order } = wish
     return this.#afterOthers(wish.userId, async () => {
       const moved = await this.#moveAlone({ do: 'reserve', ...order }, deadline)
-      if (moved?.full || moved?.done) return outcomeOf(wish, { ...moved, held: moved.done })
+      if (moved?.done || (moved?.full && isFinal(wish, false))) return outcomeOf(wish, { ...moved, held: moved.done })
       return await reserve(this.#until(deadline), { ...order, charges })
     })
   }
@@ -261,6 +262,9 @@ export class Metering implements Settling {
     }
   }
 }
+
+/** What many share refuses 0 where the use is past the limit, and it fits all the same. */
+const isFinal = ({ amount }: Wish, isHeld: boolean): boolean => isHeld || amount > 0
 
 const asGiven = (_: Move, given: Answer): Answer => given
 

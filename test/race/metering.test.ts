@@ -3,6 +3,7 @@ import { setTimeout as sleep, setImmediate as turn } from 'node:timers/promises'
 import postgres from 'postgres'
 import t, { type Test } from 'tap'
 import { v7 } from 'uuid'
+import { adjustQuota } from '../../src/store/adjust-quota.ts'
 import type { Admission } from '../../src/store/admit.ts'
 import { connect } from '../../src/store/connect.ts'
 import { type Database, stateOf, type Values } from '../../src/store/database.ts'
@@ -11,7 +12,7 @@ import { holdMany } from '../../src/store/hold-many.ts'
 import { listUsage } from '../../src/store/list-usage.ts'
 import { Metering } from '../../src/store/metering.ts'
 import { SLOW_MS } from '../../src/store/shared-lanes.ts'
-import { costing, logOf, standing, wanted } from '../fixtures/charges.ts'
+import { BY, costing, logOf, standing, wanted } from '../fixtures/charges.ts'
 import { server } from '../fixtures/database.ts'
 import { violations } from '../fixtures/invariants.ts'
 import { untilWaiting } from '../fixtures/lock-waits.ts'
@@ -65,6 +66,21 @@ t.test('what the database refuses of one does not fail those beside it, nor is i
   t.equal(stateOf((outcomes[0] as PromiseRejectedResult).reason), '23505')
   t.equal(await counted(db), before + 19)
   t.strictSame(await violations(db), [])
+})
+
+t.test('the amount 0 is admitted past a limit that was lowered, alone and beside what is refused there', async t => {
+  const { db, reserve, type } = await begin(t, 10)
+  await reserve('alice', { amount: 5 })
+  await adjustQuota(db, 'alice', 'calls', 3, BY)
+  const admitted = async (...amounts: number[]) =>
+    (await Promise.all(amounts.map(amount => reserve('alice', { amount })))).map(outcome => outcome.admitted)
+  t.strictSame(await admitted(0), [true])
+  t.strictSame(await admitted(0, 0, 0), [true, true, true])
+  t.strictSame(await admitted(1, 0, 1, 0), [false, true, false, true])
+  const { reserve: reserveApart } = meteringOn(new Metering(db, PATIENCE_MS, { distributed: true }), type)
+  t.equal((await reserveApart('alice', { amount: 0 })).admitted, true)
+  t.strictSame(await standing(db, 'alice', 'calls'), [0, 5, 0])
+  t.strictSame(await violations(db, { overLimit: true }), [])
 })
 
 interface Sent {

@@ -1,5 +1,6 @@
 import t from 'tap'
 import { v7 } from 'uuid'
+import { adjustQuota } from '../../src/store/adjust-quota.ts'
 import { charge, recallCharge } from '../../src/store/charge.ts'
 import { type Database, stateOf } from '../../src/store/database.ts'
 import { declareTypes } from '../../src/store/declare-types.ts'
@@ -7,7 +8,7 @@ import { listUsage } from '../../src/store/list-usage.ts'
 import { pruneIdempotencyKeys } from '../../src/store/prune-idempotency-keys.ts'
 import { setLevel } from '../../src/store/set-level.ts'
 import { both } from '../fixtures/both.ts'
-import { type Amounts, hold, logOf, standing, wanted } from '../fixtures/charges.ts'
+import { type Amounts, BY, hold, logOf, standing, wanted } from '../fixtures/charges.ts'
 
 const onBoth = await both(t)
 
@@ -55,6 +56,18 @@ onBoth('a charge that does not fit changes nothing, and remembers no key', async
   t.strictSame(await logOf(db, 'alice'), [])
   t.equal(await recallCharge(db, 'alice', 'k'), undefined)
 })
+
+onBoth(
+  'the amount 0 is charged, and has its log row, also past a limit that was lowered',
+  async (t, db) => {
+    await declareTypes(db, { calls: { limit: 10 } })
+    await consume(db, 'alice', { calls: 5 })
+    await adjustQuota(db, 'alice', 'calls', 3, BY)
+    t.match(await consume(db, 'alice', { calls: 0 }), { charges: [{ balance: { limit: 3, used: 5, remaining: 0 } }] })
+    t.equal((await logOf(db, 'alice')).length, 2)
+  },
+  { overLimit: true }
+)
 
 onBoth('a key that was used undoes the charge that brings it again, and remembers the first answer', async (t, db) => {
   await declareTypes(db, { calls: { limit: 10 } })

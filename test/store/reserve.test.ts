@@ -1,10 +1,11 @@
 import t from 'tap'
 import { MAX_AMOUNT } from '../../src/quota/amount.ts'
+import { adjustQuota } from '../../src/store/adjust-quota.ts'
 import { declareTypes } from '../../src/store/declare-types.ts'
 import { reserve } from '../../src/store/reserve.ts'
 import { viewQuotas } from '../../src/store/view-quotas.ts'
 import { both } from '../fixtures/both.ts'
-import { hold, standing, tryHold, wanted } from '../fixtures/charges.ts'
+import { BY, hold, standing, tryHold, wanted } from '../fixtures/charges.ts'
 
 const onBoth = await both(t)
 const AT = new Date('2026-03-10T12:00:00.123Z')
@@ -63,6 +64,21 @@ onBoth('admits the amount 0 at a limit that is reached, and at the limit 0', asy
   t.equal((await tryHold(db, 'alice', { calls: 0, none: 0 })).admitted, true)
   t.equal((await tryHold(db, 'alice', { none: 1 })).admitted, false)
 })
+
+onBoth(
+  'admits the amount 0 also past a limit that was lowered, alone and beside what fits',
+  async (t, db) => {
+    await declareTypes(db, { calls: { limit: 10 }, tokens: { limit: 10 } })
+    await hold(db, 'alice', { calls: 5 })
+    await adjustQuota(db, 'alice', 'calls', 3, BY)
+    t.equal((await tryHold(db, 'alice', { calls: 0 })).admitted, true)
+    t.equal((await tryHold(db, 'alice', { calls: 0, tokens: 1 })).admitted, true)
+    t.equal((await tryHold(db, 'alice', { calls: 1 })).admitted, false)
+    t.match(await tryHold(db, 'alice', { calls: 0, tokens: 10 }), { violations: [{ type: 'tokens' }] })
+    t.strictSame(await standing(db, 'alice', 'calls'), [0, 5, 0])
+  },
+  { overLimit: true }
+)
 
 onBoth('never denies an unlimited quota, up to 2^53−1', async (t, db) => {
   await declareTypes(db, { calls: { limit: -1 }, most: { limit: MAX_AMOUNT } })
