@@ -13,10 +13,12 @@ import { boundMetadata, type Metadata } from '../quota/metadata.ts'
 import type { QuotaTypeKey } from '../quota/rule.ts'
 import type { Admission, AdmittedCharge, WantedCharge } from '../store/admit.ts'
 import { chargeId } from '../store/charge-id.ts'
-import { commit } from '../store/commit.ts'
-import { type Database, within } from '../store/database.ts'
+import { type CommittedCharge, commit } from '../store/commit.ts'
+import { type Database, withDeadline, within } from '../store/database.ts'
+import { mayBeDone } from '../store/may-be-done.ts'
 import { release } from '../store/release.ts'
 import { reserve } from '../store/reserve.ts'
+import { voidCharges } from '../store/void.ts'
 import { requireAmount, requireKnown, requireOptions, requireText, requireUser } from './arguments.ts'
 import type { MeterContext } from './context.ts'
 
@@ -52,7 +54,10 @@ export interface Reservation {
     amounts?: Readonly<Partial<Record<QuotaTypeKey, number>>>
     metadata?: Metadata
   }): Promise<Record<string, Balance>>
-  /** Gives it back. Twice: nothing more; after `commit`: FST_QUOTA_SETTLED. */
+  /**
+   * Gives it back. Twice: nothing more; after `commit`: FST_QUOTA_SETTLED. After a `commit` that rejected with FST_QUOTA_STORE it undoes what the database
+   * may have charged all the same, and rejects likewise until it is known what became of it.
+   */
   release(): Promise<void>
 }
 
@@ -110,6 +115,8 @@ class HeldReservation implements Reservation {
   readonly #options: ReserveOptions
   #committed: Promise<Record<string, Balance>> | undefined
   #released: Promise<void> | undefined
+  /** Of each commit that rejected: whether it may have been carried out all the same. */
+  readonly #doubts: Promise<boolean>[] = []
 
   constructor(context: MeterContext, { userId, charges, switchedOff }: Held, options: ReserveOptions, expiresAt: Date) {
     this.id = charges[0]?.id ?? chargeId()
@@ -137,7 +144,7 @@ class HeldReservation implements Reservation {
         throw new FST_QUOTA_NOT_RESERVED(type)
     this.#committed ??= this.#write(async () => {
       if (charges.length === 0) return {}
-      const balances = await commit(bounded(this.#context), this.#userId, charges, this.#endpoint)
+      const balances = await this.#charge(charges)
       const told = Object.fromEntries(charges.map(({ type, balance }) => [type, balances.get(type) ?? balance]))
       this.#count('charged', charges, told)
       return told
@@ -148,16 +155,34 @@ class HeldReservation implements Reservation {
     })
   }
 
+  async #charge(charges: readonly CommittedCharge[]): Promise<Map<string, Balance>> {
+    try {
+      return await commit(bounded(this.#context), this.#userId, charges, this.#endpoint)
+    } catch (error) {
+      this.#doubts.push(mayBeDone(error, this.#context.storeTimeoutMs))
+      throw error
+    }
+  }
+
   async release(): Promise<void> {
     if (this.#committed) throw new FST_QUOTA_SETTLED('charged')
     this.#released ??= this.#write(async () => {
-      const balances = await release(bounded(this.#context), this.#userId, this.#charges)
+      const balances = await this.#giveBack()
       this.#count('released', this.#charges, Object.fromEntries(balances))
     })
     await this.#released.catch(error => {
       this.#released = undefined
       throw error
     })
+  }
+
+  /** Not before every commit is over: one that comes later would charge what is given back now. */
+  async #giveBack(): Promise<ReadonlyMap<string, Balance>> {
+    const { storeTimeoutMs } = this.#context
+    const mayBeCharged = (await withDeadline(Promise.all(this.#doubts), storeTimeoutMs)).includes(true)
+    if (!mayBeCharged) return await release(bounded(this.#context), this.#userId, this.#charges)
+    await voidCharges(bounded(this.#context), this.#userId, this.#charges)
+    return new Map()
   }
 
   /** It stays renewed until the write has gone through. */

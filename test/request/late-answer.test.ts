@@ -1,4 +1,4 @@
-// A reserve that was answered 503 keeps nothing, also where the database carries it out after all.
+// A reserve that was answered 503 keeps nothing, also where the database carries it out after all; nor does what was given back.
 import { setTimeout as sleep } from 'node:timers/promises'
 import { drizzle } from 'drizzle-orm/postgres-js'
 import type { FastifyInstance } from 'fastify'
@@ -9,7 +9,7 @@ import type { Database } from '../../src/store/database.ts'
 import { server } from '../fixtures/database.ts'
 import { openReservations, until } from '../fixtures/ledger.ts'
 import { untilIdle, untilWaiting } from '../fixtures/lock-waits.ts'
-import { ask, metered, newUser } from '../fixtures/metered.ts'
+import { ask, logsOf, metered, newUser } from '../fixtures/metered.ts'
 import { proxy } from '../fixtures/proxy.ts'
 
 const LIMIT = 10
@@ -145,5 +145,42 @@ t.test('of app.quota.reserve', async t => {
   const unlock = await lock(t, url)
   await t.rejects(app.quota.reserve(user, 'calls'), { code: 'FST_QUOTA_STORE' })
   await unlock()
+  await isWhole(t, app, db, [user])
+})
+
+const STORE = { code: 'FST_QUOTA_STORE' }
+
+t.test('nor does a reservation that is given back after a commit whose answer came late', async t => {
+  const { url, db } = await database(t)
+  const sql = postgres(url, { onnotice: () => {} })
+  t.teardown(() => sql.end({ timeout: 1 }))
+  const app = await metered(t, db, addRoutes, { connection: drizzle(sql) })
+  const user = newUser()
+  await see(app, [user])
+  const job = await app.quota.reserve(user, { type: 'calls', amount: 4 })
+  const unlock = await lock(t, url)
+  await t.rejects(job.commit(), STORE)
+  await t.rejects(job.release(), STORE, 'it may be charged yet')
+  await unlock()
+  await job.release()
+  await t.rejects(job.commit(), { code: 'FST_QUOTA_SETTLED' })
+  t.equal((await logsOf(db, user)).length, 1, 'what it was seen by')
+  await isWhole(t, app, db, [user])
+})
+
+t.test('nor one whose commit lost its answer with the connection', async t => {
+  const { url, db } = await database(t)
+  const network = await proxy(t, url)
+  const app = await metered(t, db, addRoutes, { connection: network.url })
+  const user = newUser()
+  // So that the next commit is sent whole: its statement is known by name.
+  await (await app.quota.reserve(user, 'tokens')).commit()
+  const job = await app.quota.reserve(user, { type: 'calls', amount: 4 })
+  network.cutAnswers()
+  await t.rejects(job.commit({ amounts: { calls: 7 } }), STORE)
+  await network.pass()
+  t.match(await logsOf(db, user), [{ type: 'tokens' }, { type: 'calls', amount: 7 }], 'it was charged')
+  await job.release()
+  t.equal((await logsOf(db, user)).length, 1)
   await isWhole(t, app, db, [user])
 })
