@@ -57,7 +57,7 @@ export function setTypeRoute(admin: FastifyInstance, { db, types, changed }: Adm
       operationId: 'setQuotaType',
       summary: 'Make a quota type, or change one',
       description:
-        'What is not named stays as it is. Texts are refused with control characters, such as a line break. Where the application declares the type, what is changed here stays until the declaration changes.',
+        'What is not named stays as it is. A name or unit with control characters is refused. Where the application declares the type, what is changed here stays until the declaration changes.',
       params: PARAMS,
       querystring: query({}),
       body: BODY,
@@ -90,7 +90,7 @@ function readChange(request: FastifyRequest): TypeChange {
     if (change[field]?.trim() === '') throw refuse(field, 'must be a text that is not empty')
   }
   checkText('description', change.description)
-  for (const field of ['name', 'unit', 'description'] as const)
+  for (const field of ['name', 'unit'] as const)
     if (hasControlCharacters(change[field] ?? '')) throw refuse(field, 'must be a text without control characters')
   if (change.kind !== undefined && !KINDS.includes(change.kind))
     throw refuse('kind', `must be one of ${KINDS.join(', ')}`)

@@ -10,7 +10,7 @@ export type QuotaKind = 'flow' | 'level'
 
 /** One entry of the option `quotas`. */
 export interface QuotaDeclaration {
-  /** What people call it; like `unit` and `description` without control characters. Default: its key. */
+  /** What people call it; like `unit` without control characters. Default: its key. */
   name?: string
   /** A sentence for the operator. */
   description?: string
@@ -76,8 +76,8 @@ export function readDeclaration(
         'must be a text that is not empty, without control characters'
       )
   }
-  if (description !== null && (typeof description !== 'string' || hasControlCharacters(description)))
-    throw new FST_QUOTA_INVALID_OPTION(`${path}.description`, 'must be a text without control characters')
+  if (description !== null && typeof description !== 'string')
+    throw new FST_QUOTA_INVALID_OPTION(`${path}.description`, 'must be a text')
   if (!isLimit(limit))
     throw new FST_QUOTA_INVALID_OPTION(
       `${path}.limit`,
