@@ -69,8 +69,9 @@ export class Settlement implements Hold, OwedListener<Balances> {
   #committed: readonly CommittedCharge[] = NO_CHARGES
   /** The status that led to it. */
   #statusCode = 0
-  /** What the rule's own word was, and of which status: asked twice, it might say something else. */
-  #judged: { statusCode: number; isCharged: boolean } | undefined
+  /** Of which status the rule was asked last, and what it said: asked twice, it might say something else. */
+  #judgedStatus = 0
+  #isJudgedCharged = false
   /** The balances that the last write returned, and what it wrote. */
   #written: Map<string, Balance> | undefined
   #writtenAs: Target | undefined
@@ -110,8 +111,11 @@ export class Settlement implements Hold, OwedListener<Balances> {
 
   /** Whether a reply with this status is charged, by the rule's own word; where that is none, by the default. */
   isCharged(statusCode: number): boolean {
-    if (this.#judged?.statusCode !== statusCode) this.#judged = { statusCode, isCharged: this.#judge(statusCode) }
-    return this.#judged.isCharged
+    if (this.#judgedStatus !== statusCode) {
+      this.#judgedStatus = statusCode
+      this.#isJudgedCharged = this.#judge(statusCode)
+    }
+    return this.#isJudgedCharged
   }
 
   #judge(statusCode: number): boolean {
