@@ -1,9 +1,11 @@
 // Levels: lowered by what was given back, or set to what was measured.
 
 import type { Balance } from '../quota/balance.ts'
+import { withoutRoom } from '../quota/counter.ts'
 import { FST_QUOTA_KIND_MISMATCH, FST_QUOTA_STORE } from '../quota/errors.ts'
 import { boundMetadata } from '../quota/metadata.ts'
 import { chargeId } from '../store/charge-id.ts'
+import { type Database, stateOf } from '../store/database.ts'
 import { ensureUser } from '../store/ensure-user.ts'
 import { insistOnTypes } from '../store/insist-on-types.ts'
 import { type LevelMove, setLevel } from '../store/set-level.ts'
@@ -68,7 +70,7 @@ async function moveLevel(
       idempotencyKey
     }
     for (let attempt = 1; attempt <= ATTEMPTS; attempt++) {
-      const balance = await setLevel(db, order)
+      const balance = await moved(db, order)
       if (balance !== undefined) return balance
       if (attempt > 1) await insistOnTypes(db, [keyed])
       await ensureUser(db, userId, [type.id])
@@ -76,6 +78,12 @@ async function moveLevel(
     throw new FST_QUOTA_STORE('the user was deleted again each time the counters were opened')
   })
 }
+
+/** What running work holds comes on top of what was measured. */
+const moved = (db: Database, order: LevelMove): Promise<Balance | undefined> =>
+  setLevel(db, order).catch(error => {
+    throw order.move === 'set' && stateOf(error) === '23514' ? withoutRoom('The amount', order.amount) : error
+  })
 
 /** More than a first sight and deletions that come between take together. */
 const ATTEMPTS = 20

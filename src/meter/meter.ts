@@ -65,7 +65,10 @@ export interface Meter {
   reserve(userId: string, charges: ReserveCharges, options?: ReserveOptions): Promise<Reservation>
   /** Lowers a level by `amount` (a file was deleted), never below 0. Rejects with FST_QUOTA_KIND_MISMATCH for a flow. */
   credit(userId: string, type: QuotaTypeKey, amount: number, options?: ChargeCallOptions): Promise<Balance>
-  /** Sets a level to what was measured, also past the limit; what running work holds comes on top. Rejects with FST_QUOTA_KIND_MISMATCH for a flow. */
+  /**
+   * Sets a level to what was measured, also past the limit; what running work holds comes on top, and with that it may not pass 2^53−1
+   * (FST_QUOTA_INVALID_AMOUNT). Rejects with FST_QUOTA_KIND_MISMATCH for a flow.
+   */
   setUsage(
     userId: string,
     type: QuotaTypeKey,

@@ -2,6 +2,7 @@
 
 import { isAmount } from '../quota/amount.ts'
 import type { Balance } from '../quota/balance.ts'
+import { requireRoom, withoutRoom } from '../quota/counter.ts'
 import {
   FST_QUOTA_EXCEEDED,
   FST_QUOTA_INVALID_CALL,
@@ -14,7 +15,7 @@ import type { QuotaTypeKey } from '../quota/rule.ts'
 import type { Admission, AdmittedCharge, WantedCharge } from '../store/admit.ts'
 import { chargeId } from '../store/charge-id.ts'
 import { type CommittedCharge, commit } from '../store/commit.ts'
-import { type Database, withDeadline, within } from '../store/database.ts'
+import { type Database, stateOf, withDeadline, within } from '../store/database.ts'
 import { mayBeDone } from '../store/may-be-done.ts'
 import { release } from '../store/release.ts'
 import { reserve } from '../store/reserve.ts'
@@ -48,7 +49,8 @@ export interface Reservation {
   readonly expiresAt: Date
   /**
    * Charges what was held, or what it really cost: `amounts` by type, also above what was held and past the limit. Returns the
-   * balances afterwards, by type. Also when it has expired. Twice: the first answer; after `release`: FST_QUOTA_SETTLED.
+   * balances afterwards, by type. Also when it has expired. Twice: the first answer; after `release`: FST_QUOTA_SETTLED. Where a counter would
+   * pass 2^53−1: FST_QUOTA_INVALID_AMOUNT.
    */
   commit(options?: {
     amounts?: Readonly<Partial<Record<QuotaTypeKey, number>>>
@@ -159,6 +161,8 @@ class HeldReservation implements Reservation {
     try {
       return await commit(bounded(this.#context), this.#userId, charges, this.#endpoint)
     } catch (error) {
+      const [most] = charges.filter(c => c.amount > c.heldAmount).sort((a, b) => b.amount - a.amount)
+      if (most !== undefined && stateOf(error) === '23514') throw withoutRoom(`amounts.${most.type}`, most.amount)
       this.#doubts.push(mayBeDone(error, this.#context.storeTimeoutMs))
       throw error
     }
@@ -209,6 +213,7 @@ class HeldReservation implements Reservation {
   #final(charge: AdmittedCharge, amounts: Readonly<Partial<Record<string, number>>>, metadata: Metadata) {
     const amount = (Object.hasOwn(amounts, charge.type) ? amounts[charge.type] : undefined) ?? charge.amount
     requireAmount(amount, `amounts.${charge.type}`)
+    requireRoom(`amounts.${charge.type}`, amount, charge.balance, charge.amount)
     const over = amount > charge.amount ? { over_reservation: amount - charge.amount } : {}
     return { ...charge, amount, heldAmount: charge.amount, metadata: { ...boundMetadata(metadata), ...over } }
   }

@@ -1,6 +1,7 @@
 // `request.quota`: what a handler sees of its charges, and may still say about them.
 import { isAmount } from '../quota/amount.ts'
 import type { Balance } from '../quota/balance.ts'
+import { requireRoom } from '../quota/counter.ts'
 import { FST_QUOTA_INVALID_AMOUNT, FST_QUOTA_NOT_RESERVED, FST_QUOTA_SETTLED } from '../quota/errors.ts'
 import type { Metadata } from '../quota/metadata.ts'
 import type { QuotaTypeKey } from '../quota/rule.ts'
@@ -26,8 +27,8 @@ export interface RequestQuota {
   metadata: Metadata
   /**
    * What it really cost, known late: replaces the reserved amount, also above it and past the limit, until the reply has been
-   * sent (a stream: until it ends). Throws FST_QUOTA_INVALID_AMOUNT, FST_QUOTA_NOT_RESERVED for a type that this route does not
-   * charge, FST_QUOTA_SETTLED when it comes too late. Where nothing is charged, because the store failed open or the type is switched
+   * sent (a stream: until it ends). Throws FST_QUOTA_INVALID_AMOUNT, also where the counter would pass 2^53−1 with it, FST_QUOTA_NOT_RESERVED
+   * for a type that this route does not charge, FST_QUOTA_SETTLED when it comes too late. Where nothing is charged, because the store failed open or the type is switched
    * off, it has no effect.
    */
   setAmount(type: QuotaTypeKey, amount: number): void
@@ -67,6 +68,7 @@ export class MeteredQuota implements RequestQuota {
     if (charge === undefined && this.#named.some(named => named.type === type)) return
     if (charge === undefined) throw new FST_QUOTA_NOT_RESERVED(type)
     if (this.#isSettled) throw new FST_QUOTA_SETTLED('settled')
+    requireRoom('The amount', amount, charge.balance, charge.reserved)
     charge.amount = amount
   }
 

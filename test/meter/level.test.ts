@@ -55,6 +55,22 @@ t.test('setUsage goes past the limit where that was measured, and holds come on 
   t.strictSame(figures(await quota.setUsage(user, 'storage', 150)), [150, 10, 0], 'the same again changes nothing')
 })
 
+t.test('setUsage goes to 2^53−1 with what is held, and refuses what is more', async t => {
+  const user = newUser()
+  const upload = await quota.reserve(user, { type: 'storage', amount: 5 })
+  const most = 2 ** 53 - 1
+  await t.rejects(quota.setUsage(user, 'storage', most), {
+    code: 'FST_QUOTA_INVALID_AMOUNT',
+    statusCode: 422,
+    message: `The amount must be a whole number from 0 to 2^53−1, and is ${most}, more than the counter has room for`
+  })
+  t.strictSame(await stored(user), [0, 5, 95])
+  t.strictSame(figures(await quota.setUsage(user, 'storage', most - 5)), [most - 5, 5, 0])
+  await upload.release()
+  t.strictSame(figures(await quota.setUsage(user, 'storage', most)), [most, 0, 0])
+  t.strictSame(figures(await quota.credit(user, 'storage', most)), [0, 0, 100])
+})
+
 t.test('a user seen for the first time gets every default on the way', async t => {
   for (const call of [quota.credit, quota.setUsage]) {
     const user = newUser()

@@ -1,4 +1,5 @@
 import t from 'tap'
+import type { Reservation } from '../../src/index.ts'
 import { figures, meter, NO_AMOUNTS, rowsOf, tally } from '../fixtures/meter.ts'
 import { logsOf, newUser } from '../fixtures/metered.ts'
 
@@ -76,6 +77,31 @@ t.test('refuses amounts that are none, or of a type that is not held, and stays 
   t.strictSame(await tally(quota, user), [0, 2, 8])
   await reservation.commit()
   t.strictSame(await tally(quota, user), [2, 0, 8])
+})
+
+t.test('refuses an amount with which its counter would pass 2^53−1, and stays open', async t => {
+  const user = newUser()
+  const most = 2 ** 53 - 1
+  const refused = async (reservation: Reservation, calls: number, room: RegExp) =>
+    await t.rejects(reservation.commit({ amounts: { calls } }), { code: 'FST_QUOTA_INVALID_AMOUNT', message: room })
+  await quota.consume(user, 'calls', 3)
+  const reservation = await quota.reserve(user, ['calls', 'tokens'])
+  await refused(
+    reservation,
+    most - 2,
+    /amounts\.calls .* is 9007199254740989, of which the counter has room for 9007199254740988\./
+  )
+  await quota.consume(user, 'calls', 2)
+  await refused(reservation, most - 3, /amounts\.calls .* is 9007199254740988, more than the counter has room for\./)
+  t.strictSame(
+    [await tally(quota, user), await tally(quota, user, 'tokens')],
+    [
+      [5, 1, 4],
+      [0, 1, 999]
+    ]
+  )
+  const { calls } = await reservation.commit({ amounts: { calls: most - 5 } })
+  t.strictSame(figures(calls!), [most, 0, 0])
 })
 
 t.test('charges to the period that admitted it, also after a reset', async t => {

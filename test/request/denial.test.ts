@@ -195,6 +195,25 @@ t.test('charges a late amount above the reservation in full, also past the limit
   t.match(await logsOf(db, user), [{ amount: 25, metadata: { job: 7, over_reservation: 23 } }])
 })
 
+t.test('refuses a late amount with which the counter would pass 2^53−1, and charges up to that', async t => {
+  const most = Number.MAX_SAFE_INTEGER
+  const app = await metered(t, db, app => {
+    app.get('/work', { config: { quota: ['calls', { type: 'free', amount: 2 }] } }, async request => {
+      t.throws(() => request.quota.setAmount('free', most - 4), {
+        code: 'FST_QUOTA_INVALID_AMOUNT',
+        message: 'is 9007199254740987, of which the counter has room for 9007199254740986.'
+      })
+      request.quota.setAmount('free', most - 5)
+      return 'x'
+    })
+  })
+  const user = newUser()
+  await app.quota.consume(user, 'free', 5)
+  t.equal((await ask(app, user, '/work')).statusCode, 200)
+  t.strictSame([await usedBy(db, user, 'free'), await usedBy(db, user)], [most, 1])
+  t.equal(app.quota.counts().pending, 0)
+})
+
 t.test('charges all the same where the metadata cannot be read', async t => {
   const app = await metered(t, db, app => {
     app.get('/work', { config: { quota: 'calls' } }, async request => {
