@@ -82,15 +82,25 @@ export function openDatabase(
 }
 
 /**
- * The database for one piece of work that a request waits for: all its statements together take no longer than this. The embedded engine
- * cannot be cut short, and has no network that could go silent.
+ * The database for one piece of work that a request waits for: all its statements together take no longer than this, and a transaction that is not
+ * over by then is undone. The embedded engine cannot be cut short, and has no network that could go silent.
  */
 export function within(db: Database, budgetMs: number, on: Pick<Database, 'query'> = db.metering): Database {
   if (db.kind === 'embedded') return db
   const end = performance.now() + budgetMs
-  const query: Database['query'] = (text, values) => on.query(text, values, Math.max(end - performance.now(), 1))
+  const left = () => Math.max(end - performance.now(), 1)
+  const query: Database['query'] = (text, values) => on.query(text, values, left())
+  const transact: Database['transact'] = (mode, work) => {
+    const inTime: typeof work = async query => {
+      const result = await work(query)
+      // Nobody waits for it any more, and it may have waited for a lock.
+      if (performance.now() > end) throw new FST_QUOTA_STORE('no time is left')
+      return result
+    }
+    return db.transact(mode, inTime, left())
+  }
   // Not a copy: `orm` is read when it is used.
-  return Object.create(db, { query: { value: query } })
+  return Object.create(db, { query: { value: query }, transact: { value: transact } })
 }
 
 /** Runs text and values through a Drizzle database that is the application's, whatever its driver. */

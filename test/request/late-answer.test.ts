@@ -9,7 +9,8 @@ import type { Database } from '../../src/store/database.ts'
 import { server } from '../fixtures/database.ts'
 import { openReservations, until } from '../fixtures/ledger.ts'
 import { untilIdle, untilWaiting } from '../fixtures/lock-waits.ts'
-import { ask, logsOf, metered, newUser } from '../fixtures/metered.ts'
+import { METER_QUOTAS } from '../fixtures/meter.ts'
+import { ask, logsOf, metered, newUser, usedBy } from '../fixtures/metered.ts'
 import { proxy } from '../fixtures/proxy.ts'
 
 const LIMIT = 10
@@ -184,3 +185,41 @@ t.test('nor one whose commit lost its answer with the connection', async t => {
   t.equal((await logsOf(db, user)).length, 1)
   await isWhole(t, app, db, [user])
 })
+
+/** Every transaction is over: one may lie between two statements. */
+const untilOver = (db: Database) =>
+  until('no transaction is open', 2_000, async () => {
+    const open = await db.query(
+      "SELECT 1 FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid() AND state <> 'idle'"
+    )
+    return open.length === 0
+  })
+
+for (const [way, connectionOf] of Object.entries({
+  'a server': (url: string) => url,
+  "the application's Drizzle database": (url: string, t: Test) => {
+    const sql = postgres(url, { onnotice: () => {} })
+    t.teardown(() => sql.end({ timeout: 1 }))
+    return drizzle(sql)
+  }
+}))
+  t.test(`credit and setUsage wait no longer than a request, and nor are they done later, on ${way}`, async t => {
+    const { url, db } = await database(t)
+    const options = { connection: connectionOf(url, t), storeTimeoutMs: 300, quotas: METER_QUOTAS }
+    const { quota } = await metered(t, db, () => {}, options)
+    const user = newUser()
+    await quota.setUsage(user, 'storage', 50)
+    const unlock = await lock(t, url)
+    const refused: string[] = []
+    const refuse = (name: string, call: Promise<unknown>) => t.rejects(call, STORE).then(() => refused.push(name))
+    await Promise.all([
+      refuse('reset', quota.reset(user, 'calls')),
+      refuse('level', quota.credit(user, 'storage', 10)),
+      refuse('level', quota.setUsage(user, 'storage', 5))
+    ])
+    t.strictSame(refused, ['level', 'level', 'reset'])
+    await unlock()
+    await untilOver(db)
+    t.equal(await usedBy(db, user, 'storage'), 50)
+    t.equal((await quota.setUsage(user, 'storage', 5)).used, 5)
+  })
