@@ -106,9 +106,9 @@ export const FST_QUOTA_UNREACHABLE = createError<[what: string, cause?: { cause:
   'The quota database could not be reached: %s. Check DATABASE_URL or the option connection, and that the server is up.',
   503
 )
-export const FST_QUOTA_SCHEMA = createError<[what: string]>(
+export const FST_QUOTA_SCHEMA = createError<[what: string, remedy: string]>(
   'FST_QUOTA_SCHEMA',
-  'The quota tables are not as this version needs them: %s. Run `npx fastify-quota init --schema-only` (or `npx drizzle-kit push`) with DATABASE_URL set to this database.',
+  'The quota tables are not as this version needs them: %s. %s.',
   500
 )
 export const FST_QUOTA_DIRECTORY_IN_USE = createError<[dir: string, pid: string]>(

@@ -12,7 +12,7 @@ SELECT c.relname AS table, a.attname AS column
 const tables: PgTable[] = Object.values(schema)
 
 /** What is missing, as `table` or `table.column`; empty when nothing is. */
-export async function missingFromSchema(db: Database): Promise<string[]> {
+export async function missingFromSchema(db: Pick<Database, 'query'>): Promise<string[]> {
   const rows = await db.query<{ table: string; column: string }>(COLUMNS, [JSON.stringify(tables.map(getTableName))])
   const found = new Map<string, Set<string>>()
   for (const row of rows) found.set(row.table, (found.get(row.table) ?? new Set()).add(row.column))
@@ -23,3 +23,7 @@ export async function missingFromSchema(db: Database): Promise<string[]> {
     return missing.map(column => `column ${getTableName(table)}.${column.name}`)
   })
 }
+
+/** The first of them, as a clause. */
+export const tellMissing = (missing: readonly string[]): string =>
+  `${missing.slice(0, 3).join(', ')}${missing.length > 3 ? ` and ${missing.length - 3} more` : ''} missing`

@@ -3,7 +3,7 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import { drizzle } from 'drizzle-orm/postgres-js'
 import postgres from 'postgres'
 import { FST_QUOTA_CONNECTION, FST_QUOTA_SCHEMA, FST_QUOTA_UNREACHABLE } from '../quota/errors.ts'
-import { missingFromSchema } from './check-schema.ts'
+import { missingFromSchema, tellMissing } from './check-schema.ts'
 import { type Database, type Orm, rowsOf, stateOf, type Values, withDeadline } from './database.ts'
 import { CLOSE_SECONDS, endClient, Lane, type Session } from './lane.ts'
 import { SharedLanes } from './shared-lanes.ts'
@@ -190,7 +190,8 @@ export async function requireReady(db: Database): Promise<void> {
   const missing = await missingFromSchema(db)
   if (missing.length > 0)
     throw new FST_QUOTA_SCHEMA(
-      `${missing.slice(0, 3).join(', ')}${missing.length > 3 ? ` and ${missing.length - 3} more` : ''} missing`
+      tellMissing(missing),
+      'Run `npx fastify-quota init --schema-only` (or `npx drizzle-kit push`) with DATABASE_URL set to this database'
     )
 }
 

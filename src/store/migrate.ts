@@ -3,8 +3,18 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import { fileURLToPath } from 'node:url'
 import { sql } from 'drizzle-orm'
 import { readMigrationFiles } from 'drizzle-orm/migrator'
-import { missingFromSchema } from './check-schema.ts'
-import { type Database, type Orm, stateOf, storeError } from './database.ts'
+import { FST_QUOTA_SCHEMA } from '../quota/errors.ts'
+import { missingFromSchema, tellMissing } from './check-schema.ts'
+import {
+  type Database,
+  type Orm,
+  type Query,
+  rowsOf,
+  runThrough,
+  stateOf,
+  storeError,
+  type Values
+} from './database.ts'
 
 /** Found from this module, not from the working directory. */
 export const MIGRATIONS_FOLDER = fileURLToPath(new URL('../../drizzle', import.meta.url))
@@ -21,13 +31,17 @@ const PAUSE_MS = 100
 /** Somebody keeps a table for longer than statements do, such as pg_dump. */
 const GIVE_UP_AFTER_MS = 30_000
 
-/** Applies what is not applied yet; how many. Rejects with FST_QUOTA_STORE where the database refuses one, which is then not applied at all. */
+/**
+ * Applies what is not applied yet; how many. Rejects with FST_QUOTA_STORE where the database refuses one, which is then not applied at all, and with
+ * FST_QUOTA_SCHEMA on tables that came by another way and are of another version.
+ */
 export async function migrate(db: Database): Promise<number> {
-  // `drizzle-kit push` makes the same tables without writing down that it did.
-  const isPushed = (await missingFromSchema(db)).length === 0
   let applied = 0
-  while (await withPatience(() => applyNext(db, isPushed))) applied += 1
-  return applied
+  for (;;) {
+    const done = await withPatience(() => applyNext(db))
+    if (done === undefined) return applied
+    if (done === 'applied') applied += 1
+  }
 }
 
 /** Tries again where a lock was not to be had (55P03), or was waited for in a circle (40P01). */
@@ -37,43 +51,59 @@ async function withPatience<T>(work: () => Promise<T>): Promise<T> {
     try {
       return await work()
     } catch (error) {
-      if (!/^(55P03|40P01)$/.test(stateOf(error) ?? '') || performance.now() >= end) throw storeError(error)
+      if (!/^(55P03|40P01)$/.test(stateOf(error) ?? '') || performance.now() >= end)
+        throw error instanceof FST_QUOTA_SCHEMA ? error : storeError(error)
       await sleep(PAUSE_MS * (0.5 + Math.random()))
     }
   }
 }
 
-/** Without a primary key; a publication refuses DELETE and UPDATE of what has no identity either. drizzle-kit has no word for it: a push leaves it out. */
-const KEYED_BY_INDEX = ['quota_rollups', 'quota_usage_days', 'quota_usage_totals', 'quota_usage_marks']
-
 /** One a transaction, which so holds no table from the migration before it: all in one deadlocked with the servers that served meanwhile. */
-async function applyNext(db: Database, isPushed: boolean): Promise<boolean> {
+async function applyNext(db: Database): Promise<'applied' | 'recorded' | undefined> {
   return await db.orm.transaction(async (tx: Orm) => {
-    await tx.execute(sql`SELECT pg_advisory_xact_lock(${sql.raw(String(LOCK))})`)
+    const run = runThrough(tx)
+    const query = async <Row>(text: string, values: Values = []) => rowsOf<Row>(await run(text, values))
+    await query(`SELECT pg_advisory_xact_lock(${LOCK})`)
     // Without a sequence: drizzle-kit filters tables, not sequences, and a push would try to drop it.
-    await tx.execute(
-      sql`CREATE TABLE IF NOT EXISTS quota_migrations (hash text PRIMARY KEY, created_at timestamptz NOT NULL DEFAULT now())`
+    await query(
+      'CREATE TABLE IF NOT EXISTS quota_migrations (hash text PRIMARY KEY, created_at timestamptz NOT NULL DEFAULT now())'
     )
-    const applied = await appliedHashes(tx)
-    const pending = readMigrationFiles({ migrationsFolder: MIGRATIONS_FOLDER }).filter(({ hash }) => !applied.has(hash))
-    const write = ({ hash }: { hash: string }) => tx.execute(sql`INSERT INTO quota_migrations (hash) VALUES (${hash})`)
-    if (isPushed && applied.size === 0) {
-      for (const migration of pending) await write(migration)
-      for (const table of KEYED_BY_INDEX)
-        await tx.execute(sql.raw(`ALTER TABLE ${table} REPLICA IDENTITY USING INDEX ${table}_key`))
-      return false
-    }
-    const [next] = pending
-    if (next === undefined) return false
-    await tx.execute(sql.raw(`SET LOCAL lock_timeout = ${LOCK_PATIENCE_MS}`))
-    for (const statement of next.sql) await tx.execute(sql.raw(statement))
-    await write(next)
-    return true
+    const applied = await appliedHashes(query)
+    const next = readMigrationFiles({ migrationsFolder: MIGRATIONS_FOLDER }).find(({ hash }) => !applied.has(hash))
+    if (next === undefined) return undefined
+    await query(`SET LOCAL lock_timeout = ${LOCK_PATIENCE_MS}`)
+    const isNew = await apply(tx, query, next.sql)
+    await query('INSERT INTO quota_migrations (hash) VALUES ($1)', [next.hash])
+    return isNew ? 'applied' : 'recorded'
   })
 }
 
-async function appliedHashes(tx: Orm): Promise<Set<string>> {
-  const result: unknown = await tx.execute(sql`SELECT hash FROM quota_migrations`)
-  const rows = (Array.isArray(result) ? result : (result as { rows: unknown[] }).rows) as { hash: string }[]
+/** What is to be made is there already, or what is to be dropped is gone. */
+const DONE_ALREADY = /^(42P07|42710|42701|42P01|42703|42704)$/
+
+/**
+ * False where its work is done: `drizzle-kit push` and an application's own migrations do the same without writing it down. The columns alone would
+ * not tell, for a migration may be about an index or a constraint; so it is tried.
+ */
+async function apply(tx: Orm, query: Query, statements: readonly string[]): Promise<boolean> {
+  try {
+    // A savepoint: what went well of it is undone where the rest was done before.
+    await tx.transaction(async (attempt: Orm) => {
+      for (const statement of statements) await attempt.execute(sql.raw(statement))
+    })
+    return true
+  } catch (error) {
+    if (!DONE_ALREADY.test(stateOf(error) ?? '')) throw error
+    const missing = await missingFromSchema({ query })
+    if (missing.length > 0) throw new FST_QUOTA_SCHEMA(tellMissing(missing), OF_ANOTHER_VERSION)
+    return false
+  }
+}
+
+const OF_ANOTHER_VERSION =
+  'There are tables that `init` has not recorded, and they are not of this version: bring them to it with the drizzle-kit that made them (its migrations, or its push), and run `npx fastify-quota init --schema-only` after that'
+
+async function appliedHashes(query: Query): Promise<Set<string>> {
+  const rows = await query<{ hash: string }>('SELECT hash FROM quota_migrations')
   return new Set(rows.map(row => row.hash))
 }

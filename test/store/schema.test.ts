@@ -1,35 +1,21 @@
-import { execFile } from 'node:child_process'
 import { cpSync, readdirSync, writeFileSync } from 'node:fs'
 import { join, relative } from 'node:path'
-import { fileURLToPath } from 'node:url'
+import { readMigrationFiles } from 'drizzle-orm/migrator'
 import postgres from 'postgres'
 import t, { type Test } from 'tap'
 import { commit } from '../../src/store/commit.ts'
 import { connect, open } from '../../src/store/connect.ts'
 import { declareTypes } from '../../src/store/declare-types.ts'
 import { deleteUser } from '../../src/store/delete-user.ts'
-import { migrate } from '../../src/store/migrate.ts'
+import { MIGRATIONS_FOLDER, migrate } from '../../src/store/migrate.ts'
 import { forgetRollups } from '../../src/store/rollup/forget-usage.ts'
+import { catalogue } from '../fixtures/catalogue.ts'
 import { costing, hold, standing } from '../fixtures/charges.ts'
 import { server } from '../fixtures/database.ts'
+import { drizzleKit, push } from '../fixtures/drizzle-kit.ts'
+import { ROOT } from '../fixtures/tarball.ts'
 
-const ROOT = fileURLToPath(new URL('../..', import.meta.url))
 const pg = await server(t)
-
-/** `npx drizzle-kit …`, nobody at the keyboard; what it printed. */
-const drizzleKit = (args: string[], url: string, cwd = ROOT): Promise<string> =>
-  new Promise((resolve, reject) => {
-    const env = { ...process.env, DATABASE_URL: url, NODE_OPTIONS: '' }
-    const run = execFile(
-      process.execPath,
-      [join(ROOT, 'node_modules/drizzle-kit/bin.cjs'), ...args],
-      { cwd, env },
-      (error, stdout, stderr) => (error ? reject(new Error(`${stdout}\n${stderr}`)) : resolve(`${stdout}${stderr}`))
-    )
-    run.stdin?.end()
-  })
-
-const push = (url: string, cwd?: string) => drizzleKit(['push'], url, cwd)
 
 function sqlOf(t: Test, url: string): postgres.Sql {
   const sql = postgres(url, { max: 1, onnotice: () => {} })
@@ -42,23 +28,6 @@ async function migrateAt(url: string): Promise<number> {
   return await migrate(db).finally(() => db.close())
 }
 
-const CATALOGUE = `
-WITH tables AS (
-  SELECT oid, relname FROM pg_class WHERE relnamespace = 'public'::regnamespace AND relkind = 'r' AND relname <> ALL ($1)
-)
-SELECT format('%s.%s %s, not null: %s, default: %s, identity: %s', t.relname, a.attname, format_type(a.atttypid, a.atttypmod), a.attnotnull,
-              coalesce(pg_get_expr(d.adbin, d.adrelid), 'none'), a.attidentity) AS line
-  FROM tables t JOIN pg_attribute a ON a.attrelid = t.oid AND a.attnum > 0 AND NOT a.attisdropped
-  LEFT JOIN pg_attrdef d ON d.adrelid = t.oid AND d.adnum = a.attnum
-UNION ALL
-SELECT format('%s: %s %s', t.relname, c.conname, pg_get_constraintdef(c.oid)) FROM tables t JOIN pg_constraint c ON c.conrelid = t.oid
-UNION ALL
-SELECT pg_get_indexdef(i.indexrelid) FROM tables t JOIN pg_index i ON i.indrelid = t.oid
- ORDER BY 1`
-
-const catalogue = async (sql: postgres.Sql, leftOut = ['quota_migrations']): Promise<string[]> =>
-  (await sql.unsafe(CATALOGUE, [leftOut])).map(row => row.line as string)
-
 t.test('drizzle-kit push on an empty database and the migrations give the same schema', async t => {
   const [pushed, migrated] = [await pg.empty(), await pg.migrated()]
   await push(pushed)
@@ -66,11 +35,25 @@ t.test('drizzle-kit push on an empty database and the migrations give the same s
   t.strictSame(await catalogue(sqlOf(t, pushed)), lines)
   t.ok(lines.length > 80, 'and it is not empty')
 
-  t.equal(await migrateAt(pushed), 0, 'a migrate() after it applies nothing')
+  t.equal(await migrateAt(pushed), 1, 'a migrate() after it applies the replica identities, which a push leaves out')
   const [before] = await sqlOf(t, migrated)`SELECT array_agg(hash ORDER BY hash) AS hashes FROM quota_migrations`
   const [after] = await sqlOf(t, pushed)`SELECT array_agg(hash ORDER BY hash) AS hashes FROM quota_migrations`
   t.strictSame(after!.hashes, before!.hashes, 'and writes down what is there')
   await (await connect(pushed)).close()
+})
+
+t.test('what a push has done is recorded, whatever was recorded before it', async t => {
+  const [pushed, migrated] = [await pg.empty(), sqlOf(t, await pg.migrated())]
+  await push(pushed)
+  const sql = sqlOf(t, pushed)
+  await migrateAt(pushed)
+  const hashes = readMigrationFiles({ migrationsFolder: MIGRATIONS_FOLDER }).map(({ hash }) => hash)
+  for (const [count] of hashes.entries()) {
+    await sql`DELETE FROM quota_migrations WHERE hash = ANY (${hashes.slice(count)})`
+    await migrateAt(pushed)
+    t.strictSame(new Set((await sql`SELECT hash FROM quota_migrations`).map(row => row.hash)), new Set(hashes))
+    t.strictSame(await catalogue(sql), await catalogue(migrated), `with ${count} recorded`)
+  }
 })
 
 t.test(

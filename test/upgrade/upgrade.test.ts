@@ -1,16 +1,14 @@
 // Beside each migration lies the package as it was before it, packed. It must serve on while its database is migrated, and after.
-import { mkdir, mkdtemp, readdir, rm, symlink } from 'node:fs/promises'
-import { tmpdir } from 'node:os'
-import { join } from 'node:path'
+import { readdir } from 'node:fs/promises'
 import { setTimeout as sleep } from 'node:timers/promises'
-import t, { type Test } from 'tap'
+import t from 'tap'
 import { open } from '../../src/store/connect.ts'
 import { MIGRATIONS_FOLDER, migrate } from '../../src/store/migrate.ts'
 import { server } from '../fixtures/database.ts'
 import { PATIENT } from '../fixtures/fault.ts'
 import { checkBooks } from '../fixtures/ledger.ts'
 import { load, summary } from '../fixtures/load.ts'
-import { ROOT, run } from '../fixtures/tarball.ts'
+import { run, unpackBefore } from '../fixtures/tarball.ts'
 import { addServer, startServer, target } from '../fixtures/target.ts'
 
 const RESERVATION_TTL_MS = 4_000
@@ -18,20 +16,9 @@ const RESERVATION_TTL_MS = 4_000
 const pg = await server(t)
 const migrations = (await readdir(MIGRATIONS_FOLDER)).filter(name => name.endsWith('.sql')).sort()
 
-/** Unpacked, with the dependencies that this version has. */
-async function unpack(t: Test, file: string): Promise<string> {
-  const dir = await mkdtemp(join(tmpdir(), 'quota-before-'))
-  t.teardown(() => rm(dir, { recursive: true, force: true }))
-  await run(dir, 'tar', '-xzf', join(import.meta.dirname, file))
-  const home = join(dir, 'package')
-  await symlink(join(ROOT, 'node_modules'), join(home, 'node_modules'))
-  await mkdir(join(home, 'test'))
-  return home
-}
-
 for (const migration of migrations.slice(1)) {
   t.test(`servers from before ${migration} serve on while it is applied, and beside new ones`, async t => {
-    const home = await unpack(t, `before-${migration.replace('.sql', '.tgz')}`)
+    const home = await unpackBefore(t, migration)
     const url = await pg.empty()
     await run(home, process.execPath, 'dist/cli/main.js', 'init', '--schema-only', '--database-url', url)
     const file = await addServer(home)
