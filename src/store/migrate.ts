@@ -64,12 +64,13 @@ async function applyNext(db: Database): Promise<'applied' | 'recorded' | undefin
     const run = runThrough(tx)
     const query = async <Row>(text: string, values: Values = []) => rowsOf<Row>(await run(text, values))
     await query(`SELECT pg_advisory_xact_lock(${LOCK})`)
+    const applied = await appliedHashes(query)
+    const next = readMigrationFiles({ migrationsFolder: MIGRATIONS_FOLDER }).find(({ hash }) => !applied.has(hash))
+    await query(STAY_WITH_THE_TABLES)
     // Without a sequence: drizzle-kit filters tables, not sequences, and a push would try to drop it.
     await query(
       'CREATE TABLE IF NOT EXISTS quota_migrations (hash text PRIMARY KEY, created_at timestamptz NOT NULL DEFAULT now())'
     )
-    const applied = await appliedHashes(query)
-    const next = readMigrationFiles({ migrationsFolder: MIGRATIONS_FOLDER }).find(({ hash }) => !applied.has(hash))
     if (next === undefined) return undefined
     await query(`SET LOCAL lock_timeout = ${LOCK_PATIENCE_MS}`)
     const isNew = await apply(tx, query, next.sql)
@@ -77,6 +78,11 @@ async function applyNext(db: Database): Promise<'applied' | 'recorded' | undefin
     return isNew ? 'applied' : 'recorded'
   })
 }
+
+/** Where the tables are in another schema of the search_path than its first, what comes to them is made there too. */
+const STAY_WITH_THE_TABLES = `
+SELECT set_config('search_path', relnamespace::regnamespace || ', ' || current_setting('search_path'), true)
+  FROM pg_class WHERE oid = to_regclass('quota_types')`
 
 /** What is to be made is there already, or what is to be dropped is gone. */
 const DONE_ALREADY = /^(42P07|42710|42701|42P01|42703|42704)$/
@@ -89,7 +95,7 @@ async function apply(tx: Orm, query: Query, statements: readonly string[]): Prom
   try {
     // A savepoint: what went well of it is undone where the rest was done before.
     await tx.transaction(async (attempt: Orm) => {
-      for (const statement of statements) await attempt.execute(sql.raw(statement))
+      for (const statement of statements) await attempt.execute(sql.raw(inAnySchema(statement)))
     })
     return true
   } catch (error) {
@@ -103,7 +109,11 @@ async function apply(tx: Orm, query: Query, statements: readonly string[]): Prom
 const OF_ANOTHER_VERSION =
   'There are tables that `init` has not recorded, and they are not of this version: bring them to it with the drizzle-kit that made them (its migrations, or its push), and run `npx fastify-quota init --schema-only` after that'
 
+/** drizzle-kit writes foreign keys to "public", and the tables themselves to wherever the search_path says. The files stay: their hashes are recorded. */
+const inAnySchema = (statement: string): string => statement.replaceAll('REFERENCES "public".', 'REFERENCES ')
+
 async function appliedHashes(query: Query): Promise<Set<string>> {
-  const rows = await query<{ hash: string }>('SELECT hash FROM quota_migrations')
+  const [table] = await query<{ exists: boolean }>("SELECT to_regclass('quota_migrations') IS NOT NULL AS exists")
+  const rows = table?.exists ? await query<{ hash: string }>('SELECT hash FROM quota_migrations') : []
   return new Set(rows.map(row => row.hash))
 }

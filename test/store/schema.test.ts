@@ -96,6 +96,53 @@ t.test('migrate() twice is migrate() once', async t => {
   t.strictSame([await catalogue(sql, []), await sql`SELECT * FROM quota_migrations`], before)
 })
 
+t.test("the tables go where the search_path says, and refer to each other, beside those of 'public'", async t => {
+  for (const hasOthers of [false, true]) {
+    const url = await pg.empty()
+    const admin = sqlOf(t, url)
+    if (hasOthers) await migrateAt(url)
+    await admin`CREATE SCHEMA app`
+    await admin.unsafe(`ALTER DATABASE ${new URL(url).pathname.slice(1)} SET search_path = app`)
+    await migrateAt(url)
+    const db = await connect(url)
+    t.teardown(() => db.close())
+    t.same(
+      await db.query(`SELECT DISTINCT confrelid::regclass::text, connamespace::regnamespace::text AS schema
+                        FROM pg_constraint WHERE contype = 'f' AND conrelid = 'app.quota_limits'::regclass ORDER BY 1`),
+      [
+        { confrelid: 'quota_types', schema: 'app' },
+        { confrelid: 'quota_users', schema: 'app' }
+      ]
+    )
+    t.same(
+      await db.query(
+        "SELECT 1 FROM pg_constraint WHERE connamespace = 'app'::regnamespace AND confrelid <> 0 AND confrelid::regclass::text LIKE '%.%'"
+      ),
+      []
+    )
+    await declareTypes(db, { calls: { limit: 10 } })
+    await hold(db, 'alice', { calls: 3 })
+    t.strictSame(await standing(db, 'alice', 'calls'), [0, 3, 7])
+  }
+})
+
+t.test('a migration goes where the tables are, also where another schema has come before theirs', async t => {
+  const url = await pg.migrated()
+  const admin = sqlOf(t, url)
+  await admin`CREATE SCHEMA app`
+  await admin.unsafe(`ALTER DATABASE ${new URL(url).pathname.slice(1)} SET search_path = app, public`)
+  t.equal(await migrateAt(url), 0)
+  const hashes = readMigrationFiles({ migrationsFolder: MIGRATIONS_FOLDER }).map(({ hash }) => hash)
+  await admin`DROP TABLE quota_rollups, quota_usage_days, quota_usage_marks, quota_usage_totals`
+  await admin`ALTER TABLE quota_periods DROP COLUMN pruned_at`
+  await admin`ALTER TABLE quota_limits ADD CONSTRAINT quota_limits_reserved_amount_check CHECK (true)`
+  await admin`ALTER TABLE quota_periods ADD CONSTRAINT quota_periods_reserved_amount_check CHECK (true)`
+  await admin`DELETE FROM quota_migrations WHERE hash = ANY (${hashes.slice(3)})`
+  await migrateAt(url)
+  t.same(await admin`SELECT relname FROM pg_class WHERE relnamespace = 'app'::regnamespace`, [])
+  await (await connect(url)).close()
+})
+
 t.test("push and migrate leave the application's own tables alone", async t => {
   for (const make of [push, migrateAt]) {
     const url = await pg.empty()
