@@ -66,12 +66,13 @@ async function applyNext(db: Database): Promise<'applied' | 'recorded' | undefin
     await query(`SELECT pg_advisory_xact_lock(${LOCK})`)
     const applied = await appliedHashes(query)
     const next = readMigrationFiles({ migrationsFolder: MIGRATIONS_FOLDER }).find(({ hash }) => !applied.has(hash))
+    // Before anything is made: who may only read and write rows comes here too.
+    if (next === undefined) return undefined
     await query(STAY_WITH_THE_TABLES)
     // Without a sequence: drizzle-kit filters tables, not sequences, and a push would try to drop it.
     await query(
       'CREATE TABLE IF NOT EXISTS quota_migrations (hash text PRIMARY KEY, created_at timestamptz NOT NULL DEFAULT now())'
     )
-    if (next === undefined) return undefined
     await query(`SET LOCAL lock_timeout = ${LOCK_PATIENCE_MS}`)
     const isNew = await apply(tx, query, next.sql)
     await query('INSERT INTO quota_migrations (hash) VALUES ($1)', [next.hash])

@@ -113,6 +113,19 @@ t.test('fastify-quota init', async t => {
     t.match(await db.query("SELECT to_regclass('quota_types') AS made"), [{ made: null }])
   })
 
+  t.test('gives users their limits for a role that may only read and write rows', async t => {
+    const url = await pg.migrated()
+    const db = await look(url)
+    await db.query("CREATE ROLE clerk LOGIN PASSWORD 'clerk'")
+    await db.query('GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA public TO clerk')
+    await db.query("INSERT INTO quota_users (id) VALUES ('alice')")
+    const done = await init(url.replace('postgres:postgres@', 'clerk:clerk@'), '--all-users')
+    t.match(done, {
+      code: 0,
+      stdout: /tables are those of this version\n- 5 quota types inserted.*\n- limits given to 1 user /
+    })
+  })
+
   t.test('records what drizzle-kit push has made', async t => {
     const url = await pg.migrated()
     const db = await look(url)
