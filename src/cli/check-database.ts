@@ -1,5 +1,6 @@
 // Everything that can be wrong with the database of quotas, one check after the other; it changes nothing.
 import { isTimeZone } from '../quota/period.ts'
+import { lackingRights } from '../store/check-rights.ts'
 import { missingFromSchema } from '../store/check-schema.ts'
 import type { Database } from '../store/database.ts'
 import { listExpired } from '../store/expire-reservations.ts'
@@ -13,6 +14,7 @@ import { type Finding, hint, ok, wrong } from './finding.ts'
 const OLDEST_VERSION = 140_000
 const MAX_EXPIRED = 1_000
 const INIT = 'run `npx fastify-quota init --schema-only` on this database'
+export const GRANT = 'give it the rights that the README lists, as the role that owns the tables'
 
 /** Stops at the check that the others cannot do without. */
 export async function checkDatabase(db: Database): Promise<Finding[]> {
@@ -29,9 +31,12 @@ export async function checkDatabase(db: Database): Promise<Finding[]> {
     const rest = missing.length > 5 ? ` and ${missing.length - 5} more` : ''
     return [...findings, wrong('schema', `missing: ${told}${rest}`, INIT)]
   }
+  findings.push(ok('schema', 'every table and column is there'))
+  const lacking = await lackingRights(db)
+  if (lacking !== undefined) return [...findings, wrong('rights', lacking, GRANT)]
   return [
     ...findings,
-    ok('schema', 'every table and column is there'),
+    ok('rights', 'this role may do all that is done'),
     await checkMigrations(db),
     ...(await checkTypes(db)),
     ...(await checkTimeZones(db)),
@@ -41,7 +46,10 @@ export async function checkDatabase(db: Database): Promise<Finding[]> {
 }
 
 async function checkMigrations(db: Database): Promise<Finding> {
-  const { shipped, recorded, unknown } = await listMigrations(db)
+  const migrations = await listMigrations(db)
+  if (migrations === undefined)
+    return hint('migrations', 'this role may not read quota_migrations', 'run `doctor` as the role that runs `init`')
+  const { shipped, recorded, unknown } = migrations
   if (recorded === 0)
     return hint(
       'migrations',

@@ -1,6 +1,7 @@
 // fastify-quota doctor: what is wrong with the database or the routes, and what to do about it.
+import { stateOf } from '../store/database.ts'
 import { explain } from '../store/explain.ts'
-import { checkDatabase } from './check-database.ts'
+import { checkDatabase, GRANT } from './check-database.ts'
 import { checkRoutes, type RouteCheck } from './check-routes.ts'
 import { type Command, text } from './command.ts'
 import { CONNECTION_FLAGS, openTarget, readTarget, requireEmbedded, type Target } from './connection.ts'
@@ -43,6 +44,9 @@ fastify-cli). It must not listen. It is started as always, with its own database
 
 const NOT_YOURS = hint('routes', 'those of an application of yours were not looked at', 'name its file: --app FILE')
 
+/** SQLSTATE of a right that is lacking. */
+const FORBIDDEN = '42501'
+
 async function examineDatabase(target: Target): Promise<Finding[]> {
   try {
     requireEmbedded(target)
@@ -53,6 +57,7 @@ async function examineDatabase(target: Target): Promise<Finding[]> {
       await db.close()
     }
   } catch (error) {
+    if (stateOf(error) === FORBIDDEN) return [wrong('rights', explain(error), GRANT)]
     const remedy =
       target.source === 'embedded'
         ? 'one process at a time: stop the application that has it open, or make it with `npx fastify-quota init`'

@@ -9,7 +9,7 @@ SELECT c.relname AS table, a.attname AS column
   FROM pg_class c JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
  WHERE c.oid IN (SELECT to_regclass(name) FROM jsonb_array_elements_text($1::text::jsonb) AS name)`
 
-const tables: PgTable[] = Object.values(schema)
+export const tables: readonly PgTable[] = Object.values(schema)
 
 /** What is missing, as `table` or `table.column`; empty when nothing is. */
 export async function missingFromSchema(db: Pick<Database, 'query'>): Promise<string[]> {
@@ -24,6 +24,8 @@ export async function missingFromSchema(db: Pick<Database, 'query'>): Promise<st
   })
 }
 
-/** The first of them, as a clause. */
-export const tellMissing = (missing: readonly string[]): string =>
-  `${missing.slice(0, 3).join(', ')}${missing.length > 3 ? ` and ${missing.length - 3} more` : ''} missing`
+export const tellMissing = (missing: readonly string[]): string => `${listed(missing)} missing`
+
+/** The first three of them. */
+export const listed = (items: readonly string[]): string =>
+  `${items.slice(0, 3).join(', ')}${items.length > 3 ? ` and ${items.length - 3} more` : ''}`

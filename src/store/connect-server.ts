@@ -3,6 +3,7 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import { drizzle } from 'drizzle-orm/postgres-js'
 import postgres from 'postgres'
 import { FST_QUOTA_CONNECTION, FST_QUOTA_SCHEMA, FST_QUOTA_UNREACHABLE } from '../quota/errors.ts'
+import { lackingRights } from './check-rights.ts'
 import { missingFromSchema, tellMissing } from './check-schema.ts'
 import { type Database, type Orm, rowsOf, stateOf, type Values, withDeadline } from './database.ts'
 import { CLOSE_SECONDS, endClient, Lane, type Session } from './lane.ts'
@@ -184,7 +185,7 @@ function preparing(lane: Lane, told: boolean | undefined): () => Promise<boolean
 
 const toldBy = (value: string | null): boolean | undefined => (value === null ? undefined : value !== 'false')
 
-/** Waits for a server that is starting, and refuses one without our tables. */
+/** Waits for a server that is starting, and refuses one without our tables, or whose tables we may not use. */
 export async function requireReady(db: Database): Promise<void> {
   await requireReachable(db)
   const missing = await missingFromSchema(db)
@@ -193,6 +194,8 @@ export async function requireReady(db: Database): Promise<void> {
       tellMissing(missing),
       'Run `npx fastify-quota init --schema-only` (or `npx drizzle-kit push`) with DATABASE_URL set to this database'
     )
+  const lacking = await lackingRights(db)
+  if (lacking !== undefined) throw new FST_QUOTA_SCHEMA(lacking, 'The README has the GRANTs that it needs')
 }
 
 /** Waits for a server that is starting. */

@@ -12,10 +12,15 @@ export interface Migrations {
   unknown: number
 }
 
-export async function listMigrations(db: Database): Promise<Migrations> {
+/** Undefined where this role may not read it, which only `init` must. */
+export async function listMigrations(db: Database): Promise<Migrations | undefined> {
   const shipped = readMigrationFiles({ migrationsFolder: MIGRATIONS_FOLDER }).map(migration => migration.hash)
-  const [table] = await db.query<{ exists: boolean }>("SELECT to_regclass('quota_migrations') IS NOT NULL AS exists")
-  const rows = table?.exists ? await db.query<{ hash: string }>('SELECT hash FROM quota_migrations') : []
+  // Null: there is no such table.
+  const [table] = await db.query<{ readable: boolean | null }>(
+    "SELECT has_table_privilege(to_regclass('quota_migrations'), 'SELECT') AS readable"
+  )
+  if (table?.readable === false) return undefined
+  const rows = table?.readable ? await db.query<{ hash: string }>('SELECT hash FROM quota_migrations') : []
   const recorded = rows.filter(row => shipped.includes(row.hash)).length
   return { shipped: shipped.length, recorded, unknown: rows.length - recorded }
 }

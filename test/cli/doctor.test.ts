@@ -51,6 +51,7 @@ t.test('fastify-quota doctor', async t => {
       'connection',
       'version',
       'schema',
+      'rights',
       'migrations',
       'types',
       'time zones',
@@ -138,6 +139,23 @@ t.test('fastify-quota doctor', async t => {
     t.match(stdout, /^hint +migrations +none is recorded/m)
     t.match(stdout, /^hint +reservations +of 1 user some have expired/m)
     t.match(stdout, /2 things are wrong\.\n$/)
+  })
+
+  t.test('tells what the role may not do, and of no wrong connection', async t => {
+    const { url, db } = await healthy()
+    await db.query("CREATE ROLE clerk LOGIN PASSWORD 'clerk'")
+    await db.query('GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA public TO clerk')
+    await db.query('REVOKE ALL ON quota_migrations FROM clerk')
+    const clerk = url.replace('postgres:postgres@', 'clerk:clerk@')
+    t.match(await doctor(clerk, '--app', plugin), {
+      code: 0,
+      stdout: /^ok +rights [\s\S]*^hint +migrations +this role may not read quota_migrations\n +→ /m
+    })
+    await db.query('REVOKE DELETE ON usage_logs FROM clerk')
+    const { code, stdout } = await doctor(clerk, '--app', plugin)
+    t.equal(code, 1)
+    t.match(stdout, /^wrong +rights +the role clerk may not DELETE from usage_logs\n +→ give it the rights/m)
+    t.notMatch(stdout, /^wrong +connection/m)
   })
 
   t.test('tells a database without tables, without types, and one that is not there', async t => {

@@ -1,3 +1,4 @@
+import { readFile } from 'node:fs/promises'
 import { createServer } from 'node:net'
 import { drizzle } from 'drizzle-orm/postgres-js'
 import postgres from 'postgres'
@@ -84,6 +85,39 @@ t.test('a column that is missing is named', async t => {
   await sql`ALTER TABLE usage_logs ADD COLUMN endpoint text, ADD COLUMN of_the_application text`
   await (await connect(url)).close()
 })
+
+t.test(
+  'a role with the rights of the README is let in; without one of them it is refused, and what it may not do is named',
+  async t => {
+    const url = await pg.migrated()
+    const sql = postgres(url, { max: 1 })
+    t.teardown(() => sql.end())
+    await sql`CREATE ROLE clerk LOGIN PASSWORD 'clerk'`
+    const clerk = url.replace('postgres:postgres@', 'clerk:clerk@')
+    await t.rejects(connect(clerk), {
+      code: 'FST_QUOTA_SCHEMA',
+      message: /the role clerk may not .* and \d+ more\. .*GRANT/
+    })
+    const readme = await readFile(new URL('../../README.md', import.meta.url), 'utf8')
+    const grants = /^```sql\n(GRANT .*?)^```/ms.exec(readme)?.[1] as string
+    await sql.unsafe(grants.replaceAll('app_role', 'clerk'))
+    await (await connect(clerk)).close()
+    for (const [right, table, told] of [
+      ['INSERT', 'usage_logs', 'INSERT into usage_logs'],
+      ['UPDATE', 'quota_rollups', 'UPDATE quota_rollups'],
+      ['SELECT', 'quota_usage_days', 'SELECT from quota_usage_days'],
+      ['DELETE', 'quota_reservations', 'DELETE from quota_reservations']
+    ] as const) {
+      await sql.unsafe(`REVOKE ${right} ON ${table} FROM clerk`)
+      await t.rejects(connect(clerk), { code: 'FST_QUOTA_SCHEMA', message: `the role clerk may not ${told}. ` })
+      await sql.unsafe(`GRANT ${right} ON ${table} TO clerk`)
+    }
+    await sql`REVOKE UPDATE ON quota_limits FROM clerk`
+    await sql`GRANT UPDATE (used_amount, limit_amount) ON quota_limits TO clerk`
+    await sql`REVOKE ALL ON quota_migrations FROM clerk`
+    await (await connect(clerk)).close()
+  }
+)
 
 t.test("the application's own Drizzle database stays open", async t => {
   const sql = postgres(await pg.migrated(), { max: 1 })
