@@ -4,6 +4,7 @@ import { join } from 'node:path'
 import { readConnection } from '../server/settings.ts'
 import { open } from '../store/connect.ts'
 import type { Database } from '../store/database.ts'
+import { labelServer } from '../store/server-url.ts'
 import { type Flag, text, UsageError, type Values } from './command.ts'
 
 export const CONNECTION_FLAGS: Readonly<Record<string, Flag>> = {
@@ -38,7 +39,7 @@ export function readTarget(values: Values): Target {
   const connection = url ?? (dataDir === undefined ? readConnection(process.env) : { dataDir })
   if (typeof connection !== 'string')
     return { connection, label: `the embedded database in ${connection.dataDir}`, source: 'embedded' }
-  return { connection, label: labelOf(connection), source: url === undefined ? 'DATABASE_URL' : '--database-url' }
+  return { connection, label: labelServer(connection), source: url === undefined ? 'DATABASE_URL' : '--database-url' }
 }
 
 /** Asks nothing of its tables. An embedded one is brought to this version, as each start of an application does. */
@@ -59,10 +60,4 @@ export function requireEmbedded({ connection }: Target): void {
     throw new Error(
       `There is no embedded database in ${connection.dataDir}. Name its directory with --data-dir, set DATABASE_URL, or make one with \`fastify-quota init\`.`
     )
-}
-
-function labelOf(url: string): string {
-  if (!URL.canParse(url)) return 'a URL that is not valid'
-  const { protocol, username, host, pathname } = new URL(url)
-  return `${protocol}//${username === '' ? '' : `${username}@`}${host}${pathname}`
 }

@@ -7,13 +7,9 @@ import { lackingRights } from './check-rights.ts'
 import { missingFromSchema, tellMissing } from './check-schema.ts'
 import { type Database, type Orm, rowsOf, stateOf, type Values, withDeadline } from './database.ts'
 import { CLOSE_SECONDS, endClient, Lane, type Session } from './lane.ts'
+import { readServer, type ServerConnection } from './server-url.ts'
 import { SharedLanes } from './shared-lanes.ts'
 import { Transactions } from './transactions.ts'
-
-/** A URL with what postgres.js takes besides: `max`, `ssl`, `prepare` … */
-export interface ServerConnection extends postgres.Options<Record<string, never>> {
-  url: string
-}
 
 /** How long a statement of an operator's or of the upkeep may take. */
 const DEADLINE_MS = 5_000
@@ -37,18 +33,16 @@ const DEFAULT_STORE_TIMEOUT_MS = 900
 
 /** Connects lazily: nothing is sent before the first statement. */
 export function connectServer(
-  { url, ...options }: ServerConnection,
+  connection: ServerConnection,
   { deadlineMs = DEADLINE_MS, storeTimeoutMs = DEFAULT_STORE_TIMEOUT_MS }: Patience = {}
 ): Database {
-  const query = new URLSearchParams(url.split('?')[1])
-  const max = count('max', options.max ?? query.get('max') ?? 10, 1)
+  const { url, max, ...options } = readServer(connection)
   const settings = {
     fetch_types: false,
     onnotice: () => {},
     ...options,
     // Ours are the names of the columns that are asked for.
     transform: undefined,
-    connect_timeout: count('connect_timeout', options.connect_timeout ?? query.get('connect_timeout') ?? 2, 0),
     connection: { application_name: 'fastify-quota', ...options.connection }
   }
   const operator = new Lane(url, { ...settings, max: Math.min(max, OPERATOR_CONNECTIONS) }, OPERATOR_SESSION)
@@ -61,7 +55,7 @@ export function connectServer(
     Math.min(max, OPERATOR_CONNECTIONS),
     OPERATOR_SESSION
   )
-  const prepares = preparing(operator, options.prepare ?? toldBy(query.get('prepare')))
+  const prepares = preparing(operator, options.prepare)
   const ask =
     (run: Lane['run']): Database['query'] =>
     async <Row>(text: string, values: Values = [], within = deadlineMs) => {
@@ -87,14 +81,6 @@ export function connectServer(
       await Promise.all([operator, metering, shared, transactions].map(connections => connections.close()))
     }
   }
-}
-
-/** A pool of no connections, or of NaN, would let every statement wait for ever. */
-function count(name: string, value: unknown, least: number): number {
-  const number = Number(value)
-  if (!Number.isInteger(number) || number < least || value === '')
-    throw new FST_QUOTA_CONNECTION(`has ${name}=${value}; it must be a whole number from ${least}`)
-  return number
 }
 
 /** What the statements rest on, whatever the server's defaults are. To compile one takes longer than to run it. */
@@ -182,8 +168,6 @@ function preparing(lane: Lane, told: boolean | undefined): () => Promise<boolean
     return await asking
   }
 }
-
-const toldBy = (value: string | null): boolean | undefined => (value === null ? undefined : value !== 'false')
 
 /** Waits for a server that is starting, and refuses one without our tables, or whose tables we may not use. */
 export async function requireReady(db: Database): Promise<void> {

@@ -4,11 +4,13 @@ import { PgDatabase } from 'drizzle-orm/pg-core'
 import { FST_QUOTA_CONNECTION } from '../quota/errors.ts'
 import { refuseUnknown } from '../quota/option.ts'
 import { connectEmbedded } from './connect-embedded.ts'
-import { connectServer, type Patience, requireReady, type ServerConnection } from './connect-server.ts'
+import { connectServer, type Patience, requireReady } from './connect-server.ts'
 import { type Database, type Orm, openDatabase, runThrough } from './database.ts'
+import type { ServerConnection } from './server-url.ts'
 
 /**
- * - a URL: `postgres://user:password@host:5432/database`; its query may have what postgres.js takes (`?sslmode=require&max=5`)
+ * - a URL: `postgres://user:password@host:5432/database`; its query may have what postgres.js takes (`?sslmode=require&max=5`), and settings of the
+ *   server; what is libpq's or Prisma's alone is left out
  * - `{ url, … }`: the same with options of postgres.js (`max`, `ssl`, `prepare` …)
  * - `{ dataDir }`: the embedded database in this directory, for one process
  * - a Drizzle database of yours, on any PostgreSQL driver; it stays yours, and is not closed
@@ -37,7 +39,7 @@ export async function open(
   connection: Connection | undefined = process.env.DATABASE_URL || { dataDir: DEFAULT_DIRECTORY },
   patience: Patience = {}
 ): Promise<Database> {
-  if (typeof connection === 'string') return connectServer({ url: serverUrl(connection) }, patience)
+  if (typeof connection === 'string') return connectServer({ url: connection }, patience)
   if (typeof connection !== 'object' || connection === null)
     throw new FST_QUOTA_CONNECTION('must be a postgres:// URL, { dataDir } or a Drizzle database')
   if (is(connection, PgDatabase))
@@ -48,33 +50,8 @@ export async function open(
     refuseUnknown('connection', connection, ['dataDir'])
     return await connectEmbedded(connection.dataDir)
   }
-  if ('url' in connection && typeof connection.url === 'string')
-    return connectServer({ ...connection, url: serverUrl(connection.url) }, patience)
+  if ('url' in connection && typeof connection.url === 'string') return connectServer(connection, patience)
   throw new FST_QUOTA_CONNECTION(
     'must be a postgres:// URL, { url, … }, { dataDir } or a Drizzle database of a PostgreSQL driver'
   )
-}
-
-/** The URL, if it is one that postgres.js takes; what is wrong is said without the password in it. */
-function serverUrl(text: string): string {
-  const scheme = /^([a-z][a-z0-9+.-]*):/i.exec(text)?.[1]?.toLowerCase()
-  if (scheme?.startsWith('postgresql+') || scheme?.startsWith('postgres+'))
-    throw new FST_QUOTA_CONNECTION(`has the scheme ${scheme}://, which is SQLAlchemy's; write postgresql:// instead`)
-  if (scheme !== 'postgres' && scheme !== 'postgresql')
-    throw new FST_QUOTA_CONNECTION(
-      'must begin with postgres:// or postgresql://; for the embedded database write { dataDir }'
-    )
-  // Several hosts, as of a failover, are more than a URL may have; postgres.js takes them.
-  if (!URL.canParse(text.replace(/,[^/?@]*/g, '')) || !isDecodable(text))
-    throw new FST_QUOTA_CONNECTION('is no valid URL; a password with special characters must be percent-encoded')
-  return text
-}
-
-/** postgres.js decodes the parts of a URL, and throws a bare URIError where it cannot. */
-function isDecodable(text: string): boolean {
-  try {
-    return decodeURIComponent(text) !== ''
-  } catch {
-    return false
-  }
 }
