@@ -4,5 +4,7 @@ import { defineConfig } from 'drizzle-kit'
 export default defineConfig({
   dialect: 'postgresql',
   schema: './examples/own-drizzle/schema.ts',
-  out: './examples/own-drizzle/migrations'
+  out: './examples/own-drizzle/migrations',
+  // `fastify-quota init` makes it, to know what is applied; a push would drop what the schema does not have.
+  tablesFilter: ['!quota_migrations']
 })

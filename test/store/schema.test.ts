@@ -3,6 +3,7 @@ import { join, relative } from 'node:path'
 import { readMigrationFiles } from 'drizzle-orm/migrator'
 import postgres from 'postgres'
 import t, { type Test } from 'tap'
+import ownDrizzle from '../../examples/own-drizzle/drizzle.config.ts'
 import { commit } from '../../src/store/commit.ts'
 import { connect, open } from '../../src/store/connect.ts'
 import { declareTypes } from '../../src/store/declare-types.ts'
@@ -219,6 +220,18 @@ export const users = pgTable('users', { id: serial('id').primaryKey(), quotaUser
   await declareTypes(db, { calls: { limit: 10 } })
   await hold(db, 'alice', { calls: 3 })
   t.strictSame(await standing(db, 'alice', 'calls'), [0, 3, 7])
+})
+
+t.test("a push of an application's schema leaves what init has recorded, with the filter of the example", async t => {
+  const url = await pg.migrated()
+  const { tablesFilter } = ownDrizzle as { tablesFilter?: string[] }
+  const config = { dialect: 'postgresql', schema: './schema.ts', tablesFilter, dbCredentials: { url } }
+  const dir = t.testdir({ 'drizzle.config.json': JSON.stringify(config) })
+  writeFileSync(join(dir, 'schema.ts'), `export * from '${relative(dir, join(ROOT, 'src/store/schema.ts'))}'\n`)
+  const sql = sqlOf(t, url)
+  const before = await catalogue(sql, [])
+  t.match(await drizzleKit(['push', '--config', 'drizzle.config.json', '--force'], url, dir), /No changes detected/)
+  t.strictSame(await catalogue(sql, []), before)
 })
 
 t.test('the four documented statements answer as they stand', async t => {
