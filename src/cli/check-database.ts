@@ -18,12 +18,19 @@ export const GRANT = 'give it the rights that the README lists, as the role that
 
 /** Stops at the check that the others cannot do without. */
 export async function checkDatabase(db: Database): Promise<Finding[]> {
-  const { version, versionNumber, latencyMs } = await viewHealth(db)
+  const { version, versionNumber, encoding, latencyMs } = await viewHealth(db)
   const findings = [
     ok('connection', `answered in ${latencyMs} ms`),
     versionNumber >= OLDEST_VERSION
       ? ok('version', `PostgreSQL ${version}`)
-      : wrong('version', `PostgreSQL ${version} is older than 14`, 'move the database to PostgreSQL 14 or newer')
+      : wrong('version', `PostgreSQL ${version} is older than 14`, 'move the database to PostgreSQL 14 or newer'),
+    encoding === 'UTF8'
+      ? ok('encoding', encoding)
+      : wrong(
+          'encoding',
+          `${encoding}: users and metadata with characters that it lacks cannot be written`,
+          "move the quotas to a database made with ENCODING 'UTF8' TEMPLATE template0"
+        )
   ]
   const missing = await missingFromSchema(db)
   if (missing.length > 0) {

@@ -7,14 +7,16 @@ export interface DatabaseHealth {
   version: string
   /** As PostgreSQL counts: 150004. */
   versionNumber: number
+  /** `UTF8`, or what cannot hold every text. */
+  encoding: string
   latencyMs: number
 }
 
 /** Rejects with FST_QUOTA_STORE when there is no answer. */
 export async function viewHealth(db: Database, deadlineMs?: number): Promise<DatabaseHealth> {
   const start = performance.now()
-  const [row] = await db.query<{ version: string; number: string }>(
-    "SELECT current_setting('server_version') AS version, current_setting('server_version_num') AS number",
+  const [row] = await db.query<{ version: string; number: string; encoding: string }>(
+    "SELECT current_setting('server_version') AS version, current_setting('server_version_num') AS number, current_setting('server_encoding') AS encoding",
     [],
     deadlineMs
   )
@@ -23,6 +25,7 @@ export async function viewHealth(db: Database, deadlineMs?: number): Promise<Dat
     // Distributions append their own build: `15.4 (Debian 15.4-1)`.
     version: row?.version.split(' ')[0] ?? '',
     versionNumber: Number(row?.number),
+    encoding: row?.encoding ?? '',
     latencyMs: Math.round(performance.now() - start)
   }
 }

@@ -50,6 +50,7 @@ t.test('fastify-quota doctor', async t => {
     for (const about of [
       'connection',
       'version',
+      'encoding',
       'schema',
       'rights',
       'migrations',
@@ -139,6 +140,16 @@ t.test('fastify-quota doctor', async t => {
     t.match(stdout, /^hint +migrations +none is recorded/m)
     t.match(stdout, /^hint +reservations +of 1 user some have expired/m)
     t.match(stdout, /2 things are wrong\.\n$/)
+  })
+
+  t.test('tells a database that cannot hold every text', async t => {
+    const { db } = await healthy()
+    for (const encoding of ['LATIN1', 'SQL_ASCII']) {
+      await db.query(`CREATE DATABASE ${encoding} ENCODING '${encoding}' LOCALE 'C' TEMPLATE template0`)
+      const { code, stdout } = await doctor(pg.url(encoding.toLowerCase()), '--app', plugin)
+      t.equal(code, 1)
+      t.match(stdout, new RegExp(`^wrong +encoding +${encoding}: .*\\n +→ move the quotas .* ENCODING 'UTF8'`, 'm'))
+    }
   })
 
   t.test('tells what the role may not do, and of no wrong connection', async t => {
