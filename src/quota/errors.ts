@@ -1,5 +1,5 @@
 // Every error this package throws: its code, its text and the HTTP status it stands for.
-import createError from '@fastify/error'
+import { createError } from '@fastify/error'
 import type { Balance } from './balance.ts'
 
 /** An option that cannot be meant: its path, and what to write instead. Stops the boot. */

@@ -62,6 +62,18 @@ t.test("has a command that tells its own name's use", async t => {
   for (const command of ['init', 'doctor', 'reconcile', 'token']) t.match(output, command)
 })
 
+const OPTIONS: ts.CompilerOptions = {
+  module: ts.ModuleKind.NodeNext,
+  target: ts.ScriptTarget.ES2022,
+  strict: true,
+  noEmit: true,
+  skipLibCheck: true,
+  types: ['node'],
+  typeRoots: [join(project.dir, 'node_modules/@types')]
+}
+
+const textOf = ({ messageText }: ts.Diagnostic) => ts.flattenDiagnosticMessageText(messageText, '\n')
+
 const CONSUMER = `
   import Fastify from 'fastify'
   import quotaPlugin, { type Balance } from 'fastify-quota'
@@ -105,22 +117,26 @@ t.test('checks the names of quota types, once they are declared', async t => {
   }
 })
 
+t.test('declares types that hold for Node and for a bundler, also where libraries are checked', async t => {
+  const file = await project.write('checked.ts', `${CONSUMER}\n  export * from 'fastify-quota/schema'`)
+  const kinds = [
+    { module: ts.ModuleKind.NodeNext, moduleResolution: ts.ModuleResolutionKind.NodeNext },
+    { module: ts.ModuleKind.ESNext, moduleResolution: ts.ModuleResolutionKind.Bundler }
+  ]
+  for (const kind of kinds) {
+    const program = ts.createProgram([file], { ...OPTIONS, ...kind, skipLibCheck: false })
+    const ours = program.getSourceFiles().filter(({ fileName }) => fileName.includes('/fastify-quota/dist/'))
+    t.ok(ours.length > 10)
+    t.strictSame(ours.flatMap(source => program.getSemanticDiagnostics(source)).map(textOf), [])
+  }
+})
+
 /** Compiles programs of the project together, and tells what is wrong with each. */
 function compiler(names: readonly string[]): (name: string) => string[] {
-  const options: ts.CompilerOptions = {
-    module: ts.ModuleKind.NodeNext,
-    target: ts.ScriptTarget.ES2022,
-    strict: true,
-    noEmit: true,
-    skipLibCheck: true,
-    types: ['node'],
-    typeRoots: [join(project.dir, 'node_modules/@types')]
-  }
   const program = ts.createProgram(
     names.map(name => join(project.dir, name)),
-    options
+    OPTIONS
   )
-  const textOf = ({ messageText }: ts.Diagnostic) => ts.flattenDiagnosticMessageText(messageText, '\n')
   const everywhere = [...program.getOptionsDiagnostics(), ...program.getGlobalDiagnostics()].map(textOf)
   return name => [
     ...everywhere,
