@@ -1,20 +1,10 @@
 // Brings the tables to this version: the shipped migrations, one process at a time.
 import { setTimeout as sleep } from 'node:timers/promises'
 import { fileURLToPath } from 'node:url'
-import { sql } from 'drizzle-orm'
 import { readMigrationFiles } from 'drizzle-orm/migrator'
 import { FST_QUOTA_SCHEMA } from '../quota/errors.ts'
 import { missingFromSchema, tellMissing } from './check-schema.ts'
-import {
-  type Database,
-  type Orm,
-  type Query,
-  rowsOf,
-  runThrough,
-  stateOf,
-  storeError,
-  type Values
-} from './database.ts'
+import { type Database, type Query, stateOf, transaction } from './database.ts'
 
 /** Found from this module, not from the working directory. */
 export const MIGRATIONS_FOLDER = fileURLToPath(new URL('../../drizzle', import.meta.url))
@@ -30,6 +20,8 @@ const LOCK_PATIENCE_MS = 50
 const PAUSE_MS = 100
 /** Somebody keeps a table for longer than statements do, such as pg_dump. */
 const GIVE_UP_AFTER_MS = 30_000
+/** As long as it takes, once it has begun. */
+const DEADLINE_MS = 2 ** 31 - 1
 
 /**
  * Applies what is not applied yet; how many. Rejects with FST_QUOTA_STORE where the database refuses one, which is then not applied at all, and with
@@ -52,17 +44,15 @@ async function withPatience<T>(work: () => Promise<T>): Promise<T> {
       return await work()
     } catch (error) {
       if (!/^(55P03|40P01)$/.test(stateOf(error) ?? '') || performance.now() >= end)
-        throw error instanceof FST_QUOTA_SCHEMA ? error : storeError(error)
+        throw (error as Error).cause instanceof FST_QUOTA_SCHEMA ? (error as Error).cause : error
       await sleep(PAUSE_MS * (0.5 + Math.random()))
     }
   }
 }
 
 /** One a transaction, which so holds no table from the migration before it: all in one deadlocked with the servers that served meanwhile. */
-async function applyNext(db: Database): Promise<'applied' | 'recorded' | undefined> {
-  return await db.orm.transaction(async (tx: Orm) => {
-    const run = runThrough(tx)
-    const query = async <Row>(text: string, values: Values = []) => rowsOf<Row>(await run(text, values))
+function applyNext(db: Database): Promise<'applied' | 'recorded' | undefined> {
+  const work = async (query: Query) => {
     await query(`SELECT pg_advisory_xact_lock(${LOCK})`)
     const applied = await appliedHashes(query)
     const next = readMigrationFiles({ migrationsFolder: MIGRATIONS_FOLDER }).find(({ hash }) => !applied.has(hash))
@@ -74,10 +64,11 @@ async function applyNext(db: Database): Promise<'applied' | 'recorded' | undefin
       'CREATE TABLE IF NOT EXISTS quota_migrations (hash text PRIMARY KEY, created_at timestamptz NOT NULL DEFAULT now())'
     )
     await query(`SET LOCAL lock_timeout = ${LOCK_PATIENCE_MS}`)
-    const isNew = await apply(tx, query, next.sql)
+    const isNew = await apply(query, next.sql)
     await query('INSERT INTO quota_migrations (hash) VALUES ($1)', [next.hash])
     return isNew ? 'applied' : 'recorded'
-  })
+  }
+  return transaction(db, work, DEADLINE_MS)
 }
 
 /** Where the tables are in another schema of the search_path than its first, what comes to them is made there too. */
@@ -92,15 +83,15 @@ const DONE_ALREADY = /^(42P07|42710|42701|42P01|42703|42704)$/
  * False where its work is done: `drizzle-kit push` and an application's own migrations do the same without writing it down. The columns alone would
  * not tell, for a migration may be about an index or a constraint; so it is tried.
  */
-async function apply(tx: Orm, query: Query, statements: readonly string[]): Promise<boolean> {
+async function apply(query: Query, statements: readonly string[]): Promise<boolean> {
+  await query('SAVEPOINT migration')
   try {
-    // A savepoint: what went well of it is undone where the rest was done before.
-    await tx.transaction(async (attempt: Orm) => {
-      for (const statement of statements) await attempt.execute(sql.raw(inAnySchema(statement)))
-    })
+    for (const statement of statements) await query(inAnySchema(statement))
     return true
   } catch (error) {
     if (!DONE_ALREADY.test(stateOf(error) ?? '')) throw error
+    // What went well of it, too: the rest was done before.
+    await query('ROLLBACK TO SAVEPOINT migration')
     const missing = await missingFromSchema({ query })
     if (missing.length > 0) throw new FST_QUOTA_SCHEMA(tellMissing(missing), OF_ANOTHER_VERSION)
     return false
