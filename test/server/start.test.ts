@@ -3,7 +3,7 @@ import { type ClientRequest, type IncomingMessage, request } from 'node:http'
 import { createServer } from 'node:net'
 import { text } from 'node:stream/consumers'
 import t, { type Test } from 'tap'
-import { type Built, bash, built, type Running } from '../fixtures/built.ts'
+import { type Built, bash, built, npmStart, type Running } from '../fixtures/built.ts'
 import { server } from '../fixtures/database.ts'
 
 const ADMIN_TOKEN = 'an-admin-token-of-24-ch.'
@@ -115,6 +115,16 @@ t.test('the standalone server', async t => {
     await pg.instance.start()
     await stop(t, running.server)
   })
+})
+
+t.test('npm start ends its server in order when npm is told to end', async t => {
+  const npm = await npmStart(t, { PORT: '0', ...SECRETS })
+  await npm.until('/usage-logs')
+  npm.child.kill('SIGTERM')
+  // Only once nobody has its stdout any more: the server has ended, too.
+  const { code, stdout } = await npm.ended
+  t.equal(code, 0)
+  t.match(stdout, '"closing"')
 })
 
 const greetingOf = (stdout: string): string => stdout.slice(stdout.indexOf('\nfastify-quota listens'))
