@@ -1,6 +1,6 @@
 import { once } from 'node:events'
 import { type ClientRequest, type IncomingMessage, request } from 'node:http'
-import { createServer } from 'node:net'
+import { connect, createServer, type Socket } from 'node:net'
 import { text } from 'node:stream/consumers'
 import t, { type Test } from 'tap'
 import { type Built, bash, built, npmStart, type Running } from '../fixtures/built.ts'
@@ -78,6 +78,34 @@ t.test('the standalone server', async t => {
       ])
       await stop(t, second.server)
     })
+
+    t.test('on SIGTERM finishes an upload that goes on, and lets go of clients that send no more', async t => {
+      const running = await start(build, data)
+      const half = connect(Number(new URL(running.url).port), '127.0.0.1')
+      await once(half, 'connect')
+      half.write('POST /upload_dicom_zip HTTP/1.1\r\nHost: ')
+      const going = running.upload('/upload_dicom_zip', 1000)
+      let missing = 1000
+      const drip = setInterval(() => {
+        going.write(Buffer.alloc(1))
+        missing -= 1
+      }, 500)
+      await running.server.until('/upload_dicom_zip')
+      const silent = running.upload('/upload_l3_mask/p/2026-01-31', 500)
+      silent.write(Buffer.alloc(100))
+      await running.server.until('/upload_l3_mask')
+      running.server.child.kill('SIGTERM')
+      await Promise.all([closed(silent), closed(half)])
+      clearInterval(drip)
+      going.end(Buffer.alloc(missing))
+      const [reply] = (await once(going, 'response')) as [IncomingMessage]
+      t.match([reply.statusCode, JSON.parse(await text(reply))], [201, { bytes: 1000 }])
+      t.equal((await running.server.ended).code, 0)
+      t.match(await build.run('cli/main.js', ['reconcile', '--data-dir', 'data', '--json']), {
+        code: 0,
+        stdout: '[]\n'
+      })
+    })
   })
 
   t.test('refuses a wrong variable and a port that is taken, in one line', async t => {
@@ -138,6 +166,10 @@ async function inTurn(lines: readonly string[]): Promise<string[]> {
   return outputs
 }
 
+/** Whether it was closed, or reset. */
+const closed = (client: ClientRequest | Socket): Promise<unknown> =>
+  new Promise(resolve => client.on('error', () => {}).once('close', resolve))
+
 async function stop(t: Test, server: Running): Promise<void> {
   server.child.kill('SIGTERM')
   const { code, stderr } = await server.ended
@@ -147,6 +179,7 @@ async function stop(t: Test, server: Running): Promise<void> {
 
 interface Started {
   server: Running
+  url: string
   token: string
   adminToken: string | undefined
   call(method: string, path: string, token?: string): Promise<{ status: number; body: string }>
@@ -161,6 +194,7 @@ async function start({ start }: Built, environment: Record<string, string>): Pro
   const token = /Bearer ([^']+)'/.exec(printed)![1]!
   return {
     server,
+    url,
     token,
     adminToken: /admin token.*:\n(.*)\n/.exec(printed)?.[1],
     async call(method, path, as = token) {
