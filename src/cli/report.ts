@@ -14,7 +14,8 @@ export const report: Command = {
 what was used, the limit and the share of it, how many charges there were, and how many denials. It changes nothing.
 
 A flow by the hour, day, week or month is reported by its periods: those that began in the month, and where they are several
-their limits together. A longer one is what was charged in the month, a level what was stored at its end (or is, while it lasts).
+their limits together. Of a period that is longer than a month it is what was charged in the month, of a level what was stored at its
+end (or is, while it lasts). What counts is how long a period is itself, whatever the type's period is by now.
 The month is that of the time zone that the user has now: of one who moved further west, a period that began at midnight on the 1st
 is in the month before. So print a month's report before you move people.
 The CSV (RFC 4180) puts an apostrophe before a user id that a spreadsheet would take for a formula. Its and JSON's \`limit\` is

@@ -213,18 +213,85 @@ onBoth('adds the denials from the hour in which the month began', async (t, db) 
   ])
 })
 
-onBoth('reports a type that was switched off, and one whose period is another by now', async (t, db) => {
-  await declareTypes(db, { off: { limit: 10 }, changed: { limit: 10, period: 'never' } })
-  await use(db, 'alice', { off: 1, changed: 2 }, '2026-11-10T00:00:00Z')
-  await use(db, 'alice', { changed: 3 }, '2027-02-10T00:00:00Z')
+onBoth('reports a type that was switched off', async (t, db) => {
+  await declareTypes(db, { off: { limit: 10 } })
+  await use(db, 'alice', { off: 1 }, '2026-11-10T00:00:00Z')
   await db.query("UPDATE quota_types SET is_active = false WHERE type_key = 'off'")
-  await db.query("UPDATE quota_types SET period = 'month' WHERE type_key = 'changed'")
-  // The period that began in November has no end: it counts whole there.
+  t.strictSame(await lines(db, '2026-11'), [['alice', 'off', 1, 10, 1, 0]])
+})
+
+const setPeriod = (db: Database, period: string) => db.query('UPDATE quota_types SET period = $1', [period])
+
+onBoth("cuts a year out of the log also where the type's period is a week by now", async (t, db) => {
+  await declareTypes(db, { changed: { limit: 50, period: 'year' } })
+  await use(db, 'alice', { changed: 6 }, '2026-11-10T00:00:00Z')
+  await deny(db, 'alice', 'changed', '2026-11-10T00:00:00Z', 2)
+  await setPeriod(db, 'week')
+  t.strictSame(await lines(db, '2026-11'), [['alice', 'changed', 6, 50, 1, 2]])
+  t.strictSame(await lines(db, '2026-01'), [])
+})
+
+onBoth('counts a month and a week where they began also where the type has years by now', async (t, db) => {
+  await declareTypes(db, { monthly: { limit: 50 }, weekly: { limit: 50, period: 'week' } })
+  await use(db, 'alice', { weekly: 1 }, '2026-10-28T00:00:00Z')
+  await use(db, 'alice', { monthly: 5, weekly: 2 }, '2026-11-01T00:00:00Z')
+  await setPeriod(db, 'year')
+  // The year's rest from 2 November is longer than a month, and that from 1 December is not.
+  await use(db, 'alice', { monthly: 1, weekly: 4 }, '2026-11-10T00:00:00Z')
+  await use(db, 'alice', { monthly: 7, weekly: 8 }, '2026-12-10T00:00:00Z')
+  await use(db, 'alice', { monthly: 9, weekly: 9 }, '2027-03-10T00:00:00Z')
+  t.strictSame(await lines(db, '2026-10'), [['alice', 'weekly', 3, 50, 2, 0]])
   t.strictSame(await lines(db, '2026-11'), [
-    ['alice', 'changed', 5, 10, 2, 0],
-    ['alice', 'off', 1, 10, 1, 0]
+    ['alice', 'monthly', 6, 50, 2, 0],
+    ['alice', 'weekly', 4, 50, 1, 0]
+  ])
+  t.strictSame(await lines(db, '2026-12'), [
+    ['alice', 'monthly', 7, 50, 1, 0],
+    ['alice', 'weekly', 8, 50, 1, 0]
+  ])
+  t.strictSame(await lines(db, '2027-01'), [])
+  t.strictSame(await lines(db, '2027-03'), [
+    ['alice', 'monthly', 9, 50, 1, 0],
+    ['alice', 'weekly', 9, 50, 1, 0]
   ])
 })
+
+onBoth(
+  'adds the log of what never ended to the periods that followed it in a month, and the other way round',
+  async (t, db) => {
+    await declareTypes(db, { changed: { limit: 50, period: 'never' } })
+    await use(db, 'alice', { changed: 1 }, '2026-09-10T00:00:00Z')
+    await use(db, 'alice', { changed: 2 }, '2026-11-10T00:00:00Z')
+    await deny(db, 'alice', 'changed', '2026-11-19T23:00:00Z', 1)
+    await setPeriod(db, 'week')
+    await db.query("UPDATE quota_limits SET period_end = '2026-11-19T23:30:00Z'")
+    await use(db, 'alice', { changed: 4 }, '2026-11-20T00:00:00Z')
+    await use(db, 'alice', { changed: 8 }, '2026-12-01T00:00:00Z')
+    await use(db, 'alice', { changed: 16 }, '2026-12-08T00:00:00Z')
+    await setPeriod(db, 'never')
+    await use(db, 'alice', { changed: 32 }, '2026-12-15T00:00:00Z')
+    await use(db, 'alice', { changed: 8 }, '2027-02-15T00:00:00Z')
+    t.strictSame(await lines(db, '2026-09'), [['alice', 'changed', 1, 50, 1, 0]])
+    t.strictSame(await lines(db, '2026-10'), [])
+    t.strictSame(await lines(db, '2026-11'), [['alice', 'changed', 14, 100, 3, 1]])
+    t.strictSame(await lines(db, '2026-12'), [['alice', 'changed', 48, 100, 2, 0]])
+    t.strictSame(await lines(db, '2027-02'), [['alice', 'changed', 8, 50, 1, 0]])
+  }
+)
+
+onBoth(
+  'reports a log that was brought along, and stands in no period',
+  async (t, db) => {
+    await declareTypes(db, { calls: { limit: 10 } })
+    await use(db, 'alice', { calls: 1 }, '2026-11-10T00:00:00Z')
+    await db.query(
+      "INSERT INTO usage_logs (user_id, quota_type_id, amount, created_at) SELECT 'alice', id, 3, '2026-05-10T00:00:00Z' FROM quota_types"
+    )
+    t.strictSame(await lines(db, '2026-05'), [['alice', 'calls', 3, 10, 1, 0]])
+    t.strictSame(await lines(db, '2026-11'), [['alice', 'calls', 1, 10, 1, 0]])
+  },
+  { logAlone: true }
+)
 
 onBoth('reads each of many users once, in one order, whatever their ids are', async (t, db) => {
   await declareTypes(db, { calls: { limit: 10 }, unused: { limit: 10 } })
