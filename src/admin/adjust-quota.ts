@@ -63,7 +63,7 @@ export function adjustQuotaRoute(admin: FastifyInstance, { db, types, changed }:
       const key = readText(request, 'quota_type')
       if (key === undefined) throw refuse('quota_type', 'is missing; name the quota type to adjust')
       const newLimit = readLimit(request, 'new_limit')
-      await types.get(key, 'to be adjusted')
+      await types.find(key, 'to be adjusted')
       if (!(await userExists(db, userId))) throw new FST_QUOTA_UNKNOWN_USER()
       const balance = await adjustQuota(db, userId, key, newLimit, by).finally(() => changed(userId))
       // Deleted just now.

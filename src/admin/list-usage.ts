@@ -86,6 +86,6 @@ async function readFilter({ types }: AdminContext, request: FastifyRequest): Pro
     endpoint: readText(request, 'endpoint'),
     ...readSpan(given)
   }
-  if (given.quota_type !== undefined) filter.typeId = (await types.get(given.quota_type, 'named in the query')).id
+  if (given.quota_type !== undefined) filter.typeId = (await types.find(given.quota_type, 'named in the query')).id
   return filter
 }

@@ -75,7 +75,7 @@ export function listUsersRoute(admin: FastifyInstance, { db, types }: AdminConte
         userId: readUserFilter(given, 'user_id'),
         minUsagePercent: readPercent(given, 'min_usage_percent')
       }
-      if (given.quota_type !== undefined) filter.typeId = (await types.get(given.quota_type, 'named in the query')).id
+      if (given.quota_type !== undefined) filter.typeId = (await types.find(given.quota_type, 'named in the query')).id
       const users = await listUsers(db, filter, sort, { ...page, limit: page.limit + 1 })
       return { users: shown(users, page).map(entry), next_cursor: nextCursor(users, page, cursor) }
     }

@@ -50,7 +50,7 @@ export function resetQuotaRoute(admin: FastifyInstance, { db, types, changed }: 
       const userId = readUserId(request)
       const by = actorOf(request)
       const key = readText(request, 'quota_type')
-      const type = key === undefined ? undefined : await types.get(key, 'to be reset')
+      const type = key === undefined ? undefined : await types.find(key, 'to be reset')
       if (type?.kind === 'level')
         throw Object.assign(new FST_QUOTA_KIND_MISMATCH(type.key, type.kind, 'it never resets'), {
           field: 'quota_type'

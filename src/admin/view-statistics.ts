@@ -119,7 +119,7 @@ export function viewStatisticsRoute(
       const interval = readChoice(given, 'interval', INTERVAL)
       const timeZone = readTimeZone(given, 'time_zone')
       const { quotaType } = request.params as { quotaType: string }
-      const { id: typeId } = await types.get(quotaType, 'named in the path')
+      const { id: typeId } = await types.find(quotaType, 'named in the path')
       await flushDenials()
       wantStatistics(timeZone, days)
       const order = { typeId, days, interval, timeZone, topUsers: TOP_USERS }

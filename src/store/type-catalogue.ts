@@ -34,6 +34,13 @@ export class TypeCatalogue {
     this.#readAt = startedAt
   }
 
+  /** For an operator, who may just have made it in another process, and does not guess. Throws FST_QUOTA_UNKNOWN_TYPE. */
+  async find(key: string, where: string): Promise<QuotaType> {
+    // Not one that is under way: it may have begun before.
+    if (!this.#types.has(key)) await this.refresh()
+    return await this.get(key, where)
+  }
+
   /** Throws FST_QUOTA_UNKNOWN_TYPE. */
   async get(key: string, where: string): Promise<QuotaType> {
     if (!this.#types.has(key) && this.#age > UNKNOWN_FOR_MS) await this.#refreshOnce()

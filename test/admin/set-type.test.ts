@@ -335,6 +335,24 @@ t.test('400, 413 and 415: a body that is not the JSON it says it is', async t =>
   t.match(await typeOf(key), { default_limit: 5 })
 })
 
+t.test('every route knows at once a type that another process made just now', async t => {
+  const user = newUser()
+  await quota.consume(user, 'calls')
+  const routes: [(key: string) => string, Call][] = [
+    [key => `/users?quota_type=${key}`, {}],
+    [key => `/usage-logs?quota_type=${key}`, {}],
+    [key => `/statistics/${key}`, {}],
+    [key => `/users/${user}/adjust?quota_type=${key}&new_limit=3`, { method: 'PUT' }],
+    [key => `/users/${user}/reset?quota_type=${key}`, { method: 'POST' }]
+  ]
+  for (const [route, how] of routes) {
+    const key = newKey()
+    isProblem(t, await call(route(key), how), 404, { code: 'FST_QUOTA_UNKNOWN_TYPE' })
+    await declareTypes(db, { [key]: { limit: 5 } })
+    t.equal((await call(route(key), how)).statusCode, 200, route(key))
+  }
+})
+
 t.test('403: without the token', async t => {
   isProblem(t, await set('calls', { default_limit: 9 }, { token: null }), 403)
   t.match(await typeOf('calls'), { default_limit: 10 })

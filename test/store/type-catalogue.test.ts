@@ -102,6 +102,13 @@ t.test('finds a type that another process made, a second after it was asked for 
   t.equal(await limitOf(types), 10)
 })
 
+t.test('an operator finds a type that another process made at once', async t => {
+  const types = await opened()
+  await t.rejects(types.find('calls', 'here'), UNKNOWN)
+  await declareTypes(db, { calls: { limit: 10 } })
+  t.match(await types.find('calls', 'here'), { key: 'calls' })
+})
+
 t.test('reads once a second at most, however many keys are guessed', async t => {
   const { db: on, reads } = counted()
   const types = await opened(on)
