@@ -57,7 +57,7 @@ async function register(app: FastifyInstance, written: QuotaOptions): Promise<vo
   const db = await connect(options.connection, { storeTimeoutMs: options.storeTimeoutMs })
   try {
     await declareTypes(db, options.quotas)
-    const types = new TypeCatalogue(db)
+    const types = new TypeCatalogue(db, options.storeTimeoutMs)
     await types.refresh()
     await wire(app, options, { db, types, identify, asksForToken })
   } catch (error) {

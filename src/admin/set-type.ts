@@ -38,7 +38,7 @@ const BODY = body({
   is_active: {
     type: 'boolean',
     description:
-      'false: nothing is charged to it, and new users do not get it; balances and logs stay. Other processes follow within five seconds of use. Default: true.'
+      'false: nothing is charged to it, and new users do not get it; balances and logs stay. Other processes follow within five seconds. Default: true.'
   },
   reason: REASON_FIELD
 })

@@ -17,6 +17,7 @@ export function costsOf(
   types: TypeCatalogue
 ): readonly ChargeCost[] | Promise<readonly ChargeCost[]> {
   const { known } = types
+  if (known === undefined) return askedCosts(metering, request, types)
   const last = fixed.get(metering)
   if (last?.types === known) return last.costs
   const costs: ChargeCost[] = []

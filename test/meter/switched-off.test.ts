@@ -1,5 +1,7 @@
 import t from 'tap'
+import { setType } from '../../src/store/set-type.ts'
 import { operated } from '../fixtures/admin.ts'
+import { BY } from '../fixtures/charges.ts'
 import { violations } from '../fixtures/invariants.ts'
 import { figures, rowsOf, tally } from '../fixtures/meter.ts'
 import { ask, logsOf, newUser } from '../fixtures/metered.ts'
@@ -221,6 +223,18 @@ t.test('a request that runs while it is switched off is charged what it took', a
   t.equal((await ask(app, user, '/calls')).statusCode, 200)
   t.strictSame(await tally(quota, user), [8, 0, 2])
 })
+
+t.test(
+  'a type that another process switched on five seconds ago is charged to the first request after that',
+  async t => {
+    const user = await used()
+    await set('calls', false)
+    await setType(db, 'calls', { is_active: true }, BY)
+    const now = performance.now.bind(performance)
+    t.intercept(performance, 'now', { value: () => now() + 5_001 })
+    t.equal((await ask(app, user, '/calls')).statusCode, 402)
+  }
+)
 
 t.test('with every type switched off everything is let through, and nobody is known', async t => {
   const user = newUser()

@@ -30,7 +30,7 @@ function later(t: Test, milliseconds: number): void {
 }
 
 async function opened(on: Database = db): Promise<TypeCatalogue> {
-  const types = new TypeCatalogue(on)
+  const types = new TypeCatalogue(on, 900)
   await types.refresh()
   return types
 }
@@ -54,19 +54,30 @@ t.test('sees what this process changed at once', async t => {
   t.equal(await limitOf(types), 20)
 })
 
-t.test('sees what another process changed from the second use on, once five seconds have passed', async t => {
+t.test('sees what another process changed from the second use on, once two and a half seconds have passed', async t => {
   await declareTypes(db, { calls: { limit: 10 } })
   const types = await opened()
   await setType(db, 'calls', { default_limit: 20, is_active: false }, BY)
   t.equal(await limitOf(types), 10)
-  later(t, 4_000)
+  later(t, 2_000)
   t.equal(await limitOf(types), 10)
   await sleep(100)
   t.equal(await limitOf(types), 10, 'it is not asked for anew before')
-  later(t, 5_001)
+  later(t, 2_501)
   t.equal(await limitOf(types), 10, 'who asks first does not wait for it')
   await sleep(100)
   t.match(await types.get('calls', 'here'), { defaultLimit: 20, isActive: false })
+})
+
+t.test('sees what another process changed five seconds ago, also where nobody has asked since', async t => {
+  await declareTypes(db, { calls: { limit: 10 } })
+  const { db: on, reads } = counted()
+  const types = await opened(on)
+  await setType(db, 'calls', { default_limit: 20 }, BY)
+  later(t, 5_001)
+  t.equal(types.known, undefined)
+  t.strictSame(await Promise.all(Array.from({ length: 50 }, () => limitOf(types))), Array(50).fill(20))
+  t.equal(reads(), 2, 'and all who ask wait for one reading')
 })
 
 t.test('sees what another process changed also where the clock of this one is put back', async t => {
@@ -76,17 +87,17 @@ t.test('sees what another process changed also where the clock of this one is pu
   t.intercept(Date, 'now', { value: () => clock() - 3_600_000 })
   await setType(db, 'calls', { default_limit: 20 }, BY)
   await setType(db, 'fresh', { default_limit: 5 }, BY)
-  later(t, 5_001)
+  later(t, 2_501)
   t.equal(await limitOf(types, 'fresh'), 5)
   t.equal(await limitOf(types), 20)
 })
 
-t.test('reads once, however many ask when five seconds have passed', async t => {
+t.test('reads once, however many ask when two and a half seconds have passed', async t => {
   await declareTypes(db, { calls: { limit: 10 } })
   const { db: on, reads } = counted()
   const types = await opened(on)
   t.equal(reads(), 1)
-  later(t, 6_000)
+  later(t, 3_000)
   await Promise.all(Array.from({ length: 50 }, () => types.get('calls', 'here')))
   await sleep(100)
   for (let i = 0; i < 50; i++) await types.get('calls', 'here')
@@ -138,7 +149,7 @@ t.test('an answer that comes late does not undo a newer one', async t => {
     }
     return rows
   }
-  const types = new TypeCatalogue({ ...db, query })
+  const types = new TypeCatalogue({ ...db, query }, 900)
   const slow = types.refresh()
   await sleep(50)
   await setType(db, 'calls', { default_limit: 20 }, BY)
@@ -149,15 +160,17 @@ t.test('an answer that comes late does not undo a newer one', async t => {
   t.equal(await limitOf(types), 20)
 })
 
-t.test('keeps what it has read while the database does not answer', async t => {
+t.test('keeps what it has read for five seconds while the database does not answer', async t => {
   const own = await embedded(t)
   await declareTypes(own, { calls: { limit: 10 } })
   const types = await opened(own)
   await own.close()
-  later(t, 60_000)
+  later(t, 4_500)
   for (let i = 0; i < 3; i++) {
     t.equal(await limitOf(types), 10)
     await sleep(20)
   }
   await t.rejects(types.get('nothing', 'here'), { code: 'FST_QUOTA_STORE' })
+  later(t, 5_001)
+  await t.rejects(types.get('calls', 'here'), { code: 'FST_QUOTA_STORE' })
 })
