@@ -139,7 +139,7 @@ async function wire(
       types,
       counts,
       changed,
-      flushDenials: () => tally.flush(),
+      flushDenials: () => tally.flush().catch(error => upkeepFailed(error, 'count denials')),
       wantStatistics: (timeZone, days) => rollups.want(timeZone, days),
       ...options.admin
     })

@@ -13,7 +13,7 @@ export interface AdminContext {
   counts(): EventCounts & { pending: number }
   /** Must be told where a user, or any of them, may have room again. */
   changed(userId?: string): void
-  /** Writes down the denials that this process has counted and not written yet. */
+  /** Writes down the denials that this process has counted and not written yet; what cannot be is logged, and kept for later. */
   flushDenials(): Promise<void>
   /** Statistics of so many of this time zone's days are asked for: they should be kept at hand. */
   wantStatistics(timeZone: string, days: number): void

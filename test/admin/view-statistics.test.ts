@@ -103,6 +103,15 @@ t.test('403: without the token', async t => {
   isProblem(t, await call('/statistics/calls', { token: null }), 403)
 })
 
+t.test('200: also where denials cannot be written down at this moment', async t => {
+  const user = newUser()
+  await db.query('ALTER TABLE quota_denials ADD CONSTRAINT refused CHECK (denials = 0) NOT VALID')
+  await t.rejects(app.quota.consume(user, 'unused', 2), { code: 'FST_QUOTA_EXCEEDED' })
+  t.match((await statistics('unused')).json(), { denials: 0 })
+  await db.query('ALTER TABLE quota_denials DROP CONSTRAINT refused')
+  t.match((await statistics('unused')).json(), { denials: 1 }, 'and they come later')
+})
+
 t.test('404: a quota type that nobody declared', async t => {
   for (const key of ['nothing', 'CALLS', 'a%2Fb', "'%3B%20--", '__proto__'])
     isProblem(t, await statistics(key), 404, { code: 'FST_QUOTA_UNKNOWN_TYPE' }, key)

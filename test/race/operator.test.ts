@@ -2,9 +2,12 @@ import Fastify, { type FastifyInstance } from 'fastify'
 import t, { type Test } from 'tap'
 import quotaPlugin from '../../src/index.ts'
 import { connect } from '../../src/store/connect.ts'
+import { transaction } from '../../src/store/database.ts'
+import { DenialTally } from '../../src/upkeep/denial-tally.ts'
 import { TOKEN } from '../fixtures/admin.ts'
 import { server } from '../fixtures/database.ts'
 import { violations } from '../fixtures/invariants.ts'
+import { untilWaiting } from '../fixtures/lock-waits.ts'
 import { byHeader } from '../fixtures/metered.ts'
 
 const CLIENTS = 50
@@ -118,5 +121,31 @@ t.test('what an operator does while clients hammer', async t => {
       [200, 200, 402]
     )
     t.strictSame(await violations(look, { overLimit: true }), [])
+  })
+
+  t.test('denials of a user who is being deleted do not keep those of others from being counted', async t => {
+    for (const user of ['bob', 'carol']) await one.quota.consume(user, 'calls')
+    const tally = new DenialTally(look)
+    for (const userId of ['bob', 'carol'])
+      tally.hear({
+        name: 'denied',
+        userId,
+        endpoint: null,
+        charges: [{ type: 'calls', amount: 1, remaining: 0, limit: 0 }],
+        statusCode: 402,
+        at: new Date('2026-03-10T12:00:00Z')
+      })
+    const other = await connect({ url, max: 2 })
+    t.teardown(() => other.close())
+    let flushed: Promise<void> | undefined
+    await transaction(other, async query => {
+      await query("DELETE FROM quota_users WHERE id = 'bob'")
+      flushed = tally.flush()
+      await untilWaiting(other)
+    })
+    await flushed
+    t.match(await look.query("SELECT user_id FROM quota_denials WHERE hour = '2026-03-10T12:00:00Z'"), [
+      { user_id: 'carol' }
+    ])
   })
 })
