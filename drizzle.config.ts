@@ -2,12 +2,14 @@
 // sequences and enum types, and a push would drop those it does not know: beside an application's own tables `fastify-quota init`
 // is the safe way, or a schema of theirs that has both (examples/own-drizzle).
 import { defineConfig } from 'drizzle-kit'
+import { getTableName } from 'drizzle-orm'
+import * as schema from './src/store/schema.ts'
 
 export default defineConfig({
   dialect: 'postgresql',
   schema: './src/store/schema.ts',
   out: './drizzle',
-  // A negated pattern of its own (`!quota_migrations`) would match, and so let through, every table that it does not name.
-  tablesFilter: ['quota_!(migrations)', 'usage_logs'],
+  // Each by its name: a pattern would take an application's own `quota_plans` for ours, and drop it. Without `quota_migrations`.
+  tablesFilter: Object.values(schema).map(getTableName),
   dbCredentials: { url: process.env.DATABASE_URL ?? '' }
 })

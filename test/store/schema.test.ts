@@ -149,15 +149,19 @@ t.test("push and migrate leave the application's own tables alone", async t => {
     const url = await pg.empty()
     const sql = sqlOf(t, url)
     await sql`CREATE VIEW adults AS SELECT 18 AS age`
+    await sql`CREATE VIEW quota_adults AS SELECT 18 AS age`
+    await sql`CREATE TABLE quota_plans (name text)`
     await sql`CREATE TABLE users (id serial PRIMARY KEY, email text UNIQUE, age int CHECK (age > 0))`
     await sql`CREATE TABLE orders (id serial PRIMARY KEY, user_id int REFERENCES users, usage_logs text DEFAULT 'x')`
     await sql`CREATE INDEX orders_user ON orders (user_id)`
     await sql`INSERT INTO users (email, age) VALUES ('a@example.com', 5)`
     await sql`INSERT INTO orders (user_id) VALUES (1)`
     const theirs = async () => [
-      (await catalogue(sql, [])).filter(line => /^(users|orders)[.:]|ON public\.(users|orders) /.test(line)),
+      (await catalogue(sql, [])).filter(line =>
+        /^(users|orders|quota_plans)[.:]|ON public\.(users|orders) /.test(line)
+      ),
       await sql`SELECT u.*, o.* FROM users u JOIN orders o ON o.user_id = u.id`,
-      await sql`SELECT * FROM adults`
+      await sql`SELECT * FROM adults, quota_adults`
     ]
     const before = await theirs()
     await make(url)
