@@ -7,6 +7,7 @@ import { listExpired } from '../store/expire-reservations.ts'
 import { listMigrations } from '../store/list-migrations.ts'
 import { listTimeZones } from '../store/list-time-zones.ts'
 import { listTypes } from '../store/list-types.ts'
+import { listUnidentified } from '../store/list-unidentified.ts'
 import { findDiscrepancies } from '../store/reconcile.ts'
 import { viewHealth } from '../store/view-health.ts'
 import { type Finding, hint, ok, wrong } from './finding.ts'
@@ -44,7 +45,7 @@ export async function checkDatabase(db: Database): Promise<Finding[]> {
   return [
     ...findings,
     ok('rights', 'this role may do all that is done'),
-    await checkMigrations(db),
+    ...(await checkMigrations(db)),
     ...(await checkTypes(db)),
     ...(await checkTimeZones(db)),
     await checkReservations(db),
@@ -52,25 +53,42 @@ export async function checkDatabase(db: Database): Promise<Finding[]> {
   ]
 }
 
-async function checkMigrations(db: Database): Promise<Finding> {
+async function checkMigrations(db: Database): Promise<Finding[]> {
   const migrations = await listMigrations(db)
   if (migrations === undefined)
-    return hint('migrations', 'this role may not read quota_migrations', 'run `doctor` as the role that runs `init`')
+    return [hint('migrations', 'this role may not read quota_migrations', 'run `doctor` as the role that runs `init`')]
   const { shipped, recorded, unknown } = migrations
-  if (recorded === 0)
-    return hint(
-      'migrations',
-      'none is recorded: drizzle-kit push made the tables',
-      `${INIT}, which records them for later versions`
-    )
-  if (recorded < shipped) return wrong('migrations', `${recorded} of ${shipped} are applied`, INIT)
+  if (recorded === 0) {
+    const made = 'none is recorded: drizzle-kit push made the tables'
+    return [hint('migrations', made, `${INIT}, which records them for later versions`), ...(await checkIdentities(db))]
+  }
+  if (recorded < shipped) return [wrong('migrations', `${recorded} of ${shipped} are applied`, INIT)]
   if (unknown > 0)
-    return hint(
-      'migrations',
-      `${unknown} recorded that this version does not know`,
-      'a newer version was here: use it in every process'
-    )
-  return ok('migrations', `${recorded} of ${shipped} are applied`)
+    return [
+      hint(
+        'migrations',
+        `${unknown} recorded that this version does not know`,
+        'a newer version was here: use it in every process'
+      )
+    ]
+  return [ok('migrations', `${recorded} of ${shipped} are applied`)]
+}
+
+/** A push cannot give them: drizzle-kit has no word for it. */
+async function checkIdentities(db: Database): Promise<Finding[]> {
+  const tables = await listUnidentified(db)
+  if (tables.length === 0) return []
+  const names = tables.map(({ table }) => table).join(', ')
+  const remedy = `${INIT}, which gives it to them`
+  return [
+    tables.some(({ published }) => published)
+      ? wrong('replication', `DELETE is refused on what is published without a replica identity: ${names}`, remedy)
+      : hint(
+          'replication',
+          `a publication of all tables would have DELETE refused on ${names}: no replica identity`,
+          remedy
+        )
+  ]
 }
 
 async function checkTypes(db: Database): Promise<Finding[]> {

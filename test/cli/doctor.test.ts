@@ -169,6 +169,26 @@ t.test('fastify-quota doctor', async t => {
     t.notMatch(stdout, /^wrong +connection/m)
   })
 
+  t.test('tells what a push leaves without replica identity, and init gives it', async t => {
+    const { url, db } = await healthy()
+    await db.query('DELETE FROM quota_migrations')
+    await db.query('ALTER TABLE quota_rollups REPLICA IDENTITY DEFAULT')
+    t.match(await doctor(url, '--app', plugin), {
+      code: 0,
+      stdout: /^hint +replication +.*DELETE refused on quota_rollups.*\n +→ run `npx fastify-quota init --schema-only`/m
+    })
+    await db.query('CREATE PUBLICATION everything FOR ALL TABLES')
+    t.match(await doctor(url, '--app', plugin), {
+      code: 1,
+      stdout:
+        /^wrong +replication +DELETE is refused .*: quota_rollups\n +→ run `npx fastify-quota init --schema-only`/m
+    })
+    await build.run('cli/main.js', ['init', '--schema-only'], { DATABASE_URL: url })
+    const { code, stdout } = await doctor(url, '--app', plugin)
+    t.equal(code, 0)
+    t.notMatch(stdout, 'replication')
+  })
+
   t.test('tells a database without tables, without types, and one that is not there', async t => {
     t.match(await doctor(await pg.empty(), '--app', plugin), {
       code: 1,
