@@ -35,13 +35,14 @@ function readEither(request: FastifyRequest, field: string): unknown {
   return body ?? query
 }
 
-export const readText = (request: FastifyRequest, field: string): string | undefined =>
-  checkText(field, readEither(request, field))
+export const readText = (request: FastifyRequest, field: string, maxLength?: number): string | undefined =>
+  checkText(field, readEither(request, field), maxLength)
 
-export function checkText(field: string, value: unknown): string | undefined {
+export function checkText(field: string, value: unknown, maxLength = 1000): string | undefined {
   if (value === undefined || value === null) return undefined
-  if (typeof value !== 'string' || value === '' || value.length > 1000 || value.includes('\0') || !value.isWellFormed())
-    throw refuse(field, 'must be a text of 1 to 1000 characters')
+  const isText = typeof value === 'string' && value !== '' && value.length <= maxLength
+  if (!isText || value.includes('\0') || !value.isWellFormed())
+    throw refuse(field, `must be a text of 1 to ${maxLength} characters`)
   return value
 }
 

@@ -15,6 +15,9 @@ const FORMAT = {
   description: 'json: a page. csv (RFC 4180) and ndjson: everything that matches, streamed, where no limit is given.'
 } as const
 
+/** What a call of app.quota may name. */
+const MAX_ENDPOINT_LENGTH = 2048
+
 const QUERY = query({
   user_id: { type: 'string', description: 'Of this user only.', examples: ['alice'] },
   quota_type: { ...QUOTA_TYPE_FIELD, description: 'Of this quota type only; 404 when there is none.' },
@@ -83,7 +86,7 @@ async function readFilter({ types }: AdminContext, request: FastifyRequest): Pro
   const given = queryOf(request)
   const filter: UsageFilter = {
     userId: readUserFilter(given, 'user_id'),
-    endpoint: readText(request, 'endpoint'),
+    endpoint: readText(request, 'endpoint', MAX_ENDPOINT_LENGTH),
     ...readSpan(given)
   }
   if (given.quota_type !== undefined) filter.typeId = (await types.find(given.quota_type, 'named in the query')).id

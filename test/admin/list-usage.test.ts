@@ -70,6 +70,13 @@ t.test('200: 100 rows where no limit is given', async t => {
   t.equal((await list({ user_id: user, limit: '1000' })).usage_logs.length, 101)
 })
 
+t.test('200: of an endpoint as long as the log takes it', async t => {
+  const user = newUser()
+  const endpoint = `/${'x'.repeat(2047)}`
+  await app.quota.consume(user, 'calls', 1, { endpoint })
+  t.strictSame(await amounts({ user_id: user, endpoint }), [1])
+})
+
 t.test('200: of one user, one type, one endpoint, or all of these', async t => {
   const user = await charged(3)
   await app.quota.consume(user, 'calls', 10, { endpoint: '/job/1' })
