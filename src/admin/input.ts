@@ -103,6 +103,9 @@ const ISO_DATE = /^\d{4}-\d{2}-\d{2}(T\d{2}:\d{2}(:\d{2}(\.\d{1,9})?)?(Z|[+-]\d{
 function readInstant(query: Query, field: string): Date | undefined {
   const value = query[field]
   if (value === undefined) return undefined
+  // In a query a + is a space.
+  if (/ \d{2}:\d{2}$/.test(value))
+    throw refuse(field, 'has a space where its offset begins; in a URL a + is written %2B')
   const date = ISO_DATE.test(value) ? new Date(value) : new Date(Number.NaN)
   const year = date.getUTCFullYear()
   if (!(year >= 1970 && year <= 9999))

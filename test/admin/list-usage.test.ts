@@ -143,6 +143,13 @@ t.test('400: parameters that contradict each other', async t => {
   isProblem(t, reply, 400, { code: 'FST_QUOTA_INVALID_REQUEST', field: 'end_date' })
 })
 
+t.test('400: an offset whose + came as a space, with what to write', async t => {
+  const reply = await call('/usage-logs?start_date=2026-11-24T10:00:00+02:00')
+  isProblem(t, reply, 400, { code: 'FST_QUOTA_INVALID_REQUEST', field: 'start_date' })
+  t.match(reply.json().detail, '%2B')
+  t.equal((await call('/usage-logs?start_date=2026-11-24T10:00:00%2B02:00')).statusCode, 200)
+})
+
 t.test('403: without the token', async t => {
   isProblem(t, await call('/usage-logs', { token: null }), 403)
 })
