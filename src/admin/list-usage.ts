@@ -89,6 +89,7 @@ async function readFilter({ types }: AdminContext, request: FastifyRequest): Pro
     endpoint: readText(request, 'endpoint', MAX_ENDPOINT_LENGTH),
     ...readSpan(given)
   }
-  if (given.quota_type !== undefined) filter.typeId = (await types.find(given.quota_type, 'named in the query')).id
+  const key = readText(request, 'quota_type')
+  if (key !== undefined) filter.typeId = (await types.find(key, 'named in the query')).id
   return filter
 }

@@ -3,7 +3,7 @@ import type { FastifyInstance } from 'fastify'
 import { QUOTA_SCHEMA, quotaEntry } from '../quota/quota-document.ts'
 import { listUsers, type UserFilter, type UserRank } from '../store/list-users.ts'
 import type { AdminContext } from './context.ts'
-import { type Query, queryOf, readChoice, readUserFilter, refuse } from './input.ts'
+import { type Query, queryOf, readChoice, readText, readUserFilter, refuse } from './input.ts'
 import { byRank, nextCursor, readPage, shown } from './page.ts'
 import { NEXT_CURSOR, PAGE_FIELDS, QUOTA_TYPE_FIELD, query, refusals } from './schemas.ts'
 
@@ -75,7 +75,8 @@ export function listUsersRoute(admin: FastifyInstance, { db, types }: AdminConte
         userId: readUserFilter(given, 'user_id'),
         minUsagePercent: readPercent(given, 'min_usage_percent')
       }
-      if (given.quota_type !== undefined) filter.typeId = (await types.find(given.quota_type, 'named in the query')).id
+      const key = readText(request, 'quota_type')
+      if (key !== undefined) filter.typeId = (await types.find(key, 'named in the query')).id
       const users = await listUsers(db, filter, sort, { ...page, limit: page.limit + 1 })
       return { users: shown(users, page).map(entry), next_cursor: nextCursor(users, page, cursor) }
     }

@@ -154,8 +154,19 @@ t.test('403: without the token', async t => {
   isProblem(t, await call('/usage-logs', { token: null }), 403)
 })
 
+t.test('400: a quota_type that is no text', async t => {
+  for (const key of ['', '%00'])
+    isProblem(
+      t,
+      await call(`/usage-logs?quota_type=${key}`),
+      400,
+      { code: 'FST_QUOTA_INVALID_REQUEST', field: 'quota_type' },
+      key
+    )
+})
+
 t.test('404: a quota type that nobody declared', async t => {
-  for (const key of ['nothing', 'CALLS', "'; --", '%00'])
+  for (const key of ['nothing', 'CALLS', "'; --"])
     isProblem(t, await call(`/usage-logs?quota_type=${key}`), 404, { code: 'FST_QUOTA_UNKNOWN_TYPE' }, key)
 })
 
