@@ -26,12 +26,15 @@ export function readUserFilter(query: Query, field: string): string | undefined 
   throw Object.assign(new FST_QUOTA_INVALID_USER(), { field })
 }
 
+const bodyOf = (request: FastifyRequest) => (request.body ?? {}) as Record<string, unknown>
+
+const DIFFER = 'is in the query and in the body, and they differ'
+
 /** A parameter that may stand in the query or in the body; in both only where they agree. */
 function readEither(request: FastifyRequest, field: string): unknown {
   const query = (request.query as Record<string, unknown>)[field]
-  const body = (request.body as Record<string, unknown> | null | undefined)?.[field]
-  if (query !== undefined && body !== undefined && String(query) !== String(body))
-    throw refuse(field, 'is in the query and in the body, and they differ')
+  const body = bodyOf(request)[field]
+  if (query !== undefined && body !== undefined && String(query) !== String(body)) throw refuse(field, DIFFER)
   return body ?? query
 }
 
@@ -51,9 +54,12 @@ export const readReason = (request: FastifyRequest): string | undefined => readT
 
 /** A limit: malformed is 400, a number that is no limit 422. */
 export function readLimit(request: FastifyRequest, field: string): number {
-  const value = readEither(request, field)
-  if (value === undefined || value === null) throw refuse(field, 'is missing; give a whole number, or -1 for unlimited')
-  return checkLimit(field, value)
+  const given = [bodyOf(request)[field], queryOf(request)[field]].filter(value => value !== undefined && value !== null)
+  // As they are read: 5, 5.0 and 05 are one limit.
+  const [limit, other = limit] = given.map(value => checkLimit(field, value))
+  if (limit === undefined) throw refuse(field, 'is missing; give a whole number, or -1 for unlimited')
+  if (limit !== other) throw refuse(field, DIFFER)
+  return limit
 }
 
 export function checkLimit(field: string, value: unknown): number {

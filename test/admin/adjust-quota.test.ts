@@ -133,6 +133,15 @@ t.test('400: what is malformed, by its field', async t => {
   t.strictSame(await auditOf(db, user), [])
 })
 
+t.test('200: a limit that the query and the body write in two ways', async t => {
+  const user = newUser()
+  await app.quota.consume(user, 'calls')
+  const both = (limit: string, new_limit: unknown) =>
+    call(`/users/${user}/adjust?quota_type=calls&new_limit=${limit}`, { method: 'PUT', body: { new_limit } })
+  for (const written of ['5.0', '05', '5']) t.match((await both(written, 5)).json(), { new_limit: 5 }, written)
+  isProblem(t, await both('5.0', 6), 400, { code: 'FST_QUOTA_INVALID_REQUEST', field: 'new_limit' })
+})
+
 t.test('403: without the token', async t => {
   const user = await used()
   isProblem(t, await adjust(user, '?quota_type=calls&new_limit=500', { token: 'wrong' }), 403)
