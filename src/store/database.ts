@@ -159,7 +159,7 @@ export async function withDeadline<T>(work: PromiseLike<T>, deadlineMs: number, 
 }
 
 /** The one kind of error, whichever driver threw it. */
-export const storeError = (error: unknown): Error =>
+const storeError = (error: unknown): Error =>
   error instanceof FST_QUOTA_STORE ? error : new FST_QUOTA_STORE(describe(error), { cause: driverError(error) })
 
 /** Drizzle puts a statement's parameters into its error's text; the driver's own error has none. */
