@@ -1,5 +1,5 @@
 // The embedded database's directory is for its owner's eyes, as initdb makes it: the engine's own files are open to everybody.
-import { chmodSync, mkdirSync, statSync } from 'node:fs'
+import { chmodSync, existsSync, mkdirSync, statSync } from 'node:fs'
 import { dirname } from 'node:path'
 
 const OF_OTHERS = 0o077
@@ -8,8 +8,7 @@ const STICKY = 0o1000
 
 /** Made where it is not there; one of ours that is open to the group or to others is closed to them. */
 export function makePrivateDirectory(dir: string): void {
-  mkdirSync(dirname(dir), { recursive: true })
-  mkdirSync(dir, { recursive: true, mode: 0o700 })
+  makeDirectory(dir, 0o700)
   const { mode, uid } = statSync(dir)
   // Windows has no such owner, and no such bits.
   if (uid !== process.getuid?.() || (mode & OF_OTHERS) === 0 || (mode & STICKY) !== 0) return
@@ -17,5 +16,17 @@ export function makePrivateDirectory(dir: string): void {
     chmodSync(dir, mode & 0o7777 & ~OF_OTHERS)
   } catch {
     // A file system without modes, such as a share or a stick: there the mount says who reads it.
+  }
+}
+
+/** With its parents. Node's own way of that tries for ever below a directory that takes none, such as /proc. */
+function makeDirectory(dir: string, mode?: number): void {
+  try {
+    mkdirSync(dir, { mode })
+  } catch (error) {
+    if (statSync(dir, { throwIfNoEntry: false })?.isDirectory()) return
+    if ((error as NodeJS.ErrnoException).code !== 'ENOENT' || existsSync(dirname(dir))) throw error
+    makeDirectory(dirname(dir))
+    makeDirectory(dir, mode)
   }
 }

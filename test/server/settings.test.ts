@@ -117,10 +117,16 @@ t.test('does not write over secrets that it cannot read', async t => {
   t.throws(() => readSettings({ QUOTA_DATA_DIR }), { message: /secrets\.json does not hold the secrets/ })
 })
 
+t.test('makes the directories above its own, too', async t => {
+  const dir = directory(t)
+  t.ok(readSettings({ QUOTA_DATA_DIR: join(dir, 'a', 'b', 'c') }).adminToken)
+  t.equal(statSync(join(dir, 'a', 'b', 'c')).mode & 0o777, 0o700)
+})
+
 t.test('names the directory in which nothing can be kept', async t => {
   const file = join(directory(t), 'a-file')
   writeFileSync(file, '')
-  t.throws(() => readSettings({ QUOTA_DATA_DIR: join(file, 'below') }), {
-    message: /^QUOTA_DATA_DIR: secrets cannot be kept in/
-  })
+  // The second takes nobody's directories, and must not be tried for ever.
+  for (const QUOTA_DATA_DIR of [join(file, 'below'), '/proc/quota/below'])
+    t.throws(() => readSettings({ QUOTA_DATA_DIR }), { message: /^QUOTA_DATA_DIR: secrets cannot be kept in/ })
 })
