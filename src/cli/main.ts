@@ -111,7 +111,11 @@ async function run([name, ...rest]: string[]): Promise<number> {
 }
 
 async function runCommand(command: Command, args: string[]): Promise<number> {
-  const { values } = parseArgs({ args, options: parseOptions(command) ?? {}, strict: true, allowPositionals: false })
+  const options = parseOptions(command) ?? {}
+  const { values, tokens } = parseArgs({ args, options, strict: true, allowPositionals: false, tokens: true })
+  const names = tokens.flatMap(token => (token.kind === 'option' ? [token.name] : []))
+  const twice = names.find((name, i) => names.indexOf(name) !== i)
+  if (twice !== undefined) throw new UsageError(`--${twice} is given twice.`)
   if (values.help) {
     print(helpOf(command))
     return 0

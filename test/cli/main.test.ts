@@ -27,21 +27,25 @@ t.test('fastify-quota', async t => {
     }
   })
 
-  t.test('answers an unknown command or flag, and a missing value, with the usage and 2', async t => {
-    for (const args of [
-      ['nonsense'],
-      ['init', '--nonsense'],
-      ['doctor', 'extra'],
-      ['token'],
-      ['token', '--user'],
-      ['init', '--types', '']
-    ])
-      t.match(await run(args), { code: 2, stdout: '', stderr: /\n\nUsage: fastify-quota / }, args.join(' '))
-    t.equal((await run([])).code, 2)
-    t.equal((await run(['init', '--schema-only', '--all-users'])).code, 2)
-    t.equal((await run(['doctor', '--database-url', 'postgres://x/y', '--data-dir', 'z'])).code, 2)
-    t.equal((await run(['token', '--user', 'alice', '--ttl', 'soon'])).code, 2)
-  })
+  t.test(
+    'answers an unknown command or flag, one that is given twice, and a missing value, with the usage and 2',
+    async t => {
+      for (const args of [
+        ['nonsense'],
+        ['init', '--nonsense'],
+        ['doctor', 'extra'],
+        ['token'],
+        ['token', '--user'],
+        ['init', '--types', ''],
+        ['report', '--month', '2026-10', '--month', '2026-11']
+      ])
+        t.match(await run(args), { code: 2, stdout: '', stderr: /\n\nUsage: fastify-quota / }, args.join(' '))
+      t.equal((await run([])).code, 2)
+      t.equal((await run(['init', '--schema-only', '--all-users'])).code, 2)
+      t.equal((await run(['doctor', '--database-url', 'postgres://x/y', '--data-dir', 'z'])).code, 2)
+      t.equal((await run(['token', '--user', 'alice', '--ttl', 'soon'])).code, 2)
+    }
+  )
 
   t.test('token prints a JWT that the server takes', async t => {
     const app = Fastify()
