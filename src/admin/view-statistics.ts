@@ -32,7 +32,7 @@ const TIME_ZONE = {
 const TOP_USERS = 10
 
 const count = (description: string) => ({ type: 'integer', description }) as const
-const USAGE = count('What was charged, in the base unit; of a level what it grew by.')
+const USAGE = count('What was charged, in the base unit; of a level what it grew by. A sum above 2^53 is rounded.')
 const CALLS = count('Rows of the usage log.')
 const DENIALS = count('Requests and calls that were refused.')
 
