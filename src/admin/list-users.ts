@@ -12,7 +12,7 @@ const SORT = {
   enum: ['usage_percent', 'used', 'user_id'],
   default: 'usage_percent',
   description:
-    'usage_percent: nearest to a limit first; used: most first, which says something of one quota_type at a time; user_id: by id.'
+    'usage_percent: nearest to a limit first; used: most used and held first, which says something of one quota_type at a time; user_id: by id.'
 } as const
 
 const MAX_PERCENT = 1_000_000
