@@ -4,6 +4,7 @@ import { join } from 'node:path'
 import { readConnection } from '../server/settings.ts'
 import { open } from '../store/connect.ts'
 import type { Database } from '../store/database.ts'
+import { explainConnection } from '../store/explain.ts'
 import { labelServer } from '../store/server-url.ts'
 import { type Flag, text, UsageError, type Values } from './command.ts'
 
@@ -47,10 +48,7 @@ export async function openTarget({ connection, source }: Target): Promise<Databa
   try {
     return await open(connection, { deadlineMs: DEADLINE_MS })
   } catch (error) {
-    // The plugin speaks of its option; here it is a flag or a variable.
-    throw error instanceof Error
-      ? new Error(error.message.replace(/^Option connection/, source), { cause: error })
-      : error
+    throw new Error(explainConnection(error, source), { cause: error })
   }
 }
 

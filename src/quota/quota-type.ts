@@ -22,7 +22,7 @@ export interface QuotaDeclaration {
   kind?: QuotaKind
   /** When a flow starts again: `hour`, `day`, `week` (ISO), `month` (default), `year` or `never`. Not for levels. */
   period?: PeriodUnit
-  /** What a denial of this type answers; a rule or a route may say otherwise. */
+  /** What a denial of this type answers on a route; a rule or a route may say otherwise, and calls of `app.quota` reject with 402 all the same. */
   denial?: DenialOptions
 }
 

@@ -26,10 +26,10 @@ export interface RequestQuota {
   /** Goes into the usage log, at most 8 levels and 4 KiB of JSON. What is personal is yours to leave out. */
   metadata: Metadata
   /**
-   * What it really cost, known late: replaces the reserved amount, also above it and past the limit, until the reply has been
-   * sent (a stream: until it ends). Throws FST_QUOTA_INVALID_AMOUNT, also where the counter would pass 2^53−1 with it, FST_QUOTA_NOT_RESERVED
-   * for a type that this route does not charge, FST_QUOTA_SETTLED when it comes too late. Where nothing is charged, because the store failed open or the type is switched
-   * off, it has no effect.
+   * What it really cost, known late: replaces the reserved amount, also above it and past the limit, until the reply passes
+   * `onSend` (a stream: until it ends). Throws FST_QUOTA_INVALID_AMOUNT, also where the counter would pass 2^53−1 with it, FST_QUOTA_NOT_RESERVED
+   * for a type that this route does not charge, FST_QUOTA_SETTLED when it comes too late. Where nothing is charged, because the store failed
+   * open or the type is switched off, it has no effect.
    */
   setAmount(type: QuotaTypeKey, amount: number): void
 }

@@ -1,6 +1,6 @@
 // The process of the standalone server: starts it, says what to try, and ends it in order.
 import type { FastifyInstance } from 'fastify'
-import { explain } from '../store/explain.ts'
+import { explainConnection } from '../store/explain.ts'
 import { buildServer } from './app.ts'
 import { greeting } from './greeting.ts'
 import { readSettings, SettingError, type Settings } from './settings.ts'
@@ -20,7 +20,7 @@ try {
   await end(app, await signalled)
 } catch (error) {
   // One line, and no stack: what is wrong here is a setting, a database or a port.
-  process.stderr.write(`fastify-quota: ${describe(error)}\n`)
+  process.stderr.write(`fastify-quota: ${explainConnection(error, 'DATABASE_URL')}\n`)
   process.exit(1)
 }
 
@@ -52,9 +52,4 @@ async function end(app: FastifyInstance, signal: NodeJS.Signals): Promise<never>
   app.log.info({ signal }, 'closing')
   await app.close()
   process.exit(0)
-}
-
-/** The plugin speaks of its options; here they are variables. */
-function describe(error: unknown): string {
-  return explain(error).replace(/^Option connection/, 'DATABASE_URL')
 }
