@@ -43,6 +43,8 @@ t.test('fastify-quota', async t => {
       t.equal((await run([])).code, 2)
       t.equal((await run(['init', '--schema-only', '--all-users'])).code, 2)
       t.equal((await run(['doctor', '--database-url', 'postgres://x/y', '--data-dir', 'z'])).code, 2)
+      const other = /DATABASE_URL must begin with postgres:.* leave it out, and set QUOTA_DATA_DIR/
+      t.match(await run(['init'], { DATABASE_URL: 'mysql://me:hunter2@db/app' }), { code: 1, stderr: other })
       t.equal((await run(['token', '--user', 'alice', '--ttl', 'soon'])).code, 2)
     }
   )
