@@ -75,11 +75,11 @@ const pruneClosed = (db: Database, values: string[]): Promise<Omit<Pruned, 'erro
     return { deleted: row.deleted, next }
   })
 
-/** Forgets how often users were refused; a thousand rows at a time. */
+/** Forgets how often users were refused; a thousand rows at a time, and none that another process is at. */
 export async function pruneDenials(db: Database, before: Date): Promise<number> {
   const rows = await db.query(
     `DELETE FROM quota_denials d
-      USING (SELECT user_id, quota_type_id, hour FROM quota_denials WHERE hour < $1::timestamptz LIMIT ${BATCH}) old
+      USING (SELECT user_id, quota_type_id, hour FROM quota_denials WHERE hour < $1::timestamptz LIMIT ${BATCH} FOR UPDATE SKIP LOCKED) old
       WHERE d.user_id = old.user_id AND d.quota_type_id = old.quota_type_id AND d.hour = old.hour
       RETURNING 1`,
     [before.toISOString()]

@@ -1,6 +1,6 @@
 // Keeps the usage log added up for statistics, in the days of the time zones that are asked for.
 import { type Database, stateOf } from '../store/database.ts'
-import { forgetMarked, pruneRollups } from '../store/rollup/forget-usage.ts'
+import { forgetMarked, pruneRollups } from '../store/rollup/forget-rollups.ts'
 import { rollUsage } from '../store/rollup/roll-usage.ts'
 import { rollWindow } from '../store/rollup/roll-window.ts'
 import { lookAround, SafeTime } from '../store/rollup/safe-time.ts'
@@ -98,8 +98,8 @@ export class UsageRollups {
     return true
   }
 
-  prune(): Promise<void> {
-    return pruneRollups(this.#db)
+  async prune(): Promise<void> {
+    await pruneRollups(this.#db)
   }
 
   /** Ends after the day it is at. */

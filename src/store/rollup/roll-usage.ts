@@ -3,8 +3,8 @@
 import { type Series, seriesOf } from '../../quota/series.ts'
 import { instantArray } from '../arrays.ts'
 import { type Database, dateOf, ms } from '../database.ts'
-import { forgetOthers, forgetSums } from './forget-usage.ts'
-import { alone } from './rolling.ts'
+import { alone } from './alone.ts'
+import { forgetOthers, forgetSums } from './forget-rollups.ts'
 import type { SafeTime } from './safe-time.ts'
 
 /** As far as statistics look back, and a day more for what lies between two time zones. */

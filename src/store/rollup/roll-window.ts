@@ -2,10 +2,10 @@
 import { type Series, seriesOf } from '../../quota/series.ts'
 import { instantArray } from '../arrays.ts'
 import type { Database, Query } from '../database.ts'
-import { forgetOthers, forgetSums } from './forget-usage.ts'
+import { alone } from './alone.ts'
+import { forgetOthers, forgetSums } from './forget-rollups.ts'
 import { TOTAL } from './roll-usage.ts'
 import { gapsOf, rolledDays, type Span, spansIn } from './rolled.ts'
-import { alone } from './rolling.ts'
 import type { SafeTime } from './safe-time.ts'
 
 /** What stands in place of a time zone where days of it are added up together. */

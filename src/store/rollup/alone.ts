@@ -1,4 +1,4 @@
-// What everything that changes the sums does under: one process at a time, and as long as it takes.
+// The lock for what changes the sums: one process at a time, and up to ten minutes.
 import { type Database, type Query, transaction } from '../database.ts'
 
 const KEY = 7_310_584_209_462

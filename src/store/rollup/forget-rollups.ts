@@ -1,7 +1,7 @@
 // Forgets what was added up: where the log was changed since, where nobody looks back to it, or all of it.
 import type { Database, Query } from '../database.ts'
+import { alone, aloneAtLast } from './alone.ts'
 import type { Span } from './rolled.ts'
-import { alone, aloneAtLast } from './rolling.ts'
 
 /** As far as statistics look back, and days more for what lies between two time zones. */
 const MOST_DAYS = 368
@@ -60,9 +60,7 @@ WITH old AS (
 )
 DELETE FROM quota_usage_totals t USING old o WHERE t.time_zone = o.time_zone AND t.start >= o.day_start AND t.start < o.day_end`
 
-export async function pruneRollups(db: Database): Promise<void> {
-  await db.query(PRUNE)
-}
+export const pruneRollups = (db: Database): Promise<boolean> => alone(db, query => query(PRUNE))
 
 /** Forgets all that is added up: after the log was changed by somebody who leaves no marks. */
 export const forgetRollups = (db: Database): Promise<void> =>
