@@ -168,9 +168,8 @@ function hold(
   if (metered[QUOTA]) settlement.quota.metadata = metered[QUOTA].metadata
   metered[QUOTA] = settlement.quota
   const following = followStatus(settlement, reply)
-  const status = () => following.sent ?? http2Status(reply.raw) ?? reply.raw.statusCode
   whenOver(reply.raw, request.raw.socket, () => {
-    if (reply.raw.headersSent) settlement.settle(status())
+    if (reply.raw.headersSent) settlement.settle(following.sent ?? statusOf(reply.raw))
     // An upgraded connection, as of a WebSocket, has nothing but its 101.
     else if (reply.sent && isUpgraded(request.raw)) settlement.settle(101)
     else {
@@ -178,14 +177,14 @@ function hold(
       if (settlement.openStatus !== undefined) settlement.settle(settlement.openStatus)
       // A body that did not come whole is never handled, and a reply that was hijacked never sent.
       else settlement.abandon(request.raw.complete === false || reply.sent)
-      whenEnded(reply.raw, () => settlement.settle(status()))
+      whenEnded(reply.raw, () => settlement.settle(following.sent ?? statusOf(reply.raw)))
     }
   })
 }
 
-/** Of a hijacked reply that was answered on its stream. */
-const http2Status = (raw: FastifyReply['raw']): number | undefined =>
-  (raw as { stream?: { sentHeaders?: { ':status'?: number } } }).stream?.sentHeaders?.[':status']
+/** A hijacked reply may be answered on its HTTP/2 stream. */
+const statusOf = (raw: FastifyReply['raw']): number =>
+  (raw as { stream?: { sentHeaders?: { ':status'?: number } } }).stream?.sentHeaders?.[':status'] ?? raw.statusCode
 
 const isUpgraded = (raw: FastifyRequest['raw']): boolean => (raw as { upgrade?: boolean }).upgrade === true
 

@@ -40,8 +40,8 @@ const MAX_INTEGER = 999_999_999_999_999
 
 export type QuotaHeaders = Record<string, string | number>
 
-/** `now` by the database's clock, as the balances were read. `among`: whose tightest the `X-Quota-*` headers speak of. */
-export function quotaHeaders(costs: readonly Cost[], now: Date, among = costs): QuotaHeaders {
+/** `now` by the database's clock, in milliseconds. `among`: whose tightest the `X-Quota-*` headers speak of. */
+export function quotaHeaders(costs: readonly Cost[], now: number, among = costs): QuotaHeaders {
   const first = tightest(among)
   if (first === undefined) return {}
   // Set one by one: spread into one object, they cost twice as much.
@@ -69,11 +69,11 @@ export function quotaHeaders(costs: readonly Cost[], now: Date, among = costs): 
 
 /** `q`: the quota; `w`: the window in seconds, absent when it never resets. */
 const policy = ({ type, limit, periodStart, resetsAt }: Balance): string =>
-  `"${type}";q=${integer(limit)}${resetsAt === null ? '' : `;w=${integer(seconds(resetsAt, periodStart))}`}`
+  `"${type}";q=${integer(limit)}${resetsAt === null ? '' : `;w=${integer(seconds(resetsAt, periodStart.getTime()))}`}`
 
 /** `r`: what remains; `t`: seconds until the window ends. */
-const rateLimit = ({ type, remaining, resetsAt }: Balance, now: Date): string =>
+const rateLimit = ({ type, remaining, resetsAt }: Balance, now: number): string =>
   `"${type}";r=${integer(remaining)}${resetsAt === null ? '' : `;t=${integer(seconds(resetsAt, now))}`}`
 
-const seconds = (end: Date, start: Date): number => Math.max(Math.ceil((end.getTime() - start.getTime()) / 1000), 0)
+const seconds = (end: Date, start: number): number => Math.max(Math.ceil((end.getTime() - start) / 1000), 0)
 const integer = (value: number): number => Math.min(value, MAX_INTEGER)

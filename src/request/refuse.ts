@@ -37,7 +37,7 @@ export function deniedAnswer(
   const { statusCode, upgradeUrl } = mergeDenial(...denials)
   const costs = balances.map(balance => ({ ...balance, cost: 0 }))
   const violated = costs.filter(cost => violations.some(violation => violation.type === cost.type))
-  const headers: QuotaHeaders = { 'content-type': PROBLEM_JSON, ...quotaHeaders(costs, at, violated) }
+  const headers: QuotaHeaders = { 'content-type': PROBLEM_JSON, ...quotaHeaders(costs, at.getTime(), violated) }
   const seconds = retryAfter(violations)
   if (seconds !== undefined) headers['retry-after'] = seconds
   return { statusCode, headers, body: JSON.stringify(quotaExceeded(violations, statusCode, upgradeUrl)) }

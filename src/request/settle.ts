@@ -58,10 +58,8 @@ export class Settlement implements Hold, OwedListener<Balances> {
   readonly #metering: RequestMetering
   readonly #context: SettleContext
   readonly #log: FastifyBaseLogger
-  /** By the database's clock. */
-  readonly #reservedAt: Date
-  /** By `performance.now()`. */
-  readonly #knownAt = performance.now()
+  /** What the database's clock is ahead of `performance.now()`, as of the admission. */
+  readonly #clockOffset: number
   #state: 'held' | Target = 'held'
   /** Before it became what it is. */
   #wasCharged = false
@@ -97,7 +95,7 @@ export class Settlement implements Hold, OwedListener<Balances> {
     this.#context = context
     this.#log = log
     this.#metering = metering
-    this.#reservedAt = at
+    this.#clockOffset = at.getTime() - performance.now()
     context.live.join(this)
     context.holds.add(this)
   }
@@ -155,8 +153,7 @@ export class Settlement implements Hold, OwedListener<Balances> {
   /** What the reply's headers say: the balances as they are, or will be once what is held has become `target`. */
   headers(target: Target): QuotaHeaders {
     const told = target === this.#state ? this.#told : undefined
-    const now = new Date(this.#reservedAt.getTime() + performance.now() - this.#knownAt)
-    return quotaHeaders(told ?? this.#costs(target), now)
+    return quotaHeaders(told ?? this.#costs(target), this.#clockOffset + performance.now())
   }
 
   #costs(target: Target): Cost[] {
