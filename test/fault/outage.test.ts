@@ -1,3 +1,4 @@
+import { setTimeout as sleep } from 'node:timers/promises'
 import postgres from 'postgres'
 import t from 'tap'
 import { server } from '../fixtures/database.ts'
@@ -12,6 +13,18 @@ const url = await pg.migrated()
 const servers = await Promise.all(
   [1, 2].map(() => target(t, { connection: url, reservationTtlMs: RESERVATION_TTL_MS }))
 )
+// And transactions go on through all of it: a connection that is lost within one must not end the process.
+const adjusting = new AbortController()
+t.teardown(() => adjusting.abort())
+for (const { base } of servers) void adjust(base, adjusting.signal)
+
+async function adjust(base: string, signal: AbortSignal): Promise<void> {
+  while (!signal.aborted) {
+    await fetch(`${base}/adjust`).catch(() => {})
+    await sleep(2)
+  }
+}
+
 const stage = { servers, replies: [], url }
 const guarantee = (title: string, fault: Fault) => t.test(title, t => suffer(t, stage, fault))
 
