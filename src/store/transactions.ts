@@ -33,6 +33,7 @@ export class Transactions {
   readonly #taken = new Set<Channel>()
   readonly #waiting = new Set<() => void>()
   #running = 0
+  #isClosed = false
 
   /**
    * `open` gives a client of one connection that tells of each loss of it; there are at most `size`. `settings` hold for each transaction: a
@@ -50,6 +51,10 @@ export class Transactions {
   async run<T>({ deadlineMs, ...order }: TransactionOrder<T>): Promise<T> {
     const end = performance.now() + deadlineMs
     await this.#turn(deadlineMs)
+    if (this.#isClosed) {
+      this.#next()
+      throw new FST_QUOTA_STORE('it is closed')
+    }
     const channel = this.#idle.pop() ?? this.#channel()
     this.#taken.add(channel)
     const running = this.#runOn(channel, order)
@@ -68,6 +73,7 @@ export class Transactions {
   }
 
   async close(): Promise<void> {
+    this.#isClosed = true
     await Promise.all([...this.#idle, ...this.#taken].map(({ client }) => endClient(client, CLOSE_SECONDS)))
   }
 

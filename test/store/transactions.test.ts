@@ -108,6 +108,21 @@ t.test(
   }
 )
 
+t.test('a close ends those that run, and begins none that waits', async t => {
+  const closing = await connect({ url, max: 1 })
+  let begun = 0
+  const work = async (query: Query) => {
+    begun += 1
+    await query('SELECT pg_sleep(30)')
+  }
+  const both = [transaction(closing, work), transaction(closing, work)]
+  const outcomes = Promise.all(both.map(one => t.rejects(one, { code: 'FST_QUOTA_STORE' })))
+  while (begun === 0) await new Promise(resolve => setTimeout(resolve, 5))
+  await closing.close()
+  await outcomes
+  t.equal(begun, 1)
+})
+
 t.test(
   'behind a pooler it prepares nothing by name, its COMMIT neither, and has its settings all the same',
   async t => {
