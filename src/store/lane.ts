@@ -1,8 +1,7 @@
 // A pool of connections to a PostgreSQL server that is given up, and made anew, where the server has gone silent.
 import postgres from 'postgres'
-import { FST_QUOTA_STORE } from '../quota/errors.ts'
 import { stateOf, type Values, withDeadline } from './database.ts'
-import { answeredLate, NOT_SENT } from './late-answer.ts'
+import { type Turn, waitInLine } from './wait-in-line.ts'
 
 type Settings = postgres.Options<Record<string, never>>
 
@@ -25,9 +24,6 @@ interface Pool {
   outstanding: number
 }
 
-/** A statement that waits for a connection. */
-type Waiting = (pool: Pool) => void
-
 /**
  * Never more statements than connections take: those that wait do so here, where they can leave again. One that postgres.js holds cannot: where a
  * connection opens for a statement that was cancelled meanwhile, it stays neither open nor closed for ever (3.4.9).
@@ -35,7 +31,7 @@ type Waiting = (pool: Pool) => void
 export class Lane {
   readonly #open: (session: Session) => postgres.Sql
   readonly #size: number
-  readonly #waiting = new Set<Waiting>()
+  readonly #waiting = new Set<Turn<Pool>>()
   #session: Session
   #pool: Pool
   #replacedAt = Number.NEGATIVE_INFINITY
@@ -89,18 +85,7 @@ export class Lane {
 
   /** The first come first. */
   async #connection(deadlineMs: number): Promise<Pool> {
-    if (this.isFree) return take(this.#pool)
-    let leave = () => {}
-    const free = new Promise<Pool>((resolve, reject) => {
-      this.#waiting.add(resolve)
-      leave = () => {
-        this.#waiting.delete(resolve)
-        reject(new FST_QUOTA_STORE('no connection was free'))
-      }
-    })
-    return await withDeadline(free, deadlineMs, leave).catch(error => {
-      throw answeredLate(error, NOT_SENT)
-    })
+    return this.isFree ? take(this.#pool) : await waitInLine(this.#waiting, deadlineMs)
   }
 
   #release(pool: Pool): void {

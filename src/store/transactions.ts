@@ -3,7 +3,7 @@ import type postgres from 'postgres'
 import { FST_QUOTA_STORE } from '../quota/errors.ts'
 import { type Query, rowsOf, type TransactionMode, type Values, withDeadline } from './database.ts'
 import { CLOSE_SECONDS, endClient, type Session } from './lane.ts'
-import { answeredLate, NOT_SENT } from './late-answer.ts'
+import { type Turn, waitInLine } from './wait-in-line.ts'
 
 /** A client of one connection. */
 interface Channel {
@@ -31,7 +31,7 @@ export class Transactions {
   readonly #settings: string
   readonly #idle: Channel[] = []
   readonly #taken = new Set<Channel>()
-  readonly #waiting = new Set<() => void>()
+  readonly #waiting = new Set<Turn<void>>()
   #running = 0
   #isClosed = false
 
@@ -93,17 +93,7 @@ export class Transactions {
       this.#running += 1
       return
     }
-    let leave = () => {}
-    const turn = new Promise<void>((resolve, reject) => {
-      this.#waiting.add(resolve)
-      leave = () => {
-        this.#waiting.delete(resolve)
-        reject(new FST_QUOTA_STORE('no connection was free'))
-      }
-    })
-    await withDeadline(turn, deadlineMs, leave).catch(error => {
-      throw answeredLate(error, NOT_SENT)
-    })
+    await waitInLine(this.#waiting, deadlineMs)
   }
 
   #next(): void {
