@@ -5,17 +5,17 @@ import type { FastifySchema, FastifySchemaCompiler } from 'fastify'
 type Compiler = FastifySchemaCompiler<FastifySchema>
 type Validate = ReturnType<Compiler>
 
+const AS_IT_IS = { coerceTypes: false, removeAdditional: false, allErrors: false, verbose: true } as const
+
 /** Fastify's own validator turns `limit: null` into 0 and drops what it does not know: not with money. */
 export function strictValidator(): Compiler {
-  const compile: Compiler = buildValidatorFactory()(
-    {},
-    { customOptions: { coerceTypes: false, removeAdditional: false, allErrors: false, verbose: true } }
-  )
+  let compile: Compiler | undefined
   return route => {
     const schema = asSent(route.schema as ObjectSchema, route.httpPart)
     // For the first request, as in serialize.ts. What is wrong stands on the function.
     let check: Validate | undefined
     const validate: Validate = (data: unknown) => {
+      compile ??= buildValidatorFactory()({}, { customOptions: AS_IT_IS })
       check ??= compile({ ...route, schema })
       const isRight = check(data)
       validate.errors = check.errors ?? null

@@ -1,5 +1,5 @@
 // `GET /quotas/me`: a user's own balances, under their own identity. It costs nothing.
-import type { FastifyInstance } from 'fastify'
+import type { FastifyInstance, FastifySchema, FastifySerializerCompiler } from 'fastify'
 import { FST_QUOTA_STORE, FST_QUOTA_UNAUTHORIZED } from '../quota/errors.ts'
 import { problemAnswer } from '../quota/problem.ts'
 import { QUOTA_DOCUMENT_SCHEMA, quotaDocument } from '../quota/quota-document.ts'
@@ -16,15 +16,23 @@ export interface SelfOptions {
 
 export const DEFAULT_SELF_URL = '/quotas/me'
 
-export function addSelfRoute(
-  app: FastifyInstance,
-  context: { db: Database; identify: Identify; asksForToken: boolean; url: string; storeTimeoutMs: number }
-): void {
+interface SelfContext {
+  db: Database
+  identify: Identify
+  asksForToken: boolean
+  url: string
+  storeTimeoutMs: number
+  /** Not the application's, which may take schemas of another kind. */
+  serializerCompiler: FastifySerializerCompiler<FastifySchema>
+}
+
+export function addSelfRoute(app: FastifyInstance, context: SelfContext): void {
   const read = reading(context)
   app.route({
     method: 'GET',
     url: context.url,
     config: { quota: false },
+    serializerCompiler: context.serializerCompiler,
     schema: {
       summary: 'The quotas of whoever asks',
       tags: ['quota'],

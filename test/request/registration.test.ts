@@ -109,6 +109,22 @@ t.test('meters two siblings, each with its own rules and prefixes', async t => {
   )
 })
 
+t.test("answers by its own schemas, whatever compilers the application's have", async t => {
+  const app = Fastify()
+  t.teardown(() => app.close())
+  // As with those for zod, which take no JSON schema.
+  const refuse = () => {
+    throw new Error('no schema of this kind')
+  }
+  app.setSerializerCompiler(refuse)
+  app.setValidatorCompiler(refuse)
+  const token = 'a-token-for-this-test'
+  await app.register(quotaPlugin, options({ admin: { token } }))
+  const headers = { 'x-user': newUser(), 'x-admin-token': token }
+  for (const url of ['/quotas/me', '/admin/quotas/users?limit=1'])
+    t.equal((await app.inject({ url, headers })).statusCode, 200, url)
+})
+
 t.test('refuses a second registration below the first', async t => {
   const app = Fastify()
   t.teardown(() => app.close())
