@@ -22,7 +22,7 @@ import { addSelfRoute } from './request/self.ts'
 import { connect } from './store/connect.ts'
 import type { Database } from './store/database.ts'
 import { declareTypes } from './store/declare-types.ts'
-import { Metering } from './store/metering.ts'
+import { Reservations } from './store/reservations.ts'
 import { TypeCatalogue } from './store/type-catalogue.ts'
 import { DenialTally } from './upkeep/denial-tally.ts'
 import { LiveReservationSet } from './upkeep/live-reservations.ts'
@@ -107,7 +107,7 @@ async function wire(
   const guardName = addGuard(app, {
     ...options,
     ...foundation,
-    store: new Metering(db, options.storeTimeoutMs, options),
+    store: new Reservations(db, options.storeTimeoutMs, options),
     leaseMs,
     patienceMs: PATIENCE_TTLS * options.reservationTtlMs,
     live,

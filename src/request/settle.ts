@@ -6,7 +6,7 @@ import { isSuccess } from '../quota/outcome.ts'
 import type { Admitted, AdmittedCharge } from '../store/admit.ts'
 import type { CommittedCharge } from '../store/commit.ts'
 import type { Database } from '../store/database.ts'
-import { type Metering, type Settling, settlingOn } from '../store/metering.ts'
+import { type Reservations, type Settling, settlingOn } from '../store/reservations.ts'
 import { Committed } from './committed.ts'
 import type { DenialMemory } from './denial-memory.ts'
 import { type Cost, Projected, type QuotaHeaders, quotaHeaders } from './headers.ts'
@@ -18,7 +18,7 @@ import { MeteredQuota, type ReservedCharge } from './request-quota.ts'
 export interface SettleContext {
   db: Database
   /** For what a request waits for; what takes longer is written later. */
-  store: Metering
+  store: Reservations
   owed: Owed
   holds: Holds
   emit: Emit<FastifyBaseLogger>

@@ -16,11 +16,11 @@ import type { Database, Values } from '../../src/store/database.ts'
 import { declareTypes } from '../../src/store/declare-types.ts'
 import { deleteUser } from '../../src/store/delete-user.ts'
 import { exportUsage, type LogPosition, listUsage, type UsageFilter } from '../../src/store/list-usage.ts'
-import { Metering } from '../../src/store/metering.ts'
 import { migrate } from '../../src/store/migrate.ts'
 import { pruneUsage } from '../../src/store/prune-usage.ts'
 import { findDiscrepancies } from '../../src/store/reconcile.ts'
 import { reportUsage } from '../../src/store/report-usage.ts'
+import { Reservations } from '../../src/store/reservations.ts'
 import { resetQuota } from '../../src/store/reset-quota.ts'
 import { forgetMarked } from '../../src/store/rollup/forget-rollups.ts'
 import { rollUsage } from '../../src/store/rollup/roll-usage.ts'
@@ -315,7 +315,7 @@ async function readings(db: Database) {
 t.test('a log is partitioned as it is written down, and all goes on', async t => {
   const { url, owner, db, psql } = await partitioning(t)
   const before = { catalogue: await catalogue(psql), ...(await readings(db)) }
-  const store = new Metering(db, 2_000)
+  const store = new Reservations(db, 2_000)
   const reserveOf = async (userId: string, amounts: Amounts) => {
     const outcome = await store.reserve(userId, await wanted(db, amounts), 60_000)
     if (!outcome.admitted) throw new Error('denied')

@@ -3,7 +3,7 @@ import t from 'tap'
 import { v7 } from 'uuid'
 import type { Database } from '../../src/store/database.ts'
 import { declareTypes } from '../../src/store/declare-types.ts'
-import { Metering } from '../../src/store/metering.ts'
+import { Reservations } from '../../src/store/reservations.ts'
 import { DenialTally } from '../../src/upkeep/denial-tally.ts'
 import { LiveReservationSet } from '../../src/upkeep/live-reservations.ts'
 import { type Amounts, costing, wanted } from '../fixtures/charges.ts'
@@ -42,13 +42,16 @@ t.test('every statement is of one user, requests of one user share them, and eac
   t.teardown(() => plain.close())
   await declareTypes(plain, { calls: { limit: 40 }, others: { limit: 1_000 } })
   const { db, sent } = watched(plain)
-  const stores = [new Metering(db, 20_000, { distributed: true }), new Metering(db, 20_000, { distributed: true })]
+  const stores = [
+    new Reservations(db, 20_000, { distributed: true }),
+    new Reservations(db, 20_000, { distributed: true })
+  ]
   const live = new LiveReservationSet(0, { distributed: true })
   let admitted = 0
   await Promise.all(
     Array.from({ length: 400 }, async (_, i) => {
       const userId = USERS[i % USERS.length] as string
-      const store = stores[i % 2] as Metering
+      const store = stores[i % 2] as Reservations
       const amounts: Amounts = i % 10 === 0 ? { calls: 1, others: 2 } : { calls: 1 }
       const charges = (await wanted(plain, amounts)).map(charge => ({ ...charge, id: v7() }))
       const outcome = await store.reserve(userId, charges, 60_000)
@@ -100,12 +103,12 @@ t.test('beside processes that group across users', async t => {
   const plain = await crowd(await pg.migrated(), 20)
   t.teardown(() => plain.close())
   await declareTypes(plain, { calls: { limit: 30 } })
-  const stores = [new Metering(plain, 20_000, { distributed: true }), new Metering(plain, 20_000)]
+  const stores = [new Reservations(plain, 20_000, { distributed: true }), new Reservations(plain, 20_000)]
   const outcomes = await Promise.all(
     Array.from({ length: 300 }, async (_, i) => {
       const userId = USERS[i % USERS.length] as string
       const charges = (await wanted(plain, { calls: 1 })).map(charge => ({ ...charge, id: v7() }))
-      const store = stores[i % 2] as Metering
+      const store = stores[i % 2] as Reservations
       const outcome = await store.reserve(userId, charges, 60_000)
       if (outcome.admitted) await store.commit(userId, costing(outcome.charges), '/a')
       return outcome.admitted

@@ -8,8 +8,8 @@ import { open } from '../../src/store/connect.ts'
 import type { Database } from '../../src/store/database.ts'
 import { declareTypes } from '../../src/store/declare-types.ts'
 import { deleteUser } from '../../src/store/delete-user.ts'
-import { Metering } from '../../src/store/metering.ts'
 import { pruneUsage } from '../../src/store/prune-usage.ts'
+import { Reservations } from '../../src/store/reservations.ts'
 import { forgetMarked, forgetRollups, pruneRollups } from '../../src/store/rollup/forget-rollups.ts'
 import { rollUsage } from '../../src/store/rollup/roll-usage.ts'
 import { rollWindow } from '../../src/store/rollup/roll-window.ts'
@@ -108,7 +108,7 @@ const changes: Record<string, (db: Database) => Promise<unknown>> = {
   'a charge that comes late': db => use(db, 'late', hoursAgo(30)),
   'a late charge among many': async db => {
     const [held] = await hold(db, 'late', { calls: 50 }, { at: hoursAgo(30), leaseMs: 1e9 })
-    await new Metering(db, 5_000).commit('late', costing([held!]), null)
+    await new Reservations(db, 5_000).commit('late', costing([held!]), null)
   },
   'a late charge that is undone': async db => {
     const held = await use(db, 'late', hoursAgo(30))

@@ -10,7 +10,7 @@ import { type Database, stateOf, type Values } from '../../src/store/database.ts
 import { declareTypes } from '../../src/store/declare-types.ts'
 import { holdMany } from '../../src/store/hold-many.ts'
 import { listUsage } from '../../src/store/list-usage.ts'
-import { Metering } from '../../src/store/metering.ts'
+import { Reservations } from '../../src/store/reservations.ts'
 import { SLOW_MS } from '../../src/store/shared-lanes.ts'
 import { BY, costing, logOf, standing, wanted } from '../fixtures/charges.ts'
 import { server } from '../fixtures/database.ts'
@@ -25,12 +25,12 @@ async function begin(t: Test, limit = 1_000) {
   const db = await connect({ url }, { storeTimeoutMs: PATIENCE_MS })
   t.teardown(() => db.close())
   await declareTypes(db, { calls: { limit } })
-  const store = new Metering(db, PATIENCE_MS)
+  const store = new Reservations(db, PATIENCE_MS)
   const type = (await wanted(db, { calls: 1 }))[0]!
-  return { url, db, store, type, ...meteringOn(store, type) }
+  return { url, db, store, type, ...reservingOn(store, type) }
 }
 
-const meteringOn = (store: Metering, { typeId, type }: { typeId: number; type: string }) => ({
+const reservingOn = (store: Reservations, { typeId, type }: { typeId: number; type: string }) => ({
   reserve: (userId: string, { id = v7(), amount = 1 } = {}) =>
     store.reserve(userId, [{ id, typeId, type, amount }], 60_000),
   charge: (userId: string, admission: Admission) => {
@@ -77,7 +77,7 @@ t.test('the amount 0 is admitted past a limit that was lowered, alone and beside
   t.strictSame(await admitted(0), [true])
   t.strictSame(await admitted(0, 0, 0), [true, true, true])
   t.strictSame(await admitted(1, 0, 1, 0), [false, true, false, true])
-  const { reserve: reserveApart } = meteringOn(new Metering(db, PATIENCE_MS, { distributed: true }), type)
+  const { reserve: reserveApart } = reservingOn(new Reservations(db, PATIENCE_MS, { distributed: true }), type)
   t.equal((await reserveApart('alice', { amount: 0 })).admitted, true)
   t.strictSame(await standing(db, 'alice', 'calls'), [0, 5, 0])
   t.strictSame(await violations(db, { overLimit: true }), [])
@@ -116,7 +116,7 @@ t.test('what is as usual takes one statement to hold and one to charge, however 
   const users = usersOf(20)
   await seen(users, begun.reserve)
   const { watched: seenThrough, sent } = watched(db)
-  const { reserve, charge } = meteringOn(new Metering(seenThrough, PATIENCE_MS), begun.type)
+  const { reserve, charge } = reservingOn(new Reservations(seenThrough, PATIENCE_MS), begun.type)
   const admitted = await Promise.all([...users, ...users].map(user => reserve(user, { amount: 2 })))
   t.strictSame(
     sent.map(({ on }) => on),
@@ -146,7 +146,7 @@ t.test(
     const begun = await begin(t)
     const { watched: seenThrough, sent } = watched(begun.db)
     await begun.reserve('alice')
-    const { reserve, charge } = meteringOn(new Metering(seenThrough, PATIENCE_MS), begun.type)
+    const { reserve, charge } = reservingOn(new Reservations(seenThrough, PATIENCE_MS), begun.type)
     await charge('alice', await reserve('alice'))
     await Promise.all([1, 2].map(amount => reserve('alice', { amount })))
     const sql = postgres(begun.url, { max: 1, onnotice: () => {} })
@@ -304,7 +304,7 @@ t.test(
     const begun = await begin(t, 101)
     await seen(['alice', 'bob'], begun.reserve)
     const { watched: seenThrough, sent } = watched(begun.db)
-    const { reserve } = meteringOn(new Metering(seenThrough, PATIENCE_MS), begun.type)
+    const { reserve } = reservingOn(new Reservations(seenThrough, PATIENCE_MS), begun.type)
     const amounts = [60, 60, 0, 30, 20, 10, 1, 0]
     const all = await Promise.all([
       ...amounts.map(amount => reserve('alice', { amount })),
@@ -329,7 +329,7 @@ t.test('also in whatever statements they come, one behind the other', async t =>
     const begun = await begin(t, 120)
     await seen(['alice'], begun.reserve)
     const { watched: seenThrough, sent } = watched(begun.db)
-    const { reserve } = meteringOn(new Metering(seenThrough, PATIENCE_MS), begun.type)
+    const { reserve } = reservingOn(new Reservations(seenThrough, PATIENCE_MS), begun.type)
     const amounts = Array.from({ length: 90 }, (_, i) => (differ ? ((i * 7) % 5) + 1 : 3))
     const all: Promise<Admission>[] = []
     for (const amount of amounts) {
@@ -350,7 +350,7 @@ t.test('a new user and an ended period are seen to once, and the first come are 
   const begun = await begin(t, 10)
   const { db } = begun
   const { watched: seenThrough, sent } = watched(db)
-  const { reserve } = meteringOn(new Metering(seenThrough, PATIENCE_MS), begun.type)
+  const { reserve } = reservingOn(new Reservations(seenThrough, PATIENCE_MS), begun.type)
   const amounts = [4, 7, 5, 1, 1]
   const all = async () =>
     (await Promise.all(amounts.map(amount => reserve('alice', { amount })))).map(({ admitted }) => admitted)
@@ -373,7 +373,7 @@ t.test(
     const begun = await begin(t)
     await seen(['alice', 'bob'], begun.reserve)
     const { watched: seenThrough, sent } = watched(begun.db)
-    const { reserve } = meteringOn(new Metering(seenThrough, PATIENCE_MS), begun.type)
+    const { reserve } = reservingOn(new Reservations(seenThrough, PATIENCE_MS), begun.type)
     const hot = Array.from({ length: 300 }, () => reserve('alice'))
     const other = reserve('bob')
     await Promise.all([...hot, other])
@@ -390,7 +390,7 @@ t.test(
 
 t.test('what the database refuses only when it is looked at again undoes nothing of what was done before', async t => {
   const { db, type } = await begin(t, 10)
-  const { reserve } = meteringOn(new Metering(db, PATIENCE_MS, { distributed: true }), type)
+  const { reserve } = reservingOn(new Reservations(db, PATIENCE_MS, { distributed: true }), type)
   const id = v7()
   await reserve('alice', { id })
   const outcomes = await Promise.allSettled([
@@ -438,8 +438,8 @@ t.test('what is dead is given back to the first who does not fit', async t => {
 
 t.test('what is given back and charged in the same statement makes room for what is reserved in it', async t => {
   const { db, type } = await begin(t, 10)
-  const store = new Metering(db, PATIENCE_MS, { distributed: true })
-  const { reserve } = meteringOn(store, type)
+  const store = new Reservations(db, PATIENCE_MS, { distributed: true })
+  const { reserve } = reservingOn(store, type)
   const first = await reserve('alice', { amount: 6 })
   const second = await reserve('alice', { amount: 4 })
   if (!first.admitted || !second.admitted) throw new Error('denied')

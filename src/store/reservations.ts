@@ -1,4 +1,4 @@
-// What requests ask of the store: grouped where it is plain, one by one where it is not, and each within its time.
+// What requests ask of the store for what they reserve: grouped where it is plain, one by one where it is not, and each within its time.
 import type { Balance } from '../quota/balance.ts'
 import type { Metadata } from '../quota/metadata.ts'
 import {
@@ -98,7 +98,7 @@ const NO_BALANCES: Map<string, Balance> = new Map()
  * amount than was held; `#users`, a user at a time, for whoever is new, waits for somebody else, or must see to something first; and one by one.
  * Distributed, there are only the latter two.
  */
-export class Metering implements Settling {
+export class Reservations implements Settling {
   readonly #db: Database
   readonly #timeoutMs: number
   readonly #holds: Group<Reserving, Held | undefined, Admission> | undefined
