@@ -7,10 +7,11 @@ import { FST_QUOTA_INVALID_OPTION } from './quota/errors.ts'
 import { refuseUnknown, requireObject } from './quota/option.ts'
 import { type QuotaDeclaration, readDeclaration } from './quota/quota-type.ts'
 import type { Rule } from './quota/rule.ts'
-import type { Identify } from './request/identify.ts'
+import { type Identify, MIN_SECRET_LENGTH } from './request/identify.ts'
 import { RouteMatcher } from './request/match.ts'
 import { DEFAULT_SELF_URL, type SelfOptions } from './request/self.ts'
 import type { Connection } from './store/connect.ts'
+import { DEFAULT_STORE_TIMEOUT_MS } from './store/connect-server.ts'
 import { type RetentionOptions, readRetention } from './upkeep/retention.ts'
 
 export interface QuotaOptions {
@@ -80,7 +81,6 @@ const FIELDS = [
   'distributed',
   'prefix'
 ]
-const MIN_SECRET_LENGTH = 32
 
 /** Throws FST_QUOTA_INVALID_OPTION with the path of what is wrong and what to write instead. */
 export function readOptions(options: QuotaOptions) {
@@ -96,7 +96,7 @@ export function readOptions(options: QuotaOptions) {
     denial,
     storeFailure = 'closed',
     settle = 'before-reply',
-    storeTimeoutMs = 900,
+    storeTimeoutMs = DEFAULT_STORE_TIMEOUT_MS,
     reservationTtlMs = 60_000,
     retention = {},
     distributed = false

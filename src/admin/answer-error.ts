@@ -1,7 +1,7 @@
 // How an error of an admin route is answered: as problem details that name the field and what it takes, and nothing of the inside.
 import type { FastifyReply, FastifyRequest } from 'fastify'
 import { FST_QUOTA_STORE, FST_QUOTA_UNKNOWN_TYPE } from '../quota/errors.ts'
-import { PROBLEM_JSON, problem } from '../quota/problem.ts'
+import { PROBLEM_JSON, problem, STORE_RETRY_SECONDS } from '../quota/problem.ts'
 
 interface Invalid {
   instancePath: string
@@ -21,7 +21,7 @@ export interface RequestError extends Error {
 export function answerError(error: RequestError, request: FastifyRequest, reply: FastifyReply): FastifyReply {
   const [status, detail] = describe(error, request)
   if (status >= 500) request.log.error({ err: error }, 'quota admin request failed')
-  if (status === 503) reply.header('retry-after', 2)
+  if (status === 503) reply.header('retry-after', STORE_RETRY_SECONDS)
   const code = error.code?.startsWith('FST_QUOTA_') ? { code: error.code } : {}
   return answerProblem(reply, status, detail, { ...code, ...fieldOf(error) })
 }

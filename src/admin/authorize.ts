@@ -16,8 +16,8 @@ export interface AdminOptions {
   authorize?: Authorize
 }
 
-const DEFAULT_ADMIN_PREFIX = '/admin/quotas'
-const MIN_TOKEN_LENGTH = 16
+export const DEFAULT_ADMIN_PREFIX = '/admin/quotas'
+export const MIN_TOKEN_LENGTH = 16
 /** What arrives in a header as it was sent. */
 const SENDABLE = /^[!-~](?:[ -~]*[!-~])?$/
 
@@ -59,7 +59,7 @@ function readTokens(token: AdminOptions['token']): { name: string; hash: Buffer 
   if (token === undefined)
     throw new FST_QUOTA_INVALID_OPTION(
       'admin.token',
-      'is missing; give a token of at least 16 characters, an authorize function, or write admin: false'
+      `is missing; give a token of at least ${MIN_TOKEN_LENGTH} characters, an authorize function, or write admin: false`
     )
   const tokens = typeof token === 'string' ? { admin: token } : token
   requireObject('admin.token', tokens, "{ alice: '…', deploy: '…' }, or one text")

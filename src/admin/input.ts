@@ -97,8 +97,8 @@ export function readChoice<C extends string>(
   return choice
 }
 
-export function readTimeZone(query: Query, field: string): string {
-  const { [field]: value = 'UTC' } = query
+export function readTimeZone(query: Query, field: string, { default: fallback }: { default: string }): string {
+  const { [field]: value = fallback } = query
   if (!isTimeZone(value)) throw refuse(field, 'must be an IANA time zone such as Europe/Berlin')
   return value
 }

@@ -3,7 +3,7 @@ import type { FastifyInstance, FastifyRequest } from 'fastify'
 import { MAX_AMOUNT, UNLIMITED } from '../quota/amount.ts'
 import { FST_QUOTA_KIND_MISMATCH } from '../quota/errors.ts'
 import { PERIOD_UNITS } from '../quota/period.ts'
-import { hasControlCharacters, isTypeKey, type QuotaType } from '../quota/quota-type.ts'
+import { hasControlCharacters, isTypeKey, type QuotaType, TYPE_DEFAULTS } from '../quota/quota-type.ts'
 import { listTypes } from '../store/list-types.ts'
 import { setType, type TypeChange } from '../store/set-type.ts'
 import { type AdminContext, actorOf } from './context.ts'
@@ -16,16 +16,20 @@ const KINDS = ['flow', 'level'] as const
 const BODY = body({
   name: { type: 'string', description: 'What people call it. Default: its key.', examples: ['L3 detection'] },
   description: { type: ['string', 'null'], description: 'A sentence for the operator.' },
-  unit: { type: 'string', description: 'What an amount counts. Default: call.', examples: ['call'] },
+  unit: {
+    type: 'string',
+    description: `What an amount counts. Default: ${TYPE_DEFAULTS.unit}.`,
+    examples: ['call']
+  },
   kind: {
     type: 'string',
     enum: KINDS,
-    description: 'flow (default) starts again each period; level goes up and down. Not to be changed (409).'
+    description: `flow starts again each period; level goes up and down. Not to be changed (409). Default: ${TYPE_DEFAULTS.kind}.`
   },
   period: {
     type: 'string',
     enum: PERIOD_UNITS,
-    description: 'When a flow starts again, from the next period on. Default: month; of a level: never.'
+    description: `When a flow starts again, from the next period on. Default: ${TYPE_DEFAULTS.period}; of a level: never.`
   },
   default_limit: {
     type: 'integer',
@@ -104,7 +108,7 @@ function readChange(request: FastifyRequest): TypeChange {
 
 /** What can be told without the table's word; the statement looks again. */
 function refuseContradiction(key: string, change: TypeChange, known: QuotaType | undefined): void {
-  const kind = known?.kind ?? change.kind ?? 'flow'
+  const kind = known?.kind ?? change.kind ?? TYPE_DEFAULTS.kind
   if (known !== undefined && change.kind !== undefined && change.kind !== known.kind)
     throw kindMismatch(key, known.kind)
   if (kind === 'level' && change.period !== undefined && change.period !== 'never')

@@ -1,5 +1,6 @@
 // GET /health: whether the quotas can be kept. Who has no token is told just that.
 import type { FastifyInstance } from 'fastify'
+import { STORE_RETRY_SECONDS } from '../quota/problem.ts'
 import type { Database } from '../store/database.ts'
 import { type DatabaseHealth, viewHealth } from '../store/view-health.ts'
 import { type AdminContext, actorName } from './context.ts'
@@ -67,7 +68,7 @@ export function viewHealthRoute(admin: FastifyInstance, context: AdminContext): 
         return undefined
       })
       const status = health === undefined ? 'unhealthy' : 'healthy'
-      if (health === undefined) reply.code(503).header('retry-after', 2)
+      if (health === undefined) reply.code(503).header('retry-after', STORE_RETRY_SECONDS)
       return isBare ? { status } : { status, ...document(context, health) }
     }
   })

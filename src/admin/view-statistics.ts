@@ -117,7 +117,7 @@ export function viewStatisticsRoute(
       const given = queryOf(request)
       const days = readCount(given, 'days', DAYS)
       const interval = readChoice(given, 'interval', INTERVAL)
-      const timeZone = readTimeZone(given, 'time_zone')
+      const timeZone = readTimeZone(given, 'time_zone', TIME_ZONE)
       const { quotaType } = request.params as { quotaType: string }
       const { id: typeId } = await types.find(quotaType, 'named in the path')
       await flushDenials()

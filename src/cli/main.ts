@@ -2,6 +2,7 @@
 // The command line: finds the command, reads its flags, and turns what comes of it into text and an exit code.
 import { writeSync } from 'node:fs'
 import { parseArgs } from 'node:util'
+import { DEFAULT_DIRECTORY } from '../store/default-directory.ts'
 import { explain } from '../store/explain.ts'
 import { type Command, helpOf, parseOptions, UsageError, usageOf, type Values } from './command.ts'
 
@@ -47,7 +48,7 @@ Commands:
 ${COMMANDS.map(({ name, summary }) => `  ${name.padEnd(11)}${summary}`).join('\n')}
 
 fastify-quota <command> --help tells the flags of each. The database is --database-url, else DATABASE_URL, else the
-embedded one in --data-dir, QUOTA_DATA_DIR or ./.fastify-quota.
+embedded one in --data-dir, QUOTA_DATA_DIR or ${DEFAULT_DIRECTORY}.
 
 Exit codes: 0 all is well, 1 something is wrong or failed, 2 called wrongly, 141 the reader of a pipe left.`
 

@@ -8,6 +8,8 @@ import { type Command, text, UsageError, type Values } from './command.ts'
 import { CONNECTION_FLAGS, openTarget, readTarget, requireEmbedded } from './connection.ts'
 import { table } from './table.ts'
 
+const DEFAULT_FORMAT = 'text'
+
 export const report: Command = {
   name: 'report',
   description: `Prints a line for every user and quota type in which something was used or denied in a month of the user's own time zone:
@@ -26,7 +28,7 @@ The CSV (RFC 4180) puts an apostrophe before a user id that a spreadsheet would 
     format: {
       type: 'string',
       value: 'FORMAT',
-      help: 'text, csv or json. Default: text, which is printed once all is read.'
+      help: `text, csv or json. Default: ${DEFAULT_FORMAT}, which is printed once all is read.`
     }
   },
   async run(values, print) {
@@ -62,7 +64,7 @@ function readMonth(values: Values): string | undefined {
 }
 
 function readFormat(values: Values): PrintLines {
-  const format = text(values, 'format') ?? 'text'
+  const format = text(values, 'format') ?? DEFAULT_FORMAT
   const printLines = Object.hasOwn(FORMATS, format) ? FORMATS[format] : undefined
   if (printLines === undefined) throw new UsageError(`--format takes text, csv or json, and is '${format}'.`)
   return printLines

@@ -4,6 +4,9 @@ import type { Violation } from './errors.ts'
 
 export const PROBLEM_JSON = 'application/problem+json; charset=utf-8'
 
+/** Seconds that a client should leave a failing store alone: the `Retry-After` of a 503. */
+export const STORE_RETRY_SECONDS = 2
+
 export interface Problem {
   type: string
   title: string

@@ -41,6 +41,9 @@ export interface QuotaType {
   updatedAt: Date
 }
 
+/** What a type is where nobody says otherwise; a level has no period. The columns of the table have the same defaults. */
+export const TYPE_DEFAULTS = { unit: 'call', kind: 'flow', period: 'month' } as const
+
 const KEY = /^[a-z][a-z0-9_]{0,99}$/
 const DECLARATION_FIELDS = ['name', 'description', 'unit', 'limit', 'kind', 'period', 'denial']
 
@@ -68,7 +71,8 @@ export function readDeclaration(
   if (declaration === null || typeof declaration !== 'object')
     throw new FST_QUOTA_INVALID_OPTION(path, 'must be an object such as { limit: 200 }')
   refuseUnknown(path, declaration, DECLARATION_FIELDS)
-  const { name = key, description = null, unit = 'call', limit, kind = 'flow', period } = declaration
+  const { name = key, description = null, unit = TYPE_DEFAULTS.unit, limit, period } = declaration
+  const { kind = TYPE_DEFAULTS.kind } = declaration
   for (const [field, value] of Object.entries({ name, unit })) {
     if (typeof value !== 'string' || value.trim() === '' || hasControlCharacters(value))
       throw new FST_QUOTA_INVALID_OPTION(
@@ -93,5 +97,5 @@ export function readDeclaration(
   if (kind === 'level' && period !== undefined && period !== 'never')
     throw new FST_QUOTA_INVALID_OPTION(`${path}.period`, 'must be left out: a level never resets')
   checkDenial(`${path}.denial`, declaration.denial)
-  return { name, description, unit, limit, kind, period: kind === 'level' ? 'never' : (period ?? 'month') }
+  return { name, description, unit, limit, kind, period: kind === 'level' ? 'never' : (period ?? TYPE_DEFAULTS.period) }
 }

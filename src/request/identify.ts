@@ -9,6 +9,9 @@ import { isUserId } from '../quota/user-id.ts'
  */
 export type Identify = (request: FastifyRequest) => string | null | undefined | Promise<string | null | undefined>
 
+/** Of a text that signs tokens. */
+export const MIN_SECRET_LENGTH = 32
+
 /** The default. `jwtVerify` is the method that @fastify/jwt decorates requests with. */
 export const identifyByJwt =
   (jwtVerify: string): Identify =>

@@ -3,12 +3,9 @@
 import type { FastifyReply } from 'fastify'
 import { type DenialOptions, mergeDenial } from '../quota/denial.ts'
 import type { FST_QUOTA_UNAUTHORIZED } from '../quota/errors.ts'
-import { PROBLEM_JSON, problem, quotaExceeded, retryAfter } from '../quota/problem.ts'
+import { PROBLEM_JSON, problem, quotaExceeded, retryAfter, STORE_RETRY_SECONDS } from '../quota/problem.ts'
 import type { Admission } from '../store/admit.ts'
 import { type QuotaHeaders, quotaHeaders } from './headers.ts'
-
-/** Seconds a client should leave a failing store alone. */
-const STORE_RETRY_SECONDS = 2
 
 export function refuseUnauthorized(
   reply: FastifyReply,

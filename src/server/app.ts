@@ -10,7 +10,7 @@ import { closeIdleConnections } from './close-idle.ts'
 import { addDocumentation } from './documentation.ts'
 import { healthRoute } from './health-route.ts'
 import { Imaging } from './imaging.ts'
-import { ADMIN_PREFIX, QUOTAS, RULES } from './quotas.ts'
+import { QUOTAS, RULES } from './quotas.ts'
 import type { Settings } from './settings.ts'
 import { taskRoutes } from './task-routes.ts'
 import { uploadRoutes } from './upload-routes.ts'
@@ -57,7 +57,7 @@ async function assemble(app: FastifyInstance, settings: Settings): Promise<void>
       quotas: QUOTAS,
       rules: RULES,
       ...(settings.isAuthEnabled ? {} : { identify }),
-      ...(settings.adminToken === undefined ? {} : { admin: { token: settings.adminToken, prefix: ADMIN_PREFIX } })
+      ...(settings.adminToken === undefined ? {} : { admin: { token: settings.adminToken } })
     })
   }
   healthRoute(app, db)

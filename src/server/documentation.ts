@@ -1,6 +1,6 @@
 // GET /docs: the API as an OpenAPI document and a page to try it on, with how each route is authenticated.
 import type { FastifyInstance } from 'fastify'
-import { ADMIN_PREFIX } from './quotas.ts'
+import { DEFAULT_ADMIN_PREFIX } from '../admin/authorize.ts'
 
 type Scheme = 'bearer' | 'user' | 'admin'
 
@@ -45,8 +45,8 @@ export async function addDocumentation(app: FastifyInstance, isAuthEnabled: bool
 function securityOf(url: string, caller: Scheme): { [scheme: string]: [] }[] {
   if (url === '/health') return []
   // An empty one among others: it answers without as well, and says less.
-  if (url === `${ADMIN_PREFIX}/health`) return [{ admin: [] }, {}]
-  return [{ [url.startsWith(`${ADMIN_PREFIX}/`) ? 'admin' : caller]: [] }]
+  if (url === `${DEFAULT_ADMIN_PREFIX}/health`) return [{ admin: [] }, {}]
+  return [{ [url.startsWith(`${DEFAULT_ADMIN_PREFIX}/`) ? 'admin' : caller]: [] }]
 }
 
 /** An upload is read as it comes, and so has no schema that could validate it. */

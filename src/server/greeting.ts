@@ -1,8 +1,8 @@
 // What the server prints once it listens: a token, and lines to paste into a shell that show what quotas do.
 import type { AddressInfo } from 'node:net'
 import type { FastifyInstance } from 'fastify'
+import { DEFAULT_ADMIN_PREFIX } from '../admin/authorize.ts'
 import { DEFAULT_SELF_URL } from '../request/self.ts'
-import { ADMIN_PREFIX } from './quotas.ts'
 import type { Settings } from './settings.ts'
 
 const DEMO_USER = 'alice'
@@ -31,7 +31,7 @@ export function greeting(app: FastifyInstance, settings: Settings): string {
 
 function quotaLines(url: string, user: string, settings: Settings): string[] {
   const admin = `-H "X-Admin-Token: ${settings.isAdminTokenKept ? settings.adminToken : '$ADMIN_TOKEN'}"`
-  const users = `${url}${ADMIN_PREFIX}/users/${DEMO_USER}`
+  const users = `${url}${DEFAULT_ADMIN_PREFIX}/users/${DEMO_USER}`
   const status = `curl -s -o /dev/null -w '%{http_code}' -X POST ${user} ${url}${CALL}`
   return [
     '',
@@ -50,7 +50,7 @@ function quotaLines(url: string, user: string, settings: Settings): string[] {
     '# The limit as it was, a fresh month, and the log of what was charged:',
     `curl -X PUT ${admin} '${users}/adjust?quota_type=${TYPE}&new_limit=200'`,
     `curl -X POST ${admin} '${users}/reset?quota_type=${TYPE}'`,
-    `curl ${admin} '${url}${ADMIN_PREFIX}/usage-logs?user_id=${DEMO_USER}&limit=3'`
+    `curl ${admin} '${url}${DEFAULT_ADMIN_PREFIX}/usage-logs?user_id=${DEMO_USER}&limit=3'`
   ]
 }
 

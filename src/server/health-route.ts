@@ -1,5 +1,6 @@
 // GET /health: whether this server can do its work, for whoever watches it. It asks for no token, and tells nothing else.
 import type { FastifyInstance } from 'fastify'
+import { STORE_RETRY_SECONDS } from '../quota/problem.ts'
 import type { Database } from '../store/database.ts'
 import { viewHealth } from '../store/view-health.ts'
 
@@ -35,7 +36,7 @@ export function healthRoute(app: FastifyInstance, db: Database | undefined): voi
       return reply
         .code(isHealthy ? 200 : 503)
         .header('cache-control', 'no-store')
-        .headers(isHealthy ? {} : { 'retry-after': '2' })
+        .headers(isHealthy ? {} : { 'retry-after': String(STORE_RETRY_SECONDS) })
         .send({
           status: isHealthy ? 'healthy' : 'unhealthy',
           service: 'fastify-quota',

@@ -6,8 +6,6 @@ import type { Rule } from '../quota/rule.ts'
 
 const GIB = 2 ** 30
 
-export const ADMIN_PREFIX = '/admin/quotas'
-
 export const QUOTAS = {
   api_calls_full_process: {
     name: 'Full processing',

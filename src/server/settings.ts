@@ -1,5 +1,8 @@
 // The environment, read into settings: every variable of the standalone server, its default, and what is refused.
 import { BlockList, isIP } from 'node:net'
+import { MIN_TOKEN_LENGTH } from '../admin/authorize.ts'
+import { MIN_SECRET_LENGTH } from '../request/identify.ts'
+import { DEFAULT_DIRECTORY } from '../store/default-directory.ts'
 import { keptSecrets } from './kept-secrets.ts'
 
 export interface Settings {
@@ -25,9 +28,6 @@ export class SettingError extends Error {}
 
 export type Environment = Readonly<Record<string, string | undefined>>
 
-const DEFAULT_DATA_DIR = './.fastify-quota'
-export const MIN_JWT_SECRET_LENGTH = 32
-const MIN_ADMIN_TOKEN_LENGTH = 16
 const LOG_LEVELS = ['fatal', 'error', 'warn', 'info', 'debug', 'trace', 'silent']
 
 /** Throws SettingError. An empty variable is one that is not set. */
@@ -55,8 +55,8 @@ type WithoutSecrets = Pick<Settings, 'connection' | 'isAuthEnabled' | 'isQuotaEn
 /** Given, or with the embedded database made and kept beside it. Only what some route will ask for. */
 function readSecrets(environment: Environment, { connection, isAuthEnabled, isQuotaEnabled }: WithoutSecrets) {
   const given = {
-    adminToken: readSecret(environment, 'ADMIN_TOKEN', MIN_ADMIN_TOKEN_LENGTH),
-    jwtSecret: readSecret(environment, 'JWT_SECRET', MIN_JWT_SECRET_LENGTH)
+    adminToken: readSecret(environment, 'ADMIN_TOKEN', MIN_TOKEN_LENGTH),
+    jwtSecret: readSecret(environment, 'JWT_SECRET', MIN_SECRET_LENGTH)
   }
   const needsToken = isQuotaEnabled && given.adminToken === undefined
   const needsSecret = isAuthEnabled && given.jwtSecret === undefined
@@ -93,7 +93,7 @@ export function readSecret(environment: Environment, name: string, minLength: nu
 /** `DATABASE_URL`, else the directory of the embedded database. */
 export function readConnection(environment: Environment): string | { dataDir: string } {
   if (environment.DATABASE_URL) return environment.DATABASE_URL
-  const dataDir = environment.QUOTA_DATA_DIR || DEFAULT_DATA_DIR
+  const dataDir = environment.QUOTA_DATA_DIR || DEFAULT_DIRECTORY
   if (dataDir.includes('://'))
     throw new SettingError(`QUOTA_DATA_DIR must be a directory, and is '${dataDir}'. A URL goes into DATABASE_URL.`)
   return { dataDir }

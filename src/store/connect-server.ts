@@ -29,7 +29,7 @@ export interface Patience {
   storeTimeoutMs?: number | undefined
 }
 
-const DEFAULT_STORE_TIMEOUT_MS = 900
+export const DEFAULT_STORE_TIMEOUT_MS = 900
 
 /** Connects lazily: nothing is sent before the first statement. */
 export function connectServer(

@@ -6,6 +6,7 @@ import { refuseUnknown } from '../quota/option.ts'
 import { connectEmbedded } from './connect-embedded.ts'
 import { connectServer, type Patience, requireReady } from './connect-server.ts'
 import { type Database, type Orm, openDatabase, runThrough } from './database.ts'
+import { DEFAULT_DIRECTORY } from './default-directory.ts'
 import type { ServerConnection } from './server-url.ts'
 
 /**
@@ -16,8 +17,6 @@ import type { ServerConnection } from './server-url.ts'
  * - a Drizzle database of yours, on any PostgreSQL driver; it stays yours, and is not closed
  */
 export type Connection = string | ServerConnection | { dataDir: string } | Orm
-
-const DEFAULT_DIRECTORY = './.fastify-quota'
 
 /** Opens it, and makes sure that the tables are there. Embedded ones are migrated; a server's are the operator's to migrate. */
 export async function connect(connection: Connection | undefined, patience?: Patience): Promise<Database> {

@@ -113,7 +113,7 @@ export class Reservations implements Settling {
   readonly #left = new Map<string, number>()
 
   /** `timeoutMs` is how long a request waits for each of these; `distributed`: no statement is of more than one user. */
-  constructor(db: Database, timeoutMs: number, { distributed = false }: { distributed?: boolean } = {}) {
+  constructor(db: Database, timeoutMs: number, { distributed }: { distributed?: boolean } = {}) {
     this.#db = db
     this.#timeoutMs = timeoutMs
     this.#presence = new Presence(timeoutMs)

@@ -1,6 +1,6 @@
 // Makes a quota type, or changes one, by an operator's word. What the code declares is not touched, so that a restart does not undo it.
 import type { PeriodUnit } from '../quota/period.ts'
-import type { QuotaKind } from '../quota/quota-type.ts'
+import { type QuotaKind, TYPE_DEFAULTS } from '../quota/quota-type.ts'
 import { type Database, type Query, transaction, type Values } from './database.ts'
 import { END_DEADLINE_MS, endPeriods, startsAgain } from './end-periods.ts'
 import { type Actor, auditValues, RECORD_AUDIT, typeDocument } from './record-audit.ts'
@@ -41,8 +41,8 @@ SELECT o.id, c.id IS NOT NULL AS changed, c.id IS NOT NULL AND ${startsAgain('c'
 const CREATE_TYPE = `
 WITH created AS (
   INSERT INTO quota_types (type_key, name, description, unit, kind, period, default_limit, is_active)
-  SELECT $1, coalesce(g.name, $1), g.description, coalesce(g.unit, 'call'), coalesce(g.kind, 'flow'),
-         CASE WHEN g.kind = 'level' THEN 'never' ELSE coalesce(g.period, 'month') END, g.default_limit, coalesce(g.is_active, true)
+  SELECT $1, coalesce(g.name, $1), g.description, coalesce(g.unit, '${TYPE_DEFAULTS.unit}'), coalesce(g.kind, '${TYPE_DEFAULTS.kind}'),
+         CASE WHEN g.kind = 'level' THEN 'never' ELSE coalesce(g.period, '${TYPE_DEFAULTS.period}') END, g.default_limit, coalesce(g.is_active, true)
     FROM jsonb_to_record($2::text::jsonb)
       AS g (name text, description text, unit text, kind text, period text, default_limit bigint, is_active boolean)
   ON CONFLICT (type_key) DO NOTHING
