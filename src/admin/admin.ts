@@ -2,8 +2,9 @@
 // For the words that it adds to a route's schema.
 import type {} from '@fastify/swagger'
 import type { FastifyInstance, FastifyRequest } from 'fastify'
+import { FST_QUOTA_UNKNOWN_PATH } from '../quota/errors.ts'
 import { adjustQuotaRoute } from './adjust-quota.ts'
-import { answerError, answerProblem } from './answer-error.ts'
+import { answerError } from './answer-error.ts'
 import type { Authorization } from './authorize.ts'
 import type { AdminContext } from './context.ts'
 import { deleteUserRoute } from './delete-user.ts'
@@ -66,7 +67,7 @@ export async function addAdminRoutes(
       admin.addHook('preValidation', refuseBadEscapes)
       // Within the prefix an unknown path is refused like a known one: without a token it tells nothing.
       admin.setNotFoundHandler((request, reply) =>
-        answerProblem(reply, 404, `There is no ${request.method} route at this path.`)
+        answerError(new FST_QUOTA_UNKNOWN_PATH(request.method), request, reply)
       )
       // The operator is never metered, whatever the rules say.
       admin.addHook('onRoute', route => {

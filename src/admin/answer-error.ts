@@ -1,6 +1,6 @@
 // How an error of an admin route is answered: as problem details that name the field and what it takes, and nothing of the inside.
 import type { FastifyReply, FastifyRequest } from 'fastify'
-import { FST_QUOTA_STORE, FST_QUOTA_UNKNOWN_TYPE } from '../quota/errors.ts'
+import { FST_QUOTA_FAILED, FST_QUOTA_STORE, FST_QUOTA_UNKNOWN_TYPE } from '../quota/errors.ts'
 import { PROBLEM_JSON, problem, STORE_RETRY_SECONDS } from '../quota/problem.ts'
 
 interface Invalid {
@@ -22,20 +22,24 @@ export function answerError(error: RequestError, request: FastifyRequest, reply:
   const [status, detail] = describe(error, request)
   if (status >= 500) request.log.error({ err: error }, 'quota admin request failed')
   if (status === 503) reply.header('retry-after', STORE_RETRY_SECONDS)
-  const code = error.code?.startsWith('FST_QUOTA_') ? { code: error.code } : {}
-  return answerProblem(reply, status, detail, { ...code, ...fieldOf(error) })
-}
-
-export const answerProblem = (
-  reply: FastifyReply,
-  status: number,
-  detail: string,
-  members: Record<string, unknown> = {}
-): FastifyReply =>
-  reply
+  return reply
     .code(status)
     .type(PROBLEM_JSON)
-    .send(problem(status, detail, members))
+    .send(problem(status, codeOf(error, status), detail, fieldOf(error)))
+}
+
+/** What Fastify or the application refuses has a code of ours, too: who reads it need not know who refused. */
+function codeOf({ code }: RequestError, status: number): string {
+  if (code?.startsWith('FST_QUOTA_')) return code
+  if (status >= 500) return 'FST_QUOTA_FAILED'
+  return CODES[status] ?? 'FST_QUOTA_INVALID_REQUEST'
+}
+
+const CODES: Readonly<Record<number, string>> = {
+  401: 'FST_QUOTA_FORBIDDEN',
+  403: 'FST_QUOTA_FORBIDDEN',
+  429: 'FST_QUOTA_TOO_MANY_ATTEMPTS'
+}
 
 /** What Fastify says of a body that it could not read, with what it takes. */
 const BODY_ERRORS: Readonly<Record<string, string>> = {
@@ -50,7 +54,7 @@ function describe(error: RequestError, { method }: FastifyRequest): [status: num
   if (error instanceof FST_QUOTA_STORE) return [503, method === 'GET' || method === 'HEAD' ? NO_ANSWER : NO_WORD]
   if (error instanceof FST_QUOTA_UNKNOWN_TYPE) return [404, unknownType(error)]
   const status = error.statusCode ?? 500
-  if (status >= 500) return [500, 'Something failed in here; the log has it.']
+  if (status >= 500) return [500, new FST_QUOTA_FAILED().message]
   return [status, error.validation ? validationDetail(error) : (BODY_ERRORS[error.code ?? ''] ?? error.message)]
 }
 

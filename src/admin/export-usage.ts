@@ -3,8 +3,9 @@ import { Readable } from 'node:stream'
 // Quotes and spreadsheet formulas, by a package that knows the ways of all of them.
 import { stringify } from 'csv-stringify/sync'
 import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify'
+import { FST_QUOTA_TOO_MANY_EXPORTS } from '../quota/errors.ts'
 import type { UsageEntry } from '../store/list-usage.ts'
-import { answerProblem } from './answer-error.ts'
+import { answerError } from './answer-error.ts'
 import { usageEntry } from './usage-entry.ts'
 
 const FORMATS = {
@@ -53,7 +54,7 @@ export async function sendExport(
   const { type, file, head, lines } = FORMATS[format]
   if (slots.isFull) {
     reply.header('retry-after', RETRY_SECONDS)
-    return answerProblem(reply, 429, `${MAX_EXPORTS} exports are running in this process; try again when one is over.`)
+    return answerError(new FST_QUOTA_TOO_MANY_EXPORTS(MAX_EXPORTS), request, reply)
   }
   reply.type(type).header('content-disposition', `attachment; filename="${file}"`)
   // It would be read to its end for nothing. A stream: for a text Fastify says how long it is.

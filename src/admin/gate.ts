@@ -1,7 +1,8 @@
 // Who gets in: every request below the prefix is asked for its actor, and wrong tokens are slowed down.
 import rateLimit from '@fastify/rate-limit'
 import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify'
-import { answerProblem } from './answer-error.ts'
+import { FST_QUOTA_FORBIDDEN, FST_QUOTA_TOO_MANY_ATTEMPTS } from '../quota/errors.ts'
+import { answerError } from './answer-error.ts'
 import { type Authorization, isActor } from './authorize.ts'
 import { ACTOR } from './context.ts'
 
@@ -40,7 +41,7 @@ export async function addGate(
     const wrong = isCounted ? await countWrong(request) : undefined
     if (wrong?.isAllowed === false && wrong.isExceeded) {
       reply.header('retry-after', wrong.ttlInSeconds)
-      return answerProblem(reply, 429, 'There were too many wrong attempts from this address.')
+      return answerError(new FST_QUOTA_TOO_MANY_ATTEMPTS(), request, reply)
     }
     const isLast = wrong?.isAllowed === false && wrong.remaining === 0
     // Who brings no token tries none, and may come as often as they like.
@@ -48,6 +49,6 @@ export async function addGate(
       { endpoint: request.routeOptions.url, ip: request.ip, ...(isLast ? { slowed: true } : {}) },
       'quota admin request refused'
     )
-    return answerProblem(reply, 403, remedy)
+    return answerError(new FST_QUOTA_FORBIDDEN(remedy), request, reply)
   }
 }

@@ -39,6 +39,25 @@ export const FST_QUOTA_UNAUTHORIZED = createError<[why: string]>(
   'Authentication is required: %s.',
   401
 )
+/** On the operator's routes: without a right token, or by the word of the application's `authorize`. */
+export const FST_QUOTA_FORBIDDEN = createError<[remedy: string]>('FST_QUOTA_FORBIDDEN', '%s', 403)
+export const FST_QUOTA_TOO_MANY_ATTEMPTS = createError<[]>(
+  'FST_QUOTA_TOO_MANY_ATTEMPTS',
+  'There were too many wrong attempts from this address.',
+  429
+)
+export const FST_QUOTA_TOO_MANY_EXPORTS = createError<[running: number]>(
+  'FST_QUOTA_TOO_MANY_EXPORTS',
+  '%s exports are running in this process; try again when one is over.',
+  429
+)
+export const FST_QUOTA_UNKNOWN_PATH = createError<[method: string]>(
+  'FST_QUOTA_UNKNOWN_PATH',
+  'There is no %s route at this path.',
+  404
+)
+/** What went wrong in here is not told to the outside. */
+export const FST_QUOTA_FAILED = createError<[]>('FST_QUOTA_FAILED', 'Something failed in here; the log has it.', 500)
 export const FST_QUOTA_INVALID_USER = createError<[]>(
   'FST_QUOTA_INVALID_USER',
   'A user id is a text of 1 to 255 characters without control characters.',

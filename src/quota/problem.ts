@@ -12,6 +12,8 @@ export interface Problem {
   title: string
   status: number
   detail: string
+  /** Which error it is, for programs. */
+  code: string
   [extension: string]: unknown
 }
 
@@ -26,6 +28,7 @@ export function quotaExceeded(violations: readonly Violation[], status: number, 
       first.limit < 0
         ? `This needs ${first.required} of '${first.type}', which has no limit, but counts no further than 2^53−1.`
         : `This needs ${first.required} of '${first.type}', and ${first.remaining} of ${first.limit} are left.`,
+    code: 'FST_QUOTA_EXCEEDED',
     'violated-policies': violations.map(v => v.type),
     quota_type: first.type,
     limit: first.limit,
@@ -38,12 +41,18 @@ export function quotaExceeded(violations: readonly Violation[], status: number, 
   }
 }
 
-/** Any other refusal: the status says it all (`about:blank`), `code` names our error. */
-export const problem = (status: number, detail: string, members: Record<string, unknown> = {}): Problem => ({
+/** Any other refusal: to people the status says it all (`about:blank`), to programs `code`. */
+export const problem = (
+  status: number,
+  code: string,
+  detail: string,
+  members: Record<string, unknown> = {}
+): Problem => ({
   type: 'about:blank',
   title: STATUS_CODES[status] ?? 'Error',
   status,
   detail,
+  code,
   ...members
 })
 
@@ -56,13 +65,13 @@ export function retryAfter(violations: readonly Violation[]): number | undefined
 const PROBLEM_SCHEMA = {
   type: 'object',
   description: 'Problem details (RFC 9457).',
-  required: ['type', 'title', 'status', 'detail'],
+  required: ['type', 'title', 'status', 'detail', 'code'],
   properties: {
     type: { type: 'string' },
     title: { type: 'string' },
     status: { type: 'integer' },
     detail: { type: 'string', description: 'What is wrong, and what is accepted instead.' },
-    code: { type: 'string', description: 'The error of this package, FST_QUOTA_….' },
+    code: { type: 'string', description: 'Which error it is, for programs: FST_QUOTA_…, or FST_ERR_… of Fastify.' },
     field: { type: 'string', description: 'The part of the request that is wrong.' }
   }
 } as const

@@ -16,7 +16,7 @@ export function refuseUnauthorized(
   return reply
     .code(401)
     .type(PROBLEM_JSON)
-    .send(JSON.stringify(problem(401, error.message, { code: error.code })))
+    .send(JSON.stringify(problem(401, error.code, error.message)))
 }
 
 /** A denial as it is answered. */
@@ -51,8 +51,10 @@ export const refuseUnavailable = (reply: FastifyReply): FastifyReply =>
     .header('retry-after', STORE_RETRY_SECONDS)
     .send(
       JSON.stringify(
-        problem(503, 'Quotas cannot be checked at the moment; nothing was charged. Please try again.', {
-          code: 'FST_QUOTA_STORE'
-        })
+        problem(
+          503,
+          'FST_QUOTA_STORE',
+          'Quotas cannot be checked at the moment; nothing was charged. Please try again.'
+        )
       )
     )

@@ -1,6 +1,6 @@
 // What the server answers where no handler does: errors and unknown paths, as problem details.
 import type { FastifyError, FastifyInstance, FastifyReply, FastifyRequest } from 'fastify'
-import { FST_QUOTA_UNAUTHORIZED } from '../quota/errors.ts'
+import { FST_QUOTA_FAILED, FST_QUOTA_UNAUTHORIZED, FST_QUOTA_UNKNOWN_PATH } from '../quota/errors.ts'
 import { denialAnswer, PROBLEM_JSON, problem, problemAnswer } from '../quota/problem.ts'
 
 /** The answers that every route of the API may give besides its own. */
@@ -15,21 +15,25 @@ export const METERED_REFUSALS = {
   503: problemAnswer('Quotas cannot be checked at the moment; nothing was charged. Retry-After says when to try again.')
 } as const
 
-export function refuse(reply: FastifyReply, status: number, detail: string, code?: string): FastifyReply {
+export function refuse(reply: FastifyReply, status: number, code: string, detail: string): FastifyReply {
   return reply
     .code(status)
     .type(PROBLEM_JSON)
-    .send(problem(status, detail, code === undefined ? {} : { code }))
+    .send(problem(status, code, detail))
 }
 
 export function addAnswers(app: FastifyInstance, { asksForToken }: { asksForToken: boolean }): void {
   // Fastify's own would log the path, and in a path stand patients' names.
-  app.setNotFoundHandler((request, reply) => refuse(reply, 404, `There is no ${request.method} route at this path.`))
+  app.setNotFoundHandler((request, reply) => {
+    const { code, message } = new FST_QUOTA_UNKNOWN_PATH(request.method)
+    return refuse(reply, 404, code, message)
+  })
   app.setErrorHandler((error: FastifyError, request: FastifyRequest, reply) => {
     if (error instanceof FST_QUOTA_UNAUTHORIZED && asksForToken) reply.header('www-authenticate', 'Bearer')
     const status = error.statusCode ?? 500
-    if (status < 500) return refuse(reply, status, error.message, error.code)
+    if (status < 500) return refuse(reply, status, error.code, error.message)
     request.log.error({ err: error }, 'request failed')
-    return refuse(reply, status, 'Something failed in here; the log has it.')
+    const { code, message } = new FST_QUOTA_FAILED()
+    return refuse(reply, status, code, message)
   })
 }

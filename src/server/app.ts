@@ -31,7 +31,7 @@ export async function buildServer(settings: Settings): Promise<FastifyInstance> 
     frameworkErrors: (error, _request, reply) => {
       const status = error.statusCode ?? 400
       const detail = status === 414 ? 'The URL is too long.' : 'The URL is malformed.'
-      refuse(reply.header('cache-control', 'no-store'), status, detail, error.code)
+      refuse(reply.header('cache-control', 'no-store'), status, error.code, detail)
     },
     pluginTimeout: PLUGIN_TIMEOUT_MS
   })

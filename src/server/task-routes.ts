@@ -80,7 +80,7 @@ function taskStatusRoute(api: FastifyInstance, imaging: Imaging): void {
     handler: (request, reply) => {
       const task = imaging.task(callerOf(request), request.params.id)
       // Another user's is not there either: its existence is theirs.
-      if (task === undefined) return refuse(reply, 404, 'You have no such task.')
+      if (task === undefined) return refuse(reply, 404, 'FST_QUOTA_UNKNOWN_TASK', 'You have no such task.')
       return reply.send(taskDocument(task))
     }
   })

@@ -44,6 +44,7 @@ async function requireLength(request: FastifyRequest, reply: FastifyReply): Prom
   return refuse(
     reply,
     411,
+    'FST_QUOTA_LENGTH_REQUIRED',
     'An upload must say its size in Content-Length, so that the storage it needs can be held; send it without chunked encoding.'
   )
 }
@@ -100,8 +101,14 @@ async function receive(
   note: () => void
 ): Promise<FastifyReply> {
   const bytes = await countBytes(request.body as Readable | undefined)
-  if (bytes === undefined) return refuse(reply, 400, 'The upload broke off before all of its Content-Length had come.')
-  if (bytes === 0) return refuse(reply, 400, 'The upload is empty.')
+  if (bytes === undefined)
+    return refuse(
+      reply,
+      400,
+      'FST_QUOTA_UPLOAD_CUT_OFF',
+      'The upload broke off before all of its Content-Length had come.'
+    )
+  if (bytes === 0) return refuse(reply, 400, 'FST_QUOTA_UPLOAD_EMPTY', 'The upload is empty.')
   // Not there with ENABLE_QUOTA=false, and without the charge where an operator has switched the type off.
   if (request.quota?.charges.some(charge => charge.type === type)) request.quota.setAmount(type, bytes)
   note()

@@ -111,7 +111,7 @@ t.test('429: two exports run, and are read no further than the client reads; a t
   const query = `user_id=${user}&format=ndjson`
   const [first, second] = [await open(query), await open(query)]
   const refused = await call(`/usage-logs?${query}`)
-  isProblem(t, refused, 429)
+  isProblem(t, refused, 429, { code: 'FST_QUOTA_TOO_MANY_EXPORTS' })
   t.match(refused.headers['retry-after'], /^[0-9]+$/)
   t.equal((await call(`/usage-logs?user_id=${user}`)).statusCode, 200, 'a page is not an export')
   await app.quota.consume(user, 'calls')

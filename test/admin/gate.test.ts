@@ -33,7 +33,7 @@ t.test('answers 429 to an address that tries many wrong tokens, and says when to
   t.ok(statuses.slice(0, 50).every(status => status === 403))
   t.ok(statuses.slice(-5).every(status => status === 429))
   const slowed = await ask(WRONG)
-  isProblem(t, slowed, 429)
+  isProblem(t, slowed, 429, { code: 'FST_QUOTA_TOO_MANY_ATTEMPTS' })
   t.match(slowed.headers['retry-after'], /^[1-9][0-9]?$/)
 
   t.test('and still lets the right token in, and leaves other addresses alone', async t => {

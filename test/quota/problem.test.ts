@@ -21,6 +21,7 @@ t.test('says in the body what was needed, what is left, when it starts again and
     title: 'Quota exceeded',
     status: 402,
     detail: "This needs 5 of 'api_calls', and 3 of 200 are left.",
+    code: 'FST_QUOTA_EXCEEDED',
     'violated-policies': ['api_calls'],
     quota_type: 'api_calls',
     limit: 200,
@@ -61,16 +62,23 @@ t.test('says nothing of the user in a denial', async t => {
   t.notOk(members.some(member => /user/i.test(member)))
 })
 
-t.test('gives any other refusal the title of its status, a detail and its own members', async t => {
-  t.strictSame(problem(403, 'No.'), { type: 'about:blank', title: 'Forbidden', status: 403, detail: 'No.' })
-  t.strictSame(problem(503, 'Later.', { code: 'FST_QUOTA_STORE' }), {
+t.test('gives any other refusal the title of its status, a code, a detail and its own members', async t => {
+  t.strictSame(problem(403, 'FST_QUOTA_FORBIDDEN', 'No.'), {
     type: 'about:blank',
-    title: 'Service Unavailable',
-    status: 503,
-    detail: 'Later.',
-    code: 'FST_QUOTA_STORE'
+    title: 'Forbidden',
+    status: 403,
+    detail: 'No.',
+    code: 'FST_QUOTA_FORBIDDEN'
   })
-  t.equal(problem(499, 'Odd.').title, 'Error', 'a status without a name')
+  t.strictSame(problem(400, 'FST_QUOTA_INVALID_REQUEST', 'What?', { field: 'limit' }), {
+    type: 'about:blank',
+    title: 'Bad Request',
+    status: 400,
+    detail: 'What?',
+    code: 'FST_QUOTA_INVALID_REQUEST',
+    field: 'limit'
+  })
+  t.equal(problem(499, 'FST_ODD', 'Odd.').title, 'Error', 'a status without a name')
   t.equal(PROBLEM_JSON, 'application/problem+json; charset=utf-8')
 })
 
