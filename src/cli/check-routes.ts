@@ -42,7 +42,7 @@ const flag = ({ method, url }: MeteredRoute): Finding =>
 
 /** Fastify adds it to every GET, and it is charged as its GET. */
 const isImpliedHead = ({ method, url }: MeteredRoute, all: readonly MeteredRoute[]): boolean =>
-  method === 'HEAD' && all.some(other => other.method === 'GET' && other.url === url)
+  method === 'HEAD' && all.some(other => other.method === 'GET' && (other.url === url || `${other.url}/` === url))
 
 function describe(routes: readonly MeteredRoute[]): string {
   const rows = routes.map(({ method, url, metering, isExempt }) => [

@@ -25,22 +25,30 @@ interface RouterEntry {
 }
 
 /**
- * Fastify has no list of its routes, and `onRoute` misses those declared before a plugin is loaded: all of them, when the
+ * Each once. Fastify has no list of its routes, and `onRoute` misses those declared before a plugin is loaded: all of them, when the
  * registration was not awaited. `printRoutes` visits every one and shows it to `buildPrettyMeta`, where we look on.
  * Complete once the application is ready.
  */
 export function declaredRoutes(app: FastifyInstance): DeclaredRoute[] {
   const routes: DeclaredRoute[] = []
+  const seen = new Map<object, Set<string>>()
   const look = ({ method, path, store }: RouterEntry) => {
-    if (store?.config)
-      routes.push({
-        method,
-        // The router's own path is another where a parameter may be left out.
-        url: store.config.url ?? path,
-        prefix: store.server?.prefix ?? '',
-        config: store.config,
-        hooks: (store.onRequest ?? []).map(hook => hook.name)
-      })
+    const { config } = store ?? {}
+    if (config === undefined) return {}
+    // The router's own path is another where a parameter may be left out, and there it has the route twice.
+    const url = config.url ?? path
+    const methods = seen.get(config) ?? new Set()
+    seen.set(config, methods)
+    // Fastify declares the `/` of a prefix a second time, with the slash, by the url of the first.
+    if (methods.has(method) || path === `${url}/`) return {}
+    methods.add(method)
+    routes.push({
+      method,
+      url,
+      prefix: store?.server?.prefix ?? '',
+      config,
+      hooks: (store?.onRequest ?? []).map(hook => hook.name)
+    })
     return {}
   }
   const options = Object.defineProperty({ includeMeta: true }, 'buildPrettyMeta', { get: () => look, set: () => {} })

@@ -93,6 +93,7 @@ t.test('fastify-quota doctor', async t => {
       const { code, stdout } = await doctor(url)
       t.equal(code, 0)
       t.match(stdout, /^POST +\/l3_detect\/:patient\/:date +api_calls_l3_detect × 1 +rules\[1\]$/m)
+      t.equal(stdout.match(/^\S+ +\/docs\/? /gm)?.length, 1, 'each once')
       t.match(stdout.match(/^hint .*\n.*/gm), [
         /^hint +routes +those of an application of yours .*\n +→ name its file: --app FILE$/
       ])

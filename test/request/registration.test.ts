@@ -268,6 +268,27 @@ t.test("meters a prefix's own slash as what is below it, however it is spelled",
   await charges(t, app, ['/plain/', '/plain'])
 })
 
+t.test('lists a route once, however many addresses the router has for it', async t => {
+  const app = Fastify()
+  t.teardown(() => app.close())
+  app.register(quotaPlugin, options({ self: false }))
+  app.register(async child => void child.get('/', work, async () => 'x'), { prefix: '/prefixed' })
+  app.get('/optional/:id?', async () => 'x')
+  app.get('/constrained', { constraints: { version: '1.0.0' } }, async () => 'x')
+  app.get('/constrained', { ...work, constraints: { version: '2.0.0' } }, async () => 'x')
+  app.route({ method: ['POST', 'PUT'], url: '/several', handler: async () => 'x' })
+  await app.ready()
+  const listed = app.quota.routes().filter(({ method }) => method !== 'HEAD')
+  t.strictSame(listed.map(({ method, url, metering }) => `${method} ${url}${metering ? ' metered' : ''}`).sort(), [
+    'GET /constrained',
+    'GET /constrained metered',
+    'GET /optional/:id?',
+    'GET /prefixed metered',
+    'POST /several',
+    'PUT /several'
+  ])
+})
+
 t.test('a route beside what is below it is another', async t => {
   const app = Fastify()
   t.teardown(() => app.close())
