@@ -77,6 +77,7 @@ const REFUSALS: Readonly<Record<number, string>> = {
   404: 'There is no such user, or no such quota type.',
   409: 'It contradicts what is there.',
   413: 'The body is larger than 1 MiB, or than what the application allows.',
+  414: 'The id in the path is longer than the router of the application takes (`maxParamLength`).',
   415: 'The body is not sent as application/json.',
   422: 'The amount makes no sense.',
   429: 'Too many wrong tokens from this address, or too many exports at once; Retry-After says when to try again.',
@@ -84,11 +85,27 @@ const REFUSALS: Readonly<Record<number, string>> = {
   503: 'The quota database does not answer; Retry-After says when to try again. Look whether a change was made before.'
 }
 
+/** As Fastify answers by itself, before there is a route, unless the application has `frameworkErrors`. */
+const FASTIFY_ERROR = {
+  type: 'object',
+  required: ['code', 'error', 'message', 'statusCode'],
+  properties: {
+    statusCode: { type: 'integer' },
+    code: { type: 'string' },
+    error: { type: 'string' },
+    message: { type: 'string' }
+  }
+} as const
+
+function refusal(status: number) {
+  const answer = problemAnswer(REFUSALS[status] as string)
+  if (status !== 414) return answer
+  return { ...answer, content: { ...answer.content, 'application/json': { schema: FASTIFY_ERROR } } }
+}
+
 /** Every route may refuse with these, and with `more` of them. */
 export const refusals = (...more: number[]) =>
-  Object.fromEntries(
-    [400, 403, 429, 500, 503, ...more].map(status => [status, problemAnswer(REFUSALS[status] as string)])
-  )
+  Object.fromEntries([400, 403, 429, 500, 503, ...more].map(status => [status, refusal(status)]))
 
-/** What a route that changes something may refuse with besides. */
-export const CHANGE_REFUSALS = [404, 413, 415] as const
+/** What a route that changes something may refuse with besides; each has an id in its path. */
+export const CHANGE_REFUSALS = [404, 413, 414, 415] as const

@@ -16,7 +16,7 @@ export function viewQuotasRoute(admin: FastifyInstance, { db }: AdminContext): v
       summary: "A user's quotas",
       params: USER_PARAMS,
       querystring: query({}),
-      response: { ...refusals(404), 200: QUOTA_DOCUMENT_SCHEMA }
+      response: { ...refusals(404, 414), 200: QUOTA_DOCUMENT_SCHEMA }
     },
     handler: async request => {
       const userId = readUserId(request)

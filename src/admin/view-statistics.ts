@@ -111,7 +111,7 @@ export function viewStatisticsRoute(
       summary: 'Statistics of a quota type',
       params: PARAMS,
       querystring: query({ days: DAYS, interval: INTERVAL, time_zone: TIME_ZONE }),
-      response: { ...refusals(404), 200: ANSWER }
+      response: { ...refusals(404, 414), 200: ANSWER }
     },
     handler: async request => {
       const given = queryOf(request)

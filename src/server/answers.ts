@@ -8,6 +8,8 @@ export const REFUSALS = {
   400: problemAnswer('The request is malformed; nothing was charged.'),
   401: problemAnswer('It is not known who asks.')
 } as const
+/** And those of one with a parameter in its path. */
+export const PATH_REFUSALS = { 414: problemAnswer('The URL is too long.') } as const
 /** And those of a metered one. */
 export const METERED_REFUSALS = {
   ...REFUSALS,

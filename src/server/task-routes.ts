@@ -1,7 +1,7 @@
 // The routes that take on work and tell of it: process, l3_detect, continue_after_l3, task_status, list_patients.
 import type { FastifyInstance } from 'fastify'
 import { problemAnswer } from '../quota/problem.ts'
-import { METERED_REFUSALS, REFUSALS, refuse } from './answers.ts'
+import { METERED_REFUSALS, PATH_REFUSALS, REFUSALS, refuse } from './answers.ts'
 import { callerOf } from './caller.ts'
 import type { Imaging, Task, TaskKind } from './imaging.ts'
 
@@ -33,6 +33,7 @@ const TASK = {
 /** None of them reads a body, but Fastify does, where one is sent. */
 const TASK_REFUSALS = {
   ...METERED_REFUSALS,
+  ...PATH_REFUSALS,
   413: problemAnswer('The body is too large; nothing was charged. None is needed.'),
   415: problemAnswer('The body is neither JSON nor text; nothing was charged. None is needed.')
 } as const
@@ -75,7 +76,7 @@ function taskStatusRoute(api: FastifyInstance, imaging: Imaging): void {
         required: ['id'],
         properties: { id: { type: 'string', examples: ['6f1c2b7e-0000-4000-8000-000000000000'] } }
       },
-      response: { 200: TASK, ...REFUSALS, 404: problemAnswer('There is no such task of this user.') }
+      response: { 200: TASK, ...REFUSALS, ...PATH_REFUSALS, 404: problemAnswer('There is no such task of this user.') }
     },
     handler: (request, reply) => {
       const task = imaging.task(callerOf(request), request.params.id)

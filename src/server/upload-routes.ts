@@ -3,7 +3,7 @@ import { randomUUID } from 'node:crypto'
 import type { Readable } from 'node:stream'
 import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify'
 import { problemAnswer } from '../quota/problem.ts'
-import { METERED_REFUSALS, refuse } from './answers.ts'
+import { METERED_REFUSALS, PATH_REFUSALS, refuse } from './answers.ts'
 import { callerOf } from './caller.ts'
 import type { Imaging } from './imaging.ts'
 import { STUDY_PARAMS } from './task-routes.ts'
@@ -82,7 +82,7 @@ function uploadMaskRoute(uploads: FastifyInstance, imaging: Imaging): void {
       description: BODY_MEANING,
       tags: ['imaging'],
       params: STUDY_PARAMS,
-      response: RESPONSES
+      response: { ...RESPONSES, ...PATH_REFUSALS }
     },
     handler: async (request, reply) => {
       const { patient, date } = request.params

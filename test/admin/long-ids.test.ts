@@ -1,3 +1,4 @@
+import swagger from '@fastify/swagger'
 import Fastify from 'fastify'
 import t from 'tap'
 import quotaPlugin from '../../src/index.ts'
@@ -25,4 +26,21 @@ t.test('finds users with the longest ids, where Fastify lets parameters be that 
     headers: { 'x-admin-token': TOKEN }
   })
   t.match(tooLong.json(), { status: 400, code: 'FST_QUOTA_INVALID_USER' })
+})
+
+t.test('says in its schema what Fastify answers where parameters may not be that long', async t => {
+  const app = Fastify()
+  t.teardown(() => app.close())
+  await app.register(swagger, { openapi: { openapi: '3.1.0' } })
+  const admin = { token: TOKEN }
+  await app.register(quotaPlugin, { connection: db.orm, quotas: QUOTAS, identify: byHeader, admin })
+  await app.ready()
+  const reply = await app.inject(`/admin/quotas/users/${'a'.repeat(101)}`)
+  t.equal(reply.statusCode, 414)
+  t.match(reply.headers['content-type'], /^application\/json/)
+  const { paths } = app.swagger() as unknown as {
+    paths: Record<string, { get: { responses: Record<string, { content: Record<string, { schema: object }> }> } }>
+  }
+  const answer = paths['/admin/quotas/users/{userId}']?.get.responses[414]
+  t.match(answer?.content['application/json']?.schema, { required: Object.keys(reply.json()).sort() })
 })

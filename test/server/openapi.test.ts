@@ -228,6 +228,19 @@ t.test('answers a body that a task does not take as the document says, and charg
   t.strictSame(await used(), before)
 })
 
+t.test('says of every route with a parameter in its path that one may be too long', async t => {
+  const routes = operations.filter(({ path }) => path.includes('{'))
+  t.equal(routes.length, 12)
+  for (const route of routes) {
+    const url = route.path.replace(/\{\w+\}/, 'a'.repeat(3061)).replaceAll(/\{\w+\}/g, 'x')
+    const reply = await app.inject({ method: route.method as 'GET', url })
+    t.equal(reply.statusCode, 414, route.path)
+    isDocumented(t, route, reply, `${route.method} ${route.path}`)
+  }
+  for (const { path, operation } of operations.filter(({ path }) => !path.includes('{')))
+    t.notOk(operation.responses[414], path)
+})
+
 t.test('is shown as a page', async t => {
   const page = await app.inject('/docs/')
   t.equal(page.statusCode, 200)
