@@ -5,17 +5,22 @@ import { denialAnswer, PROBLEM_JSON, problem, problemAnswer } from '../quota/pro
 
 /** The answers that every route of the API may give besides its own. */
 export const REFUSALS = {
-  400: problemAnswer('The request is malformed; nothing was charged.'),
+  400: problemAnswer('The request is malformed.'),
   401: problemAnswer('It is not known who asks.')
 } as const
 /** And those of one with a parameter in its path. */
 export const PATH_REFUSALS = { 414: problemAnswer('The URL is too long.') } as const
-/** And those of a metered one. */
-export const METERED_REFUSALS = {
-  ...REFUSALS,
+
+const METERED_REFUSALS = {
   402: denialAnswer('The quota does not allow it; nothing was charged.'),
   503: problemAnswer('Quotas cannot be checked at the moment; nothing was charged. Retry-After says when to try again.')
 } as const
+
+/** And those of one that is metered, unless nothing is. */
+export const meteredRefusals = (isQuotaEnabled: boolean) => ({
+  ...REFUSALS,
+  ...(isQuotaEnabled ? METERED_REFUSALS : {})
+})
 
 export function refuse(reply: FastifyReply, status: number, code: string, detail: string): FastifyReply {
   return reply

@@ -50,7 +50,7 @@ async function assemble(app: FastifyInstance, settings: Settings): Promise<void>
   const db = settings.isQuotaEnabled ? await openForHealth(app, settings.connection) : undefined
   const identify = await addIdentity(app, settings.jwtSecret)
   addAnswers(app, { asksForToken: settings.isAuthEnabled })
-  await addDocumentation(app, settings.isAuthEnabled)
+  await addDocumentation(app, settings)
   if (settings.isQuotaEnabled) {
     await app.register(quotaPlugin, {
       connection: settings.connection,
@@ -64,8 +64,8 @@ async function assemble(app: FastifyInstance, settings: Settings): Promise<void>
   await app.register(async api => {
     requireCaller(api, identify)
     const imaging = new Imaging()
-    taskRoutes(api, imaging)
-    await uploadRoutes(api, imaging)
+    taskRoutes(api, imaging, settings)
+    await uploadRoutes(api, imaging, settings)
   })
 }
 

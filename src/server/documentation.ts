@@ -1,6 +1,7 @@
 // GET /docs: the API as an OpenAPI document and a page to try it on, with how each route is authenticated.
 import type { FastifyInstance } from 'fastify'
 import { DEFAULT_ADMIN_PREFIX } from '../admin/authorize.ts'
+import type { Settings } from './settings.ts'
 
 type Scheme = 'bearer' | 'user' | 'admin'
 
@@ -9,14 +10,17 @@ const SCHEMES = {
     type: 'http',
     scheme: 'bearer',
     bearerFormat: 'JWT',
-    description: 'HS256; `sub` is the user who is charged.'
+    description: 'HS256; `sub` is the user.'
   },
   user: { type: 'apiKey', in: 'header', name: 'X-User-Id', description: 'ENABLE_AUTH=false: the user, believed.' },
   admin: { type: 'apiKey', in: 'header', name: 'X-Admin-Token' }
 } as const
 
 /** Before the routes: it collects them as they are declared. */
-export async function addDocumentation(app: FastifyInstance, isAuthEnabled: boolean): Promise<void> {
+export async function addDocumentation(
+  app: FastifyInstance,
+  { isAuthEnabled, isQuotaEnabled }: Pick<Settings, 'isAuthEnabled' | 'isQuotaEnabled'>
+): Promise<void> {
   // Loaded here, and not with the package: an application that meters its own routes has no use for them.
   const [{ default: swagger }, { default: swaggerUi }] = await Promise.all([
     import('@fastify/swagger'),
@@ -29,9 +33,13 @@ export async function addDocumentation(app: FastifyInstance, isAuthEnabled: bool
       info: {
         title: 'fastify-quota',
         version: '1',
-        description: 'A metered imaging API (the imaging itself is a stand-in) with exact quotas for every user.'
+        description: isQuotaEnabled
+          ? 'A metered imaging API (the imaging itself is a stand-in) with exact quotas for every user.'
+          : 'An imaging API (the imaging itself is a stand-in). Nothing is metered here.'
       },
-      components: { securitySchemes: { [caller]: SCHEMES[caller], admin: SCHEMES.admin } }
+      components: {
+        securitySchemes: { [caller]: SCHEMES[caller], ...(isQuotaEnabled ? { admin: SCHEMES.admin } : {}) }
+      }
     },
     transform: ({ schema, url }) => ({
       schema: { ...schema, ...(isUpload(url) ? FILE : {}), security: securityOf(url, caller) },

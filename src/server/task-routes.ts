@@ -1,9 +1,10 @@
 // The routes that take on work and tell of it: process, l3_detect, continue_after_l3, task_status, list_patients.
 import type { FastifyInstance } from 'fastify'
 import { problemAnswer } from '../quota/problem.ts'
-import { METERED_REFUSALS, PATH_REFUSALS, REFUSALS, refuse } from './answers.ts'
+import { meteredRefusals, PATH_REFUSALS, REFUSALS, refuse } from './answers.ts'
 import { callerOf } from './caller.ts'
 import type { Imaging, Task, TaskKind } from './imaging.ts'
+import type { Settings } from './settings.ts'
 
 const NAME = { type: 'string', minLength: 1, maxLength: 255 } as const
 
@@ -31,11 +32,9 @@ const TASK = {
 } as const
 
 /** None of them reads a body, but Fastify does, where one is sent. */
-const TASK_REFUSALS = {
-  ...METERED_REFUSALS,
-  ...PATH_REFUSALS,
-  413: problemAnswer('The body is too large; nothing was charged. None is needed.'),
-  415: problemAnswer('The body is neither JSON nor text; nothing was charged. None is needed.')
+const BODY_REFUSALS = {
+  413: problemAnswer('The body is too large. None is needed.'),
+  415: problemAnswer('The body is neither JSON nor text. None is needed.')
 } as const
 
 const taskDocument = ({ id, kind, startedAt, completedAt }: Task) => ({
@@ -47,21 +46,24 @@ const taskDocument = ({ id, kind, startedAt, completedAt }: Task) => ({
   completed_at: completedAt?.toISOString() ?? null
 })
 
-export function taskRoutes(api: FastifyInstance, imaging: Imaging): void {
-  taskRoute(api, imaging, '/process/:patient/:date', 'full_process', 'Process a study from the scan to the result')
-  taskRoute(api, imaging, '/l3_detect/:patient/:date', 'l3_detect', 'Find the third lumbar vertebra')
-  taskRoute(api, imaging, '/continue_after_l3/:patient/:date', 'continue_after_l3', 'Continue from the L3 mask')
+export function taskRoutes(
+  api: FastifyInstance,
+  imaging: Imaging,
+  { isQuotaEnabled }: Pick<Settings, 'isQuotaEnabled'>
+): void {
+  const refusals = { ...meteredRefusals(isQuotaEnabled), ...PATH_REFUSALS, ...BODY_REFUSALS }
+  const add = (url: string, kind: TaskKind, summary: string) =>
+    api.route({
+      method: 'POST',
+      url,
+      schema: { summary, tags: ['imaging'], params: STUDY_PARAMS, response: { 202: TASK, ...refusals } },
+      handler: (request, reply) => reply.code(202).send(taskDocument(imaging.accept(callerOf(request), kind)))
+    })
+  add('/process/:patient/:date', 'full_process', 'Process a study from the scan to the result')
+  add('/l3_detect/:patient/:date', 'l3_detect', 'Find the third lumbar vertebra')
+  add('/continue_after_l3/:patient/:date', 'continue_after_l3', 'Continue from the L3 mask')
   taskStatusRoute(api, imaging)
   listPatientsRoute(api, imaging)
-}
-
-function taskRoute(api: FastifyInstance, imaging: Imaging, url: string, kind: TaskKind, summary: string): void {
-  api.route({
-    method: 'POST',
-    url,
-    schema: { summary, tags: ['imaging'], params: STUDY_PARAMS, response: { 202: TASK, ...TASK_REFUSALS } },
-    handler: (request, reply) => reply.code(202).send(taskDocument(imaging.accept(callerOf(request), kind)))
-  })
 }
 
 function taskStatusRoute(api: FastifyInstance, imaging: Imaging): void {

@@ -3,38 +3,52 @@ import { randomUUID } from 'node:crypto'
 import type { Readable } from 'node:stream'
 import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify'
 import { problemAnswer } from '../quota/problem.ts'
-import { METERED_REFUSALS, PATH_REFUSALS, refuse } from './answers.ts'
+import { meteredRefusals, PATH_REFUSALS, refuse } from './answers.ts'
 import { callerOf } from './caller.ts'
 import type { Imaging } from './imaging.ts'
+import type { Settings } from './settings.ts'
 import { STUDY_PARAMS } from './task-routes.ts'
 
-const RECEIVED = {
-  description: 'It was received, and charged.',
+const received = (isQuotaEnabled: boolean) => ({
+  description: isQuotaEnabled ? 'It was received, and charged.' : 'It was received.',
   type: 'object',
   required: ['status', 'upload_id', 'bytes'],
   properties: {
     status: { type: 'string', enum: ['ok'] },
     upload_id: { type: 'string' },
-    bytes: { type: 'integer', description: 'What was received, and charged.' }
+    bytes: { type: 'integer', description: isQuotaEnabled ? 'What was received, and charged.' : 'What was received.' }
   }
-} as const
+})
 
-const RESPONSES = {
-  201: RECEIVED,
-  ...METERED_REFUSALS,
-  411: problemAnswer('A Content-Length is needed: it is held while the upload runs.')
-} as const
 const BODY_MEANING =
-  'The body is the file, whatever its content type, and is counted as it is sent: of a form, the whole form. Content-Length is required, since that much is held while the upload runs.'
+  'The body is the file, whatever its content type, and is counted as it is sent: of a form, the whole form. Content-Length is required.'
 
-export async function uploadRoutes(api: FastifyInstance, imaging: Imaging): Promise<void> {
+/** What the uploads have in common. */
+type Schema = ReturnType<typeof schemaOf>
+
+const schemaOf = ({ isQuotaEnabled }: Pick<Settings, 'isQuotaEnabled'>) => ({
+  description: isQuotaEnabled ? `${BODY_MEANING} That much is held while the upload runs.` : BODY_MEANING,
+  tags: ['imaging'],
+  response: {
+    201: received(isQuotaEnabled),
+    ...meteredRefusals(isQuotaEnabled),
+    411: problemAnswer('A Content-Length is needed.')
+  }
+})
+
+export async function uploadRoutes(
+  api: FastifyInstance,
+  imaging: Imaging,
+  settings: Pick<Settings, 'isQuotaEnabled'>
+): Promise<void> {
   await api.register(async uploads => {
     // No parser of Fastify's: each of them would read the whole body into memory.
     uploads.removeAllContentTypeParsers()
     uploads.addContentTypeParser('*', (_request, payload, done) => done(null, payload))
     uploads.addHook('onRequest', requireLength)
-    uploadDicomRoute(uploads, imaging)
-    uploadMaskRoute(uploads, imaging)
+    const schema = schemaOf(settings)
+    uploadDicomRoute(uploads, imaging, schema)
+    uploadMaskRoute(uploads, imaging, schema)
   })
 }
 
@@ -49,22 +63,20 @@ async function requireLength(request: FastifyRequest, reply: FastifyReply): Prom
   )
 }
 
-function uploadDicomRoute(uploads: FastifyInstance, imaging: Imaging): void {
+function uploadDicomRoute(uploads: FastifyInstance, imaging: Imaging, schema: Schema): void {
   uploads.route<{ Querystring: { patient_name: string; study_date?: string } }>({
     method: 'POST',
     url: '/upload_dicom_zip',
     schema: {
+      ...schema,
       summary: 'Upload a scan',
-      description: BODY_MEANING,
-      tags: ['imaging'],
       querystring: {
         type: 'object',
         properties: {
           patient_name: { type: 'string', minLength: 1, maxLength: 255, default: 'unknown' },
           study_date: { type: 'string', minLength: 1, maxLength: 255, description: 'Default: today, in UTC.' }
         }
-      },
-      response: RESPONSES
+      }
     },
     handler: async (request, reply) => {
       const { patient_name: patient, study_date: date = new Date().toISOString().slice(0, 10) } = request.query
@@ -73,16 +85,15 @@ function uploadDicomRoute(uploads: FastifyInstance, imaging: Imaging): void {
   })
 }
 
-function uploadMaskRoute(uploads: FastifyInstance, imaging: Imaging): void {
+function uploadMaskRoute(uploads: FastifyInstance, imaging: Imaging, schema: Schema): void {
   uploads.route<{ Params: { patient: string; date: string } }>({
     method: 'POST',
     url: '/upload_l3_mask/:patient/:date',
     schema: {
+      ...schema,
       summary: 'Upload an L3 mask drawn by hand',
-      description: BODY_MEANING,
-      tags: ['imaging'],
       params: STUDY_PARAMS,
-      response: { ...RESPONSES, ...PATH_REFUSALS }
+      response: { ...schema.response, ...PATH_REFUSALS }
     },
     handler: async (request, reply) => {
       const { patient, date } = request.params

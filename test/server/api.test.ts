@@ -234,4 +234,21 @@ t.test('with ENABLE_QUOTA=false meters nothing, and has no quota route and no da
   for (const path of ['/quotas/me', '/admin/quotas/users/alice'])
     t.equal((await fetch(url + path, { headers: { ...headers, ...ADMIN } })).status, 404, path)
   t.match(await (await fetch(`${url}/health`)).json(), { status: 'healthy', database: 'unused' })
+
+  t.test('and its OpenAPI document speaks of no quota', async t => {
+    const { info, paths, components } = (await (await fetch(`${url}/docs/json`)).json()) as {
+      info: { description: string }
+      paths: Record<string, Record<string, { responses: Record<string, unknown> }>>
+      components: { securitySchemes: object }
+    }
+    t.strictSame(Object.keys(components.securitySchemes), ['bearer'])
+    const { '/health': health, ...others } = paths
+    t.ok(health)
+    for (const [path, operations] of Object.entries(others)) {
+      for (const { responses } of Object.values(operations)) t.notOk(responses[402] ?? responses[503], path)
+      const text = JSON.stringify(operations).replaceAll('FST_QUOTA_…', '')
+      t.notMatch(text, /quota|\bcharge|admin/i, path)
+    }
+    t.match(info.description, /Nothing is metered/)
+  })
 })
