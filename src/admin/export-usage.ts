@@ -1,11 +1,10 @@
 // The usage log as a file: streamed as it is read, and read no faster than the client takes it.
 import { Readable } from 'node:stream'
-// Quotes and spreadsheet formulas, by a package that knows the ways of all of them.
-import { stringify } from 'csv-stringify/sync'
 import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify'
 import { FST_QUOTA_TOO_MANY_EXPORTS } from '../quota/errors.ts'
 import type { UsageEntry } from '../store/list-usage.ts'
 import { answerError } from './answer-error.ts'
+import { csvLines } from './csv.ts'
 import { usageEntry } from './usage-entry.ts'
 
 const FORMATS = {
@@ -122,8 +121,4 @@ function csv(batch: readonly UsageEntry[]): string {
       row.createdAt.toISOString()
     ])
   )
-}
-
-function csvLines(rows: readonly unknown[][]): string {
-  return stringify([...rows], { record_delimiter: 'windows', escape_formulas: true })
 }

@@ -58,7 +58,8 @@ export function listUsageRoute(admin: FastifyInstance, context: AdminContext): v
             'text/csv': {
               schema: {
                 type: 'string',
-                description: 'A header and a line a row; texts that a spreadsheet would run begin with an apostrophe.'
+                description:
+                  'A header and a line a row; what a spreadsheet would run has an apostrophe before it, also behind a semicolon.'
               }
             },
             'application/x-ndjson': { schema: { type: 'string', description: 'A JSON object a line.' } }

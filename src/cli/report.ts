@@ -1,5 +1,5 @@
 // fastify-quota report: what each user used of each quota type in a month, as text, CSV or JSON.
-import { stringify } from 'csv-stringify/sync'
+import { csvLines } from '../admin/csv.ts'
 import { UNLIMITED } from '../quota/amount.ts'
 import { usagePercent } from '../quota/balance.ts'
 import { requireReady } from '../store/connect-server.ts'
@@ -20,7 +20,7 @@ their limits together. Of a period that is longer than a month it is what was ch
 end (or is, while it lasts). What counts is how long a period is itself, whatever the type's period is by now.
 The month is that of the time zone that the user has now: of one who moved further west, a period that began at midnight on the 1st
 is in the month before. So print a month's report before you move people.
-The CSV (RFC 4180) puts an apostrophe before a user id that a spreadsheet would take for a formula. Its and JSON's \`limit\` is
+The CSV (RFC 4180) puts an apostrophe before what a spreadsheet would take for a formula in a user id. Its and JSON's \`limit\` is
 -1 where there is none.`,
   flags: {
     ...CONNECTION_FLAGS,
@@ -100,8 +100,7 @@ async function printCsv(lines: Lines, print: Print): Promise<void> {
 }
 
 /** Without the line feed of its CRLF, which is what `print` ends a text with. */
-const csvOf = (cells: readonly (string | number | null)[]): string =>
-  stringify([[...cells]], { escape_formulas: true, record_delimiter: 'windows' }).slice(0, -1)
+const csvOf = (cells: readonly (string | number | null)[]): string => csvLines([cells]).slice(0, -1)
 
 /** One array, an element a line; one line behind, because the last has no comma. */
 async function printJson(lines: Lines, print: Print): Promise<void> {

@@ -1,0 +1,21 @@
+// Rows as CSV (RFC 4180) in which no spreadsheet runs what somebody else wrote, wherever it begins its cells.
+// Quoted by a package that knows the ways of all readers.
+import { stringify } from 'csv-stringify/sync'
+
+type Cell = string | number | null
+
+/**
+ * Where a cell begins, and what makes it a formula there: OWASP's "CSV injection". Spreadsheets of many countries split a file at semicolons, some at
+ * tabs, and pay no heed to quotes that do not stand at the beginning of what they take for a cell: so what stands behind one is a beginning as well.
+ * Blanks and quotes before it do not keep it from being a formula.
+ */
+const FORMULA = /(^|\r?\n|[;\t\r])(?=[\s"]*[=+\-@＝＋－＠])|^(?=[\t\r\n])/g
+
+/** What some reader would split or trim unless it is quoted. The package sees to commas, quotes and CRLF, and not to each of the two alone. */
+const QUOTED = /[;\t\r\n]|^\s|\s$/
+
+export const csvLines = (rows: readonly (readonly Cell[])[]): string =>
+  stringify(
+    rows.map(row => row.map(cell => (typeof cell === 'string' ? cell.replace(FORMULA, "$1'") : cell))),
+    { record_delimiter: 'windows', quoted_match: QUOTED }
+  )
