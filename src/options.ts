@@ -10,6 +10,7 @@ import type { Rule } from './quota/rule.ts'
 import { type Identify, MIN_SECRET_LENGTH } from './request/identify.ts'
 import { RouteMatcher } from './request/match.ts'
 import { DEFAULT_SELF_URL, type SelfOptions } from './request/self.ts'
+import type { Spell } from './request/spelling.ts'
 import type { Connection } from './store/connect.ts'
 import { DEFAULT_STORE_TIMEOUT_MS } from './store/connect-server.ts'
 import { type RetentionOptions, readRetention } from './upkeep/retention.ts'
@@ -82,8 +83,8 @@ const FIELDS = [
   'prefix'
 ]
 
-/** Throws FST_QUOTA_INVALID_OPTION with the path of what is wrong and what to write instead. */
-export function readOptions(options: QuotaOptions) {
+/** Throws FST_QUOTA_INVALID_OPTION with the path of what is wrong and what to write instead. `spell`: how the router reads the urls of `rules`. */
+export function readOptions(options: QuotaOptions, spell?: Spell) {
   requireObject('options', options, '{ quotas: { api_calls: { limit: 100 } } }')
   refuseUnknown('', options, FIELDS)
   const {
@@ -127,7 +128,7 @@ export function readOptions(options: QuotaOptions) {
   return {
     connection: options.connection,
     quotas,
-    matcher: new RouteMatcher(rules),
+    matcher: new RouteMatcher(rules, spell),
     identify,
     jwt: jwt === undefined ? undefined : pinAlgorithms(jwt),
     admin: admin === false ? undefined : readAdminOptions(admin),

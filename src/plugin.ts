@@ -19,6 +19,7 @@ import type { MeteredRoute } from './request/match.ts'
 import { Owed } from './request/owed.ts'
 import type { RequestQuota } from './request/request-quota.ts'
 import { addSelfRoute } from './request/self.ts'
+import { spellingOf } from './request/spelling.ts'
 import { connect } from './store/connect.ts'
 import type { Database } from './store/database.ts'
 import { declareTypes } from './store/declare-types.ts'
@@ -53,7 +54,7 @@ declare module 'fastify' {
 
 async function register(app: FastifyInstance, written: QuotaOptions): Promise<void> {
   if (app.hasDecorator('quota')) throw new FST_QUOTA_ALREADY_REGISTERED()
-  const options = readOptions(written)
+  const options = readOptions(written, spellingOf(app))
   const { identify, asksForToken } = await identity(app, options.identify, options.jwt)
   const db = await connect(options.connection, { storeTimeoutMs: options.storeTimeoutMs })
   try {

@@ -10,6 +10,7 @@ import { refuseUnknown, requireObject } from '../quota/option.ts'
 import { bySpecificity, clashes, describePattern, matches, type Pattern, readPattern } from '../quota/pattern.ts'
 import { type Metering, type RouteQuota, type Rule, readMetering } from '../quota/rule.ts'
 import { type DeclaredRoute, declaredRoutes } from './declared-routes.ts'
+import { AS_WRITTEN, type Spell } from './spelling.ts'
 
 export type RequestMetering = Metering<FastifyRequest>
 
@@ -31,7 +32,10 @@ export interface MeteredRoute {
 
 interface PatternRule {
   path: string
+  /** As the router reads it. */
   pattern: Pattern
+  /** As it was written, for messages. */
+  described: string
   metering: RequestMetering | undefined
 }
 
@@ -43,11 +47,13 @@ const EXEMPT = Symbol('exempt')
 
 export class RouteMatcher {
   readonly #rules: PatternRule[]
+  readonly #spell: Spell
   /** `routeOptions.config` is one stable object a route, and one for all methods of it. */
   readonly #known = new WeakMap<object, Map<string, Tariff | typeof EXEMPT>>()
 
-  constructor(rules: readonly Rule<FastifyRequest>[]) {
-    this.#rules = rules.map(readRule)
+  constructor(rules: readonly Rule<FastifyRequest>[], spell = AS_WRITTEN) {
+    this.#spell = spell
+    this.#rules = rules.map((rule, i) => readRule(rule, i, spell))
     refuseClashes(this.#rules)
     this.#rules.sort((a, b) => bySpecificity(a.pattern, b.pattern))
   }
@@ -75,9 +81,10 @@ export class RouteMatcher {
     // A scope that had a registration of its own before this one came to the scope around it.
     if (guarded.some(route => isMeteredByRoute(route) && route.hooks.filter(isGuard).length > 1))
       throw new FST_QUOTA_ALREADY_REGISTERED()
-    for (const { path, pattern } of this.#rules) {
-      if (!guarded.some(route => matches(pattern, route.method, route.url, route.prefix))) {
-        throw new FST_QUOTA_RULE_WITHOUT_ROUTE(`${path} (${describePattern(pattern)})`, hint(pattern, guarded))
+    for (const rule of this.#rules) {
+      if (!guarded.some(({ method, url, prefix }) => this.#covers(rule, method, url, prefix))) {
+        const near = hint(rule.pattern, guarded, this.#spell)
+        throw new FST_QUOTA_RULE_WITHOUT_ROUTE(`${rule.path} (${rule.described})`, near)
       }
     }
     return guarded.map(({ method, url, prefix, config }) => ({
@@ -90,7 +97,7 @@ export class RouteMatcher {
 
   #isExempt(written: unknown, method: string, url: string, prefix: string): boolean {
     if (written !== undefined) return written === false
-    const rule = this.#rules.find(({ pattern }) => matches(pattern, method, url, prefix))
+    const rule = this.#rules.find(rule => this.#covers(rule, method, url, prefix))
     return rule !== undefined && rule.metering === undefined
   }
 
@@ -101,7 +108,11 @@ export class RouteMatcher {
     prefix: string
   ): RequestMetering | undefined {
     if (written !== undefined) return readMetering(`config.quota of ${method} ${url}`, written)
-    return this.#rules.find(rule => matches(rule.pattern, method, url, prefix))?.metering
+    return this.#rules.find(rule => this.#covers(rule, method, url, prefix))?.metering
+  }
+
+  #covers({ pattern }: PatternRule, method: string, url: string, prefix: string): boolean {
+    return matches(pattern, method, this.#spell(url), this.#spell(prefix))
   }
 }
 
@@ -109,7 +120,7 @@ const isMeteredByRoute = ({ config }: DeclaredRoute): boolean => config.quota !=
 
 const isGuard = (name: string): boolean => name.startsWith(`bound ${GUARD_NAME}`)
 
-function readRule(rule: Rule<FastifyRequest>, i: number): PatternRule {
+function readRule(rule: Rule<FastifyRequest>, i: number, spell: Spell): PatternRule {
   const path = `rules[${i}]`
   requireObject(path, rule, "{ method: 'POST', url: '/process/:id', quota: 'api_calls' }")
   refuseUnknown(path, rule, ['method', 'url', 'quota', 'amount', 'charge', 'denial', 'storeFailure'])
@@ -119,7 +130,9 @@ function readRule(rule: Rule<FastifyRequest>, i: number): PatternRule {
   if (written.quota === false) refuseBesideFalse(path, written)
   const metering =
     written.quota === false ? undefined : readMetering<FastifyRequest>(path, written as RouteQuota<FastifyRequest>)
-  return { path, pattern: readPattern(path, { ...(method === undefined ? {} : { method }), url }), metering }
+  const at = method === undefined ? { url } : { method, url }
+  const described = describePattern(readPattern(path, at))
+  return { path, pattern: readPattern(path, { ...at, url: spell(url) }), described, metering }
 }
 
 /** Whoever writes what it costs means that it is charged. */
@@ -138,15 +151,16 @@ function refuseClashes(rules: readonly PatternRule[]): void {
     if (other)
       throw new FST_QUOTA_INVALID_OPTION(
         rule.path,
-        `claims the same requests as ${other.path} (${describePattern(rule.pattern)}); write one rule with several charges`
+        `claims the same requests as ${other.path} (${rule.described}); write one rule with several charges`
       )
   })
 }
 
 /** What the rule's author probably meant. */
-function hint(pattern: Pattern, guarded: readonly { method: string; url: string }[]): string {
+function hint(pattern: Pattern, guarded: readonly { method: string; url: string }[], spell: Spell): string {
   const shape = (url: string) => url.replace(/:[^/]+/g, ':')
-  const near = guarded.filter(route => shape(route.url) === shape(pattern.base) || route.url.endsWith(pattern.base))
+  const isNear = (url: string) => shape(url) === shape(pattern.base) || url.endsWith(pattern.base)
+  const near = guarded.filter(route => isNear(spell(route.url)))
   const list = [
     ...new Set((near.length > 0 ? near : guarded).filter(r => r.method !== 'HEAD').map(r => `${r.method} ${r.url}`))
   ]

@@ -217,6 +217,56 @@ t.test('lets no spelling of a path escape its rule', async t => {
   }
 })
 
+t.test(
+  'meters by its rule every route that the router takes for the same, however either of them is written',
+  async t => {
+    const router = { caseSensitive: false, ignoreDuplicateSlashes: true }
+    for (const server of [router, { routerOptions: router }, { ...router, routerOptions: { maxParamLength: 200 } }]) {
+      const app = Fastify(server)
+      app.register(
+        quotaPlugin,
+        options({
+          rules: [
+            { url: '/v1/work/:id', quota: 'calls' },
+            { url: '/v2/*', quota: 'calls' },
+            { url: '//V3//*', quota: 'calls' }
+          ]
+        })
+      )
+      app.get('/V1/Work/:ID', async () => 'x')
+      app.get('/v2/seen', async () => 'x')
+      app.get('/V2/Unseen', async () => 'x')
+      app.get('//v2//slashed', async () => 'x')
+      app.register(async child => void child.get('/', async () => 'x'), { prefix: '/v3' })
+      await charges(t, app, [
+        '/v1/work/1',
+        '/V1//WORK/1',
+        '/v2/seen',
+        '/v2/unseen',
+        '/V2/UNSEEN',
+        '/v2/slashed',
+        '/V3',
+        '/v3/'
+      ])
+    }
+  }
+)
+
+t.test('tells rules apart as the router tells routes apart', async t => {
+  const boot = async (routerOptions: object, urls: string[]) => {
+    const app = Fastify({ routerOptions })
+    t.teardown(() => app.close())
+    app.register(quotaPlugin, options({ rules: urls.map(url => ({ url, quota: 'calls' })) }))
+    app.get('/V1', async () => 'x')
+    await app.ready()
+  }
+  await t.rejects(boot({ caseSensitive: false }, ['/v1', '/V1']), {
+    code: 'FST_QUOTA_INVALID_OPTION',
+    message: /rules\[1\] claims the same requests as rules\[0\] \(\* \/V1\)/
+  })
+  await t.rejects(boot({}, ['/v1']), { code: 'FST_QUOTA_RULE_WITHOUT_ROUTE', message: /rules\[0\] \(\* \/v1\)/ })
+})
+
 t.test('writes the declared route into the log, never the path that was asked for', async t => {
   const app = Fastify()
   t.teardown(() => app.close())
