@@ -1,6 +1,7 @@
 // Which database a command works on: by its flags, else by the environment.
 import { existsSync } from 'node:fs'
 import { join } from 'node:path'
+import { FST_QUOTA_CONNECTION, FST_QUOTA_UNREACHABLE } from '../quota/errors.ts'
 import { readConnection } from '../server/settings.ts'
 import { open } from '../store/connect.ts'
 import type { Database } from '../store/database.ts'
@@ -43,12 +44,25 @@ export function readTarget(values: Values): Target {
   return { connection, label: labelServer(connection), source: url === undefined ? 'DATABASE_URL' : '--database-url' }
 }
 
-/** Asks nothing of its tables. An embedded one is brought to this version, as each start of an application does. */
-export async function openTarget({ connection, source }: Target): Promise<Database> {
+/** An embedded one is brought to this version, as each start of an application does. */
+async function openTarget({ connection, source }: Target): Promise<Database> {
   try {
     return await open(connection, { deadlineMs: DEADLINE_MS })
   } catch (error) {
     throw new Error(explainConnection(error, source), { cause: error })
+  }
+}
+
+/** Opens it for as long as `work` takes. What is wrong with the connection is told of where that was said. */
+export async function withTarget<T>(target: Target, work: (db: Database) => Promise<T>): Promise<T> {
+  const db = await openTarget(target)
+  try {
+    return await work(db)
+  } catch (error) {
+    const isConnection = error instanceof FST_QUOTA_CONNECTION || error instanceof FST_QUOTA_UNREACHABLE
+    throw isConnection ? new Error(explainConnection(error, target.source), { cause: error }) : error
+  } finally {
+    await db.close()
   }
 }
 

@@ -4,7 +4,7 @@ import { explain } from '../store/explain.ts'
 import { checkDatabase, GRANT } from './check-database.ts'
 import { checkRoutes, type RouteCheck } from './check-routes.ts'
 import { type Command, text } from './command.ts'
-import { CONNECTION_FLAGS, openTarget, readTarget, requireEmbedded, type Target } from './connection.ts'
+import { CONNECTION_FLAGS, readTarget, requireEmbedded, type Target, withTarget } from './connection.ts'
 import { describeFinding, type Finding, hint, wrong } from './finding.ts'
 import { loadApp, standaloneApp } from './load-app.ts'
 
@@ -50,12 +50,7 @@ const FORBIDDEN = '42501'
 async function examineDatabase(target: Target): Promise<Finding[]> {
   try {
     requireEmbedded(target)
-    const db = await openTarget(target)
-    try {
-      return await checkDatabase(db)
-    } finally {
-      await db.close()
-    }
+    return await withTarget(target, checkDatabase)
   } catch (error) {
     if (stateOf(error) === FORBIDDEN) return [wrong('rights', explain(error), GRANT)]
     const remedy =

@@ -12,7 +12,7 @@ import { migrate } from '../store/migrate.ts'
 import type { Actor } from '../store/record-audit.ts'
 import { setUsers, type UserEntry } from '../store/set-users.ts'
 import { type Command, text, UsageError, type Values } from './command.ts'
-import { CONNECTION_FLAGS, openTarget, readTarget } from './connection.ts'
+import { CONNECTION_FLAGS, readTarget, withTarget } from './connection.ts'
 import { readTypes } from './read-types.ts'
 import { readUsers } from './read-users.ts'
 
@@ -39,18 +39,15 @@ one is it), email, time_zone and period_anchor. What is empty stays as it is.`,
     // Files are read whole first: a wrong line is known before anything is written.
     const order = readOrder(values)
     const target = readTarget(values)
-    const db = await openTarget(target)
-    try {
+    await withTarget(target, async db => {
       await requireReachable(db)
       print(`On ${target.label}:`)
       print(describeMigrations(db, await migrate(db)))
       if (!order.isSchemaOnly) print(await makeTypes(db, order.types))
       if (order.users !== undefined) print(await giveToUsers(db, order.users))
       if (order.isForAllUsers) print(`- limits given to ${people(await giveLimits(db))} of quota_users`)
-      return 0
-    } finally {
-      await db.close()
-    }
+    })
+    return 0
   }
 }
 

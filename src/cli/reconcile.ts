@@ -5,7 +5,7 @@ import { type Fix, fixCounters } from '../store/fix-counter.ts'
 import { type Discrepancy, findDiscrepancies } from '../store/reconcile.ts'
 import { forgetRollups } from '../store/rollup/forget-rollups.ts'
 import { type Command, text, UsageError, type Values } from './command.ts'
-import { CONNECTION_FLAGS, openTarget, readTarget, requireEmbedded } from './connection.ts'
+import { CONNECTION_FLAGS, readTarget, requireEmbedded, withTarget } from './connection.ts'
 import { table } from './table.ts'
 
 const ACTOR = 'fastify-quota reconcile'
@@ -28,15 +28,12 @@ Both may run beside applications: one statement sees one moment, and a counter i
     const reason = readReason(values)
     const target = readTarget(values)
     requireEmbedded(target)
-    const db = await openTarget(target)
-    try {
+    return await withTarget(target, async db => {
       await requireReady(db)
       const { documents, told, isRight } = values.fix === true ? await fix(db, reason) : await look(db)
       print(values.json === true ? JSON.stringify(documents, null, 2) : told)
       return isRight ? 0 : 1
-    } finally {
-      await db.close()
-    }
+    })
   }
 }
 

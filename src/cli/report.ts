@@ -5,7 +5,7 @@ import { usagePercent } from '../quota/balance.ts'
 import { requireReady } from '../store/connect-server.ts'
 import { currentMonth, reportUsage, type UsageLine } from '../store/report-usage.ts'
 import { type Command, text, UsageError, type Values } from './command.ts'
-import { CONNECTION_FLAGS, openTarget, readTarget, requireEmbedded } from './connection.ts'
+import { CONNECTION_FLAGS, readTarget, requireEmbedded, withTarget } from './connection.ts'
 import { table } from './table.ts'
 
 const DEFAULT_FORMAT = 'text'
@@ -36,15 +36,12 @@ The CSV (RFC 4180) puts an apostrophe before what a spreadsheet would take for a
     const printLines = readFormat(values)
     const target = readTarget(values)
     requireEmbedded(target)
-    const db = await openTarget(target)
-    try {
+    await withTarget(target, async db => {
       await requireReady(db)
       const of = month ?? (await currentMonth(db))
       await printLines(reportUsage(db, of), print, of)
-      return 0
-    } finally {
-      await db.close()
-    }
+    })
+    return 0
   }
 }
 

@@ -8,10 +8,11 @@ export function explain(error: unknown): string {
   return error instanceof FST_QUOTA_STORE && cause instanceof Error ? `${message} ${cause.message}` : message
 }
 
-/** The same of a connection that was said by a variable or a flag: the plugin speaks of its option. */
+/** The same of a connection that was said by a variable or a flag: the plugin speaks of its option, or of either. */
 export const explainConnection = (error: unknown, source: string): string =>
   explain(error)
     .replace(/^Option connection/, source)
+    .replace('DATABASE_URL or the option connection', source)
     .replace(
       'for the embedded database write { dataDir }',
       'for the embedded database leave it out, and set QUOTA_DATA_DIR'

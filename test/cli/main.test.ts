@@ -7,7 +7,7 @@ import { open } from '../../src/store/connect.ts'
 import { declareTypes } from '../../src/store/declare-types.ts'
 import { ensureUser } from '../../src/store/ensure-user.ts'
 import { built } from '../fixtures/built.ts'
-import { server } from '../fixtures/database.ts'
+import { freePort, server } from '../fixtures/database.ts'
 
 const SECRET = 'a-jwt-secret-of-at-least-32-characters'
 
@@ -48,6 +48,25 @@ t.test('fastify-quota', async t => {
       t.equal((await run(['token', '--user', 'alice', '--ttl', 'soon'])).code, 2)
     }
   )
+
+  t.test('speaks of a connection that is wrong by the flag or the variable that said it', async t => {
+    const url = `postgres://me:hunter2@127.0.0.1:${await freePort()}/none`
+    const wrong = 'postgres://me:hunter2@db/app?max=0'
+    const [byFlag, byVariable, poolByFlag] = await Promise.all([
+      run(['report', '--database-url', url]),
+      run(['init', '--schema-only'], { DATABASE_URL: url }),
+      run(['reconcile', '--database-url', wrong])
+    ])
+    t.match(byFlag, {
+      code: 1,
+      stdout: '',
+      stderr: /ECONNREFUSED\S* \S+ Check --database-url, and that the server is up/
+    })
+    t.match(byVariable, { code: 1, stderr: /ECONNREFUSED.* Check DATABASE_URL, and that the server is up/ })
+    t.match(poolByFlag, { code: 1, stderr: /--database-url has max=0; it must be a whole number from 1/ })
+    t.notMatch(byFlag.stderr, /DATABASE_URL/)
+    for (const { stderr } of [byFlag, byVariable, poolByFlag]) t.notMatch(stderr, /option|hunter2/)
+  })
 
   t.test('token prints a JWT that the server takes', async t => {
     const app = Fastify()
