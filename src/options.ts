@@ -44,7 +44,10 @@ export interface QuotaOptions {
   denial?: DenialOptions
   /** When the store cannot be reached: `closed` (default) answers 503, `open` lets the request through unmetered, logged as an error. */
   storeFailure?: StoreFailure
-  /** `before-reply` (default): the log row is written before a reply leaves. `after-reply`: right after it; the deduction itself never waits. */
+  /**
+   * `before-reply` (default): the log row is written before a reply leaves, before the end of a web `Response`, and once a stream has ended.
+   * `after-reply`: right after it; the deduction itself never waits.
+   */
   settle?: 'before-reply' | 'after-reply'
   /**
    * Milliseconds, 50 to 60 000, that a request waits for the database: once before the handler, then `storeFailure` decides, and once to

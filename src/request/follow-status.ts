@@ -29,18 +29,23 @@ class Following {
 }
 
 /** The charge follows the status, and so must what the headers say: they are about to be sent. */
-export function followStatus(settlement: Settlement, reply: FastifyReply): Following {
+export function followStatus(settlement: Settlement, reply: FastifyReply): void {
   const raw = reply.raw as unknown as Followed
   const followed = raw[FOLLOWED]
   // Two registrations may both reach a scope that was opened between them; the headers are those of the last.
   if (followed !== undefined) {
     followed.settlement = settlement
-    return followed
+    return
   }
-  const following = new Following(settlement, raw.writeHead)
-  raw[FOLLOWED] = following
+  raw[FOLLOWED] = new Following(settlement, raw.writeHead)
   raw.writeHead = writeHeadFollowed
-  return following
+}
+
+/** What its client was told, or will be as it is now. A hijacked reply may be answered on its HTTP/2 stream. */
+export function statusOf(raw: FastifyReply['raw']): number {
+  const { sent } = (raw as unknown as Followed)[FOLLOWED] ?? {}
+  const { stream, statusCode } = raw as { stream?: { sentHeaders?: { ':status'?: number } }; statusCode: number }
+  return sent ?? stream?.sentHeaders?.[':status'] ?? statusCode
 }
 
 /** One for all replies: with one for each, V8 carried twice as much past its young collections. */

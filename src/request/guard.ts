@@ -14,14 +14,14 @@ import { chargeId } from '../store/charge-id.ts'
 import type { TypeCatalogue } from '../store/type-catalogue.ts'
 import { costsOf } from './costs.ts'
 import type { Recalled } from './denial-memory.ts'
-import { followStatus } from './follow-status.ts'
+import { followStatus, statusOf } from './follow-status.ts'
 import { type Identify, identifyUser } from './identify.ts'
 import { GUARD_NAME, type RouteMatcher, type Tariff } from './match.ts'
 import { keepTicksQuick } from './quick-ticks.ts'
 import { deniedAnswer, refuseUnauthorized, refuseUnavailable, sendDenied } from './refuse.ts'
 import { type RequestQuota, unenforcedQuota, unmeteredQuota } from './request-quota.ts'
 import { type SettleContext, Settlement } from './settle.ts'
-import { whenEnded, whenOver } from './when-over.ts'
+import { holdEnd, whenEnded, whenOver } from './when-over.ts'
 
 export interface GuardContext extends SettleContext {
   matcher: RouteMatcher
@@ -167,9 +167,9 @@ function hold(
   // Of what came before: identify, an amount, another hook.
   if (metered[QUOTA]) settlement.quota.metadata = metered[QUOTA].metadata
   metered[QUOTA] = settlement.quota
-  const following = followStatus(settlement, reply)
+  followStatus(settlement, reply)
   whenOver(reply.raw, request.raw.socket, () => {
-    if (reply.raw.headersSent) settlement.settle(following.sent ?? statusOf(reply.raw))
+    if (reply.raw.headersSent) settlement.settle(statusOf(reply.raw))
     // An upgraded connection, as of a WebSocket, has nothing but its 101.
     else if (reply.sent && isUpgraded(request.raw)) settlement.settle(101)
     else {
@@ -177,14 +177,10 @@ function hold(
       if (settlement.openStatus !== undefined) settlement.settle(settlement.openStatus)
       // A body that did not come whole is never handled, and a reply that was hijacked never sent.
       else settlement.abandon(request.raw.complete === false || reply.sent)
-      whenEnded(reply.raw, () => settlement.settle(following.sent ?? statusOf(reply.raw)))
+      whenEnded(reply.raw, () => settlement.settle(statusOf(reply.raw)))
     }
   })
 }
-
-/** A hijacked reply may be answered on its HTTP/2 stream. */
-const statusOf = (raw: FastifyReply['raw']): number =>
-  (raw as { stream?: { sentHeaders?: { ':status'?: number } } }).stream?.sentHeaders?.[':status'] ?? raw.statusCode
 
 const isUpgraded = (raw: FastifyRequest['raw']): boolean => (raw as { upgrade?: boolean }).upgrade === true
 
@@ -244,6 +240,9 @@ function onSend(
   const isOpenEnded = isStream(payload) || (isCharged && context.settle === 'after-reply')
   settlement.openStatus = isOpenEnded ? status : undefined
   if (!isOpenEnded || settlement.isAbandoned) return settlement.settle(status).then(say)
+  // Whoever returns a Response does not always mean a stream: its last byte, at least, comes when the charge is written.
+  if (isResponse(payload) && context.settle === 'before-reply')
+    holdEnd(reply.raw, () => settlement.settle(statusOf(reply.raw)))
   say()
   return undefined
 }

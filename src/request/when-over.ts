@@ -51,6 +51,15 @@ function whenDead(socket: Socket, callback: () => void): () => void {
   return () => queued.delete(callback)
 }
 
+/** What ends the reply waits until `work` is done; all that is written before it is not held up. */
+export function holdEnd(raw: FastifyReply['raw'], work: () => Promise<void>): void {
+  const { end } = raw
+  raw.end = function (this: typeof raw, ...given: unknown[]) {
+    void work().then(() => end.apply(this, given as never))
+    return this
+  } as typeof end
+}
+
 /** A client that has left is told of once, and of a hijacked reply that is answered all the same there is no event: it ends here. */
 export function whenEnded(raw: FastifyReply['raw'], callback: () => void): void {
   const { end } = raw

@@ -1,0 +1,87 @@
+import Fastify from 'fastify'
+import postgres from 'postgres'
+import t from 'tap'
+import quotaPlugin from '../../src/index.ts'
+import { connect } from '../../src/store/connect.ts'
+import { server } from '../fixtures/database.ts'
+import { untilWaiting } from '../fixtures/lock-waits.ts'
+import { byHeader, QUOTAS } from '../fixtures/metered.ts'
+
+const pg = await server(t)
+const url = await pg.migrated()
+const db = await connect(url)
+t.teardown(() => db.close())
+const other = postgres(url, { max: 1 })
+t.teardown(() => other.end())
+
+/** From now on nothing is charged or given back until it is told to go on. */
+let goOn = () => {}
+const holdUp = () =>
+  new Promise<void>(resolve => {
+    void other.begin(async sql => {
+      await sql`LOCK TABLE quota_reservations IN SHARE MODE`
+      resolve()
+      await new Promise<void>(end => {
+        goOn = end
+      })
+    })
+  })
+
+const app = Fastify()
+t.teardown(() => app.close())
+await app.register(quotaPlugin, { connection: url, quotas: QUOTAS, identify: byHeader, storeTimeoutMs: 20_000 })
+
+/** What a handler answers, the status, and what is charged once the reply has come. */
+const answers: Record<
+  string,
+  [answer: (setAmount: (n: number) => void) => Response, status: number, amounts: number[]]
+> = {
+  text: [() => new Response('done'), 200, [1]],
+  json: [() => Response.json({ ok: true }), 200, [1]],
+  empty: [() => new Response(new ReadableStream({ start: body => body.close() })), 200, [1]],
+  late: [
+    setAmount =>
+      new Response(
+        new ReadableStream({
+          pull(body) {
+            setAmount(4)
+            body.close()
+          }
+        }),
+        { status: 201 }
+      ),
+    201,
+    [4]
+  ],
+  refused: [() => new Response('no', { status: 409 }), 409, []]
+}
+for (const [name, [answer]] of Object.entries(answers))
+  app.get(`/${name}`, { config: { quota: 'calls' } }, async request => {
+    await holdUp()
+    return answer(amount => request.quota.setAmount('calls', amount))
+  })
+const address = await app.listen({ port: 0, host: '127.0.0.1' })
+
+for (const [name, [, status, amounts]] of Object.entries(answers))
+  t.test(
+    `ends a web Response (${name}) once it is ${status < 300 ? 'charged' : 'given back'}, and not before`,
+    async t => {
+      let isOver = false
+      const reply = fetch(`${address}/${name}`, { headers: { 'x-user': name } }).then(async reply => {
+        await reply.text()
+        isOver = true
+        return reply
+      })
+      await untilWaiting(db)
+      await new Promise(resolve => setTimeout(resolve, 100))
+      t.notOk(isOver)
+      goOn()
+      t.equal((await reply).status, status)
+      const rows = await db.query<{ amount: string }>('SELECT amount FROM usage_logs WHERE user_id = $1', [name])
+      t.strictSame(
+        rows.map(row => Number(row.amount)),
+        amounts
+      )
+      t.equal((await db.query('SELECT 1 FROM quota_reservations')).length, 0)
+    }
+  )
