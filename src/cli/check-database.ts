@@ -2,6 +2,7 @@
 import { isTimeZone } from '../quota/period.ts'
 import { lackingRights } from '../store/check-rights.ts'
 import { missingFromSchema } from '../store/check-schema.ts'
+import { isIsolated, SET_ISOLATION } from '../store/connect-server.ts'
 import type { Database } from '../store/database.ts'
 import { listExpired } from '../store/expire-reservations.ts'
 import { listMigrations } from '../store/list-migrations.ts'
@@ -19,7 +20,7 @@ export const GRANT = 'give it the rights that the README lists, as the role that
 
 /** Stops at the check that the others cannot do without. */
 export async function checkDatabase(db: Database): Promise<Finding[]> {
-  const { version, versionNumber, encoding, latencyMs } = await viewHealth(db)
+  const { version, versionNumber, encoding, isolation, latencyMs } = await viewHealth(db)
   const findings = [
     ok('connection', `answered in ${latencyMs} ms`),
     versionNumber >= OLDEST_VERSION
@@ -31,7 +32,14 @@ export async function checkDatabase(db: Database): Promise<Finding[]> {
           'encoding',
           `${encoding}: users and metadata with characters that it lacks cannot be written`,
           "move the quotas to a database made with ENCODING 'UTF8' TEMPLATE template0"
+        ),
+    isIsolated(isolation)
+      ? wrong(
+          'isolation',
+          `${isolation.toUpperCase()}: requests that meet at one counter fail with 503, and no application starts`,
+          SET_ISOLATION
         )
+      : ok('isolation', isolation.toUpperCase())
   ]
   const missing = await missingFromSchema(db)
   if (missing.length > 0) {

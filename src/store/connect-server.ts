@@ -171,7 +171,7 @@ function preparing(lane: Lane, told: boolean | undefined): () => Promise<boolean
 
 /** Waits for a server that is starting, and refuses one without our tables, or whose tables we may not use. */
 export async function requireReady(db: Database): Promise<void> {
-  await requireReachable(db)
+  refuseIsolation(await requireReachable(db), db)
   const missing = await missingFromSchema(db)
   if (missing.length > 0)
     throw new FST_QUOTA_SCHEMA(
@@ -182,16 +182,18 @@ export async function requireReady(db: Database): Promise<void> {
   if (lacking !== undefined) throw new FST_QUOTA_SCHEMA(lacking, 'The README has the GRANTs that it needs')
 }
 
-/** Waits for a server that is starting. */
-export async function requireReachable(db: Database): Promise<void> {
+/** Asked together, because a boot waits for each question. */
+const IS_THERE = "SELECT current_setting('transaction_isolation') AS isolation_level"
+
+/** Waits for a server that is starting; gives the isolation that a statement has where none is asked for. */
+export async function requireReachable(db: Database): Promise<string> {
   const end = Date.now() + BOOT_PATIENCE_MS
   // Once refused, postgres.js waits longer and longer before it tries again, and the later attempts only say that they had no answer.
   let telling: unknown
   for (;;) {
     try {
-      const [row] = await withDeadline(db.query<object>('SELECT 1 AS is_there'), Math.max(end - Date.now(), 1))
-      requireOurNames(row)
-      return
+      const [row] = await withDeadline(db.query<object>(IS_THERE), Math.max(end - Date.now(), 1))
+      return isolationIn(row)
     } catch (error) {
       if (error instanceof FST_QUOTA_CONNECTION) throw error
       if (telling === undefined || stateOf(error) !== undefined) telling = error
@@ -203,11 +205,26 @@ export async function requireReachable(db: Database): Promise<void> {
 }
 
 /** Else each field would be undefined, and a type that is active would be taken for one that is not. */
-function requireOurNames(row: object | undefined): void {
-  if (row === undefined || !('is_there' in row))
+function isolationIn(row: object | undefined): string {
+  if (row === undefined || !('isolation_level' in row))
     throw new FST_QUOTA_CONNECTION(
       'gives columns other names, as a client with `transform: postgres.camel` does; give one that leaves them'
     )
+  return row.isolation_level as string
+}
+
+/** Above READ COMMITTED a statement that has waited for another is refused (40001), and its request answered 503: all that meet at one counter. */
+export const isIsolated = (isolation: string): boolean => !/^read (un)?committed$/.test(isolation)
+
+export const SET_ISOLATION = "set default_transaction_isolation to 'read committed' for its role or database"
+
+/** Our own connections ask for it, but not where a pooler keeps that from the server. */
+function refuseIsolation(isolation: string, { kind }: Database): void {
+  if (!isIsolated(isolation)) return
+  const own = kind === 'drizzle' ? ', or give a postgres:// URL, whose connections ask for it' : ''
+  throw new FST_QUOTA_CONNECTION(
+    `runs statements as ${isolation.toUpperCase()}, so that requests which meet at one counter fail with 503; ${SET_ISOLATION}${own}`
+  )
 }
 
 /** A wrong password (28…) or an unknown database (3D000) will not mend itself in ten seconds. */

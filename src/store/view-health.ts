@@ -9,14 +9,20 @@ export interface DatabaseHealth {
   versionNumber: number
   /** `UTF8`, or what cannot hold every text. */
   encoding: string
+  /** Of a statement that asks for none: `read committed`. */
+  isolation: string
   latencyMs: number
 }
+
+const ASKED = `
+SELECT current_setting('server_version') AS version, current_setting('server_version_num') AS number,
+       current_setting('server_encoding') AS encoding, current_setting('transaction_isolation') AS isolation`
 
 /** Rejects with FST_QUOTA_STORE when there is no answer. */
 export async function viewHealth(db: Database, deadlineMs?: number): Promise<DatabaseHealth> {
   const start = performance.now()
-  const [row] = await db.query<{ version: string; number: string; encoding: string }>(
-    "SELECT current_setting('server_version') AS version, current_setting('server_version_num') AS number, current_setting('server_encoding') AS encoding",
+  const [row] = await db.query<{ version: string; number: string; encoding: string; isolation: string }>(
+    ASKED,
     [],
     deadlineMs
   )
@@ -26,6 +32,7 @@ export async function viewHealth(db: Database, deadlineMs?: number): Promise<Dat
     version: row?.version.split(' ')[0] ?? '',
     versionNumber: Number(row?.number),
     encoding: row?.encoding ?? '',
+    isolation: row?.isolation ?? '',
     latencyMs: Math.round(performance.now() - start)
   }
 }

@@ -51,6 +51,7 @@ t.test('fastify-quota doctor', async t => {
       'connection',
       'version',
       'encoding',
+      'isolation',
       'schema',
       'rights',
       'migrations',
@@ -151,6 +152,16 @@ t.test('fastify-quota doctor', async t => {
       t.equal(code, 1)
       t.match(stdout, new RegExp(`^wrong +encoding +${encoding}: .*\\n +→ move the quotas .* ENCODING 'UTF8'`, 'm'))
     }
+  })
+
+  t.test('tells an isolation under which requests would refuse each other', async t => {
+    const { url } = await healthy()
+    const { code, stdout } = await doctor(`${url}?default_transaction_isolation=serializable`, '--app', plugin)
+    t.equal(code, 1)
+    t.match(
+      stdout,
+      /^wrong +isolation +SERIALIZABLE: .* 503.*\n +→ set default_transaction_isolation to 'read committed'/m
+    )
   })
 
   t.test('tells what the role may not do, and of no wrong connection', async t => {

@@ -139,6 +139,31 @@ t.test('columns keep their names: a client that renames them is refused, and the
   t.match(await tryHold(db, 'alice', { calls: 1 }), { admitted: false })
 })
 
+t.test('a default isolation above READ COMMITTED is refused, and what to do is said', async t => {
+  const url = await pg.migrated()
+  const database = new URL(url).pathname.slice(1)
+  const admin = postgres(url, { max: 1 })
+  t.teardown(() => admin.end())
+  for (const isolation of ['repeatable read', 'serializable']) {
+    await admin.unsafe(`ALTER DATABASE ${database} SET default_transaction_isolation = '${isolation}'`)
+    const client = postgres(url, { max: 1 })
+    t.teardown(() => client.end())
+    await t.rejects(connect(drizzle(client)), {
+      code: 'FST_QUOTA_CONNECTION',
+      message: `runs statements as ${isolation.toUpperCase()}, `
+    })
+    // Ours ask for what they need.
+    await (await connect(url)).close()
+  }
+  await t.rejects(connect(`${url}?default_transaction_isolation=serializable`), {
+    code: 'FST_QUOTA_CONNECTION',
+    message: /set default_transaction_isolation to 'read committed'/
+  })
+  const client = postgres(url, { max: 1, connection: { default_transaction_isolation: 'read committed' } })
+  t.teardown(() => client.end())
+  await (await connect(drizzle(client))).close()
+})
+
 t.test('an error of a statement carries its SQLSTATE, and neither its values nor its text in the message', async t => {
   const url = await pg.migrated()
   const client = postgres(url, { max: 1 })
