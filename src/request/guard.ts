@@ -21,6 +21,7 @@ import { keepTicksQuick } from './quick-ticks.ts'
 import { deniedAnswer, refuseUnauthorized, refuseUnavailable, sendDenied } from './refuse.ts'
 import { type RequestQuota, unenforcedQuota, unmeteredQuota } from './request-quota.ts'
 import { type SettleContext, Settlement } from './settle.ts'
+import { isBodyUnread } from './unread-body.ts'
 import { holdEnd, whenEnded, whenOver } from './when-over.ts'
 
 export interface GuardContext extends SettleContext {
@@ -175,8 +176,8 @@ function hold(
     else {
       // Of a stream nothing may have been sent yet, and Fastify only destroys it now.
       if (settlement.openStatus !== undefined) settlement.settle(settlement.openStatus)
-      // A body that did not come whole is never handled, and a reply that was hijacked never sent.
-      else settlement.abandon(request.raw.complete === false || reply.sent)
+      // What was not read is never handled, and a reply that was hijacked never sent.
+      else settlement.abandon(isBodyUnread(request) || reply.sent)
       whenEnded(reply.raw, () => settlement.settle(statusOf(reply.raw)))
     }
   })

@@ -5,6 +5,7 @@ import { PassThrough, Readable } from 'node:stream'
 import { setTimeout as sleep } from 'node:timers/promises'
 import type { FastifyInstance, FastifyReply } from 'fastify'
 import t from 'tap'
+import type { QuotaOptions } from '../../src/index.ts'
 import { embedded } from '../fixtures/database.ts'
 import { logsOf, metered, newUser, settled, usedBy } from '../fixtures/metered.ts'
 
@@ -128,6 +129,36 @@ t.test(
     t.equal(await usedBy(db, user), 10)
   }
 )
+
+for (const [when, hook] of [
+  ['while it was identified', 'identify'],
+  ['before its body was read', 'preParsing']
+] as const)
+  t.test(`gives back what an upload held whose client left ${when}, though all of it had come`, async t => {
+    const { open, arrival, wait } = gate()
+    const identify: QuotaOptions['identify'] = async request => {
+      if (hook === 'identify') await wait()
+      return request.headers['x-user'] as string
+    }
+    const app = await metered(
+      t,
+      db,
+      app => {
+        if (hook === 'preParsing') app.addHook('preParsing', async () => wait())
+        app.post('/upload', { config: { quota: 'calls' } }, async () => 'done')
+      },
+      { identify, reservationTtlMs: 1_000 }
+    )
+    const user = newUser()
+    const socket = await send(app, user, '/upload', 'POST', 'body')
+    await arrival
+    socket.destroy()
+    await sleep(50)
+    open()
+    for (let i = 0; i < 100 && (await usedBy(db, user)) === 0; i++) await sleep(10)
+    t.strictSame(await logsOf(db, user), [])
+    t.equal(await usedBy(db, user), 0)
+  })
 
 t.test('charges a reply that comes after its reservation was given back', async t => {
   const { open, arrival, wait } = gate()
