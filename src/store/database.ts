@@ -129,12 +129,18 @@ export function snapshot<T>(db: Database, work: (query: Query) => Promise<T>, de
 
 /**
  * `db.execute()` gives an array on postgres.js, and `{ rows }` on PGlite and node-postgres. Where connections are reset again and again,
- * postgres.js (3.4.9) resolves one of a thousand statements that was never answered with no rows: it lacks the name of its command.
+ * postgres.js (3.4.9) resolves one of a thousand statements that was never answered with no rows: it lacks the name of its command. And where an
+ * answer breaks off amid its rows, by an error or with its connection, the next one on that connection begins with as many places that are empty.
  */
 export function rowsOf<Row>(result: unknown): Row[] {
   if (!Array.isArray(result)) return (result as { rows: Row[] }).rows
   if ((result as { command?: unknown }).command === null)
     throw new FST_QUOTA_STORE('the connection was lost before the answer')
+  if (result.length > 0 && !(0 in result))
+    result.splice(
+      0,
+      result.findIndex((_, i) => i in result)
+    )
   return result
 }
 

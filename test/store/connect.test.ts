@@ -184,6 +184,18 @@ t.test('a statement that takes longer than its deadline is given up', async t =>
   await db.close()
 })
 
+t.test('gives the rows of an answer, whatever became of the one before it on its connection', async t => {
+  const client = postgres(pg.url(), { max: 1, onnotice: () => {} })
+  t.teardown(() => client.end())
+  for (const db of [await open({ url: pg.url(), max: 1 }), await open(drizzle(client))]) {
+    const broken = db.query('SELECT 1 / (3 - n) AS row FROM generate_series(1, 3) n')
+    await t.rejects(broken, { cause: { code: '22012' } }, 'after two rows')
+    t.strictSame([...(await db.query('SELECT n FROM generate_series(1, 2) n'))], [{ n: 1 }, { n: 2 }], db.kind)
+    t.strictSame([...(await db.query('SELECT 1 AS row'))], [{ row: 1 }])
+    await db.close()
+  }
+})
+
 t.test('takes what was never answered for a failure, not for no rows', async t => {
   // What postgres.js resolves a statement with whose connection was reset at the wrong moment.
   const unanswered = Object.assign([], { command: null })
