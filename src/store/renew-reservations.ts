@@ -18,11 +18,12 @@ WITH want AS MATERIALIZED (
 UPDATE quota_reservations r SET expires_at = now() + $2::int * interval '1 millisecond'
   FROM mine WHERE r.user_id = mine.user_id AND r.id = mine.id`
 
-/** A reservation that is being settled or given back at this moment is skipped. */
+/** A reservation that is being settled or given back at this moment is skipped. `deadlineMs`: default: the database's own. */
 export async function renewReservations(
   db: Database,
   held: readonly { userId: string; id: string }[],
-  leaseMs: number
+  leaseMs: number,
+  deadlineMs?: number
 ): Promise<void> {
-  await db.query(RENEW, [JSON.stringify(held.map(h => ({ user_id: h.userId, id: h.id }))), leaseMs])
+  await db.query(RENEW, [JSON.stringify(held.map(h => ({ user_id: h.userId, id: h.id }))), leaseMs], deadlineMs)
 }

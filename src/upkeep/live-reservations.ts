@@ -66,7 +66,10 @@ export class LiveReservationSet implements LiveReservations {
     if (due.length === 0) return
     const all = due.flatMap(({ userId, charges }) => charges.map(({ id }) => ({ userId, id })))
     const statements = this.#distributed ? byUser(all) : [all]
-    for (const held of statements) await renewReservations(db, held, this.#leaseMs)
+    for (const held of statements) await renewReservations(db, held, this.#leaseMs, patienceOf(this.#leaseMs))
     for (const live of due) live.renewAt = now + this.#leaseMs / 3
   }
 }
+
+/** Where a connection is dead nothing is answered; there must be time for another attempt, and for one more. */
+const patienceOf = (leaseMs: number): number => Math.min(Math.max(leaseMs / 8, 500), 5_000)

@@ -38,7 +38,7 @@ export function startUpkeep(
   const failed = (task: string) => (error: unknown) => onError(error, task)
   const tallying = failed('count denials')
   const schedules = [
-    every(reservationTtlMs / 6, () => live.renew(db), failed('renew reservations')),
+    every(reservationTtlMs / 12, () => live.renew(db), failed('renew reservations')),
     every(reservationTtlMs / 3, stopping => sweep(db, stopping), failed('expire reservations')),
     every(TALLY_EVERY_MS, () => tally.flush(), tallying),
     every(ROLL_EVERY_MS, () => rollups.keep(), failed('add up usage')),

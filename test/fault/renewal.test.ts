@@ -1,0 +1,33 @@
+import { setTimeout as sleep } from 'node:timers/promises'
+import Fastify from 'fastify'
+import t from 'tap'
+import quotaPlugin from '../../src/index.ts'
+import { connect } from '../../src/store/connect.ts'
+import { server } from '../fixtures/database.ts'
+import { proxy } from '../fixtures/proxy.ts'
+
+const pg = await server(t)
+
+t.test('what is held stays held where the connections that it was renewed on have died', async t => {
+  const url = await pg.migrated()
+  const network = await proxy(t, url)
+  const app = Fastify()
+  t.teardown(() => app.close())
+  await app.register(quotaPlugin, {
+    connection: network.url,
+    quotas: { calls: { limit: 1 } },
+    identify: () => 'alice',
+    reservationTtlMs: 6_000
+  })
+  await app.quota.reserve('alice', 'calls')
+  // Each on a connection of its own.
+  await Promise.all(Array.from({ length: 10 }, () => app.quota.adjust('alice', 'calls', 1)))
+  network.silence()
+  // New ones are well.
+  await network.pass()
+  await sleep(5_000)
+  const db = await connect(url)
+  t.teardown(() => db.close())
+  const held = await db.query('SELECT expires_at > now() AS is_held FROM quota_reservations')
+  t.strictSame([...held], [{ is_held: true }])
+})
