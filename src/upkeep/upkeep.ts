@@ -1,4 +1,5 @@
 // What is done without a request: renewing, expiring, counting, forgetting.
+import { setTimeout as sleep } from 'node:timers/promises'
 import { type Database, stateOf } from '../store/database.ts'
 import { expireReservations, listExpired } from '../store/expire-reservations.ts'
 import { pruneIdempotencyKeys } from '../store/prune-idempotency-keys.ts'
@@ -19,6 +20,12 @@ const ROLL_EVERY_MS = 60_000
 const RETAIN_EVERY_MS = 6 * 3_600_000
 /** How much later than the denial its count may be seen. Where there was none, nothing is asked of the database. */
 const TALLY_EVERY_MS = 1_000
+
+/**
+ * More than a statement may take. To add up a day may take minutes, and on a connection that has died it would be waited for as long: what goes on by
+ * then is undone when the connections are closed.
+ */
+const STOP_PATIENCE_MS = 6_000
 
 /**
  * A reservation is held for two thirds of `reservationTtlMs` and swept every third, so that it is given back within the whole of
@@ -48,7 +55,11 @@ export function startUpkeep(
   ]
   return {
     async stop() {
-      await Promise.all([rollups.stop(), ...schedules.map(schedule => schedule.stop())])
+      const stopped = Promise.all([rollups.stop(), ...schedules.map(schedule => schedule.stop())])
+      // The embedded engine cannot be cut short.
+      await (db.kind === 'embedded'
+        ? stopped
+        : Promise.race([stopped, sleep(STOP_PATIENCE_MS, undefined, { ref: false })]))
       await tally.flush().catch(tallying)
     }
   }

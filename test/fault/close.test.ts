@@ -1,6 +1,7 @@
 import { once } from 'node:events'
 import { connect as openSocket, type Socket } from 'node:net'
 import { setTimeout as sleep } from 'node:timers/promises'
+import postgres from 'postgres'
 import t, { type Test } from 'tap'
 import { connect } from '../../src/store/connect.ts'
 import { server } from '../fixtures/database.ts'
@@ -11,6 +12,7 @@ import { type Network, proxy } from '../fixtures/proxy.ts'
 import { type Target, target } from '../fixtures/target.ts'
 
 const RESERVATION_TTL_MS = 4_000
+const TOKEN = 'an-admin-token-of-a-test'
 /** Ten seconds for what is owed, five for an attempt that began in the tenth, and what upkeep and the pools still wait for. */
 const CLOSE_MS = 25_000
 /** Each time other requests are under way. */
@@ -118,6 +120,39 @@ t.test(
     setTimeout(network.pass, 2_000)
     t.comment(`${Math.round(await ending)} ms`)
     await checkBooks(t, db, { replies: [...replies, reply], servers: [], reservationTtlMs: RESERVATION_TTL_MS })
+  }
+)
+
+t.test(
+  'a close while the log is added up on a connection that has gone silent ends within 25 s',
+  { buffered: true },
+  async t => {
+    const url = await pg.migrated()
+    const network = await proxy(t, url)
+    const db = await connect(url)
+    t.teardown(() => db.close())
+    const app = await metered(t, db, () => {}, { connection: network.url, admin: { token: TOKEN } })
+    await app.quota.consume('alice', 'calls')
+    const sql = postgres(url, { max: 1, onnotice: () => {} })
+    t.teardown(() => sql.end({ timeout: 1 }))
+    await sql`
+      INSERT INTO usage_logs (user_id, id, quota_type_id, amount, created_at)
+      SELECT user_id, gen_random_uuid(), quota_type_id, amount, now() - interval '2 days' + n * interval '1 second'
+        FROM usage_logs, generate_series(1, 1000) n`
+    const locker = postgres(url, { max: 1, onnotice: () => {} })
+    t.teardown(() => locker.end({ timeout: 1 }))
+    await locker`BEGIN`
+    await locker`LOCK TABLE quota_usage_days IN SHARE ROW EXCLUSIVE MODE`
+    await app.inject({ url: '/admin/quotas/statistics/calls', headers: { 'x-admin-token': TOKEN } })
+    await until('it waits for the sums', 10_000, async () => {
+      const waiting =
+        await sql`SELECT 1 FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'`
+      return waiting.length > 0
+    })
+    network.silence()
+    const start = performance.now()
+    await app.close()
+    t.ok(performance.now() - start < CLOSE_MS)
   }
 )
 
