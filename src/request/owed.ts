@@ -26,6 +26,8 @@ export interface OwedListener<Answer> {
 
 interface Waiting {
   listener: Pick<OwedListener<never>, 'again' | 'dropped'>
+  /** Why the last attempt failed. */
+  error: unknown
   since: number
   over: () => void
 }
@@ -74,7 +76,7 @@ export class Owed {
     this.#size += 1
     listener.owed(
       error,
-      this.#wait(listener).then(() => this.#finish())
+      this.#wait(listener, error).then(() => this.#finish())
     )
   }
 
@@ -94,9 +96,9 @@ export class Owed {
     if (this.#unfinished === 0) this.#onFinished?.()
   }
 
-  #wait(listener: Waiting['listener']): Promise<void> {
+  #wait(listener: Waiting['listener'], error: unknown): Promise<void> {
     return new Promise(over => {
-      this.#waiting.push({ listener, since: performance.now(), over })
+      this.#waiting.push({ listener, error, since: performance.now(), over })
       if (!this.#isDraining) void this.#drain()
     })
   }
@@ -107,6 +109,8 @@ export class Owed {
     let pause = FIRST_PAUSE_MS
     while (this.#waiting.length > 0) {
       await this.#rest(pause)
+      // However many they are: not one attempt more for each of them.
+      if (performance.now() >= this.#giveUpAt) for (const item of this.#waiting.splice(0)) this.#end(item, item.error)
       const few = this.#waiting.splice(0, WIDTH)
       const left = await Promise.all(few.map(item => this.#try(item)))
       this.#waiting.push(...few.filter((_, i) => left[i]))
@@ -116,16 +120,22 @@ export class Owed {
   }
 
   /** Whether it must wait on. */
-  async #try({ listener, since, over }: Waiting): Promise<boolean> {
-    const error = await listener.again().then(
+  async #try(item: Waiting): Promise<boolean> {
+    const error = await item.listener.again().then(
       () => undefined,
       (cause: unknown) => cause ?? new Error('rejected with nothing')
     )
-    if (error !== undefined && !this.#isGivenUp(error, since)) return true
+    item.error = error
+    if (error !== undefined && !this.#isGivenUp(error, item.since)) return true
+    this.#end(item, error)
+    return false
+  }
+
+  /** It is written, or where there is an error, dropped. */
+  #end({ listener, over }: Waiting, error: unknown): void {
     this.#size -= 1
     if (error !== undefined) listener.dropped(error)
     over()
-    return false
   }
 
   #isGivenUp(error: unknown, since: number): boolean {

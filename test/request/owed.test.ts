@@ -12,10 +12,10 @@ function pass(t: Test, milliseconds: number): void {
 }
 
 /** A write that never goes through: what has become of it. */
-async function owing(owed: Owed, error: Error): Promise<{ isDropped: boolean }> {
+async function owing(owed: Owed, error: Error, attemptMs = 0): Promise<{ isDropped: boolean }> {
   const write = { isDropped: false }
   await owed.attempt(Promise.reject(error), {
-    again: () => Promise.reject(error),
+    again: () => sleep(attemptMs).then(() => Promise.reject(error)),
     written: () => {},
     owed: () => {},
     dropped: () => {
@@ -34,6 +34,16 @@ t.test('a close waits ten seconds for what is owed, also where the clock is put 
   pass(t, 10_000)
   t.equal(await Promise.race([closing, sleep(2_000, 'waits')]), undefined)
   t.ok(write.isDropped)
+})
+
+t.test('a close takes no longer where much is owed', async t => {
+  const owed = new Owed()
+  const writes = await Promise.all(Array.from({ length: 300 }, () => owing(owed, new Error('no answer'), 50)))
+  const closing = owed.close()
+  pass(t, 10_000)
+  t.equal(await Promise.race([closing, sleep(2_000, 'waits')]), undefined)
+  t.ok(writes.every(({ isDropped }) => isDropped))
+  t.equal(owed.size, 0)
 })
 
 t.test('what a counter refuses is dropped after a quarter of an hour, also where the clock is put back', async t => {
