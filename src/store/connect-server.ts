@@ -6,6 +6,8 @@ import { FST_QUOTA_CONNECTION, FST_QUOTA_SCHEMA, FST_QUOTA_UNREACHABLE } from '.
 import { lackingRights } from './check-rights.ts'
 import { missingFromSchema, tellMissing } from './check-schema.ts'
 import { type Database, type Orm, rowsOf, stateOf, type Values, withDeadline } from './database.ts'
+import { dial } from './dial.ts'
+import { Hosts } from './hosts.ts'
 import { CLOSE_SECONDS, endClient, Lane, type Session } from './lane.ts'
 import { readServer, type ServerConnection } from './server-url.ts'
 import { SharedLanes } from './shared-lanes.ts'
@@ -31,27 +33,32 @@ export interface Patience {
 
 export const DEFAULT_STORE_TIMEOUT_MS = 900
 
+type Settings = postgres.Options<Record<string, never>>
+
 /** Connects lazily: nothing is sent before the first statement. */
 export function connectServer(
   connection: ServerConnection,
   { deadlineMs = DEADLINE_MS, storeTimeoutMs = DEFAULT_STORE_TIMEOUT_MS }: Patience = {}
 ): Database {
-  const { url, max, ...options } = readServer(connection)
+  const { url, max, addresses, ...options } = readServer(connection)
+  const hosts = new Hosts(addresses)
   const settings = {
     fetch_types: false,
     onnotice: () => {},
+    socket: dial,
     ...options,
     // Ours are the names of the columns that are asked for.
     transform: undefined,
     connection: { application_name: 'fastify-quota', ...options.connection }
   }
-  const operator = new Lane(url, { ...settings, max: Math.min(max, OPERATOR_CONNECTIONS) }, OPERATOR_SESSION)
-  const metering = new Lane(url, { ...settings, max }, sessionWithin(storeTimeoutMs))
+  const operator = new Lane(url, hosts, { ...settings, max: Math.min(max, OPERATOR_CONNECTIONS) }, OPERATOR_SESSION)
+  const metering = new Lane(url, hosts, { ...settings, max }, sessionWithin(storeTimeoutMs))
   const sharedSession = { ...sessionWithin(storeTimeoutMs), ...SHARED_SESSION }
-  const shared = new SharedLanes(statements => new Lane(url, { ...settings, max: 1 }, sharedSession, statements))
+  const shared = new SharedLanes(statements => new Lane(url, hosts, { ...settings, max: 1 }, sharedSession, statements))
   const alone = { ...settings, max: 1, idle_timeout: IDLE_SECONDS, max_lifetime: null }
   const transactions = new Transactions(
-    onclose => postgres(url, { ...alone, onclose }),
+    onclose => postgres(url, { ...alone, ...hosts.address, onclose } as Settings),
+    hosts,
     Math.min(max, OPERATOR_CONNECTIONS),
     OPERATOR_SESSION
   )
@@ -72,7 +79,12 @@ export function connectServer(
     holding: { query: ask(shared.runHolding), spare: { query: ask(shared.runSpareHolding) } },
     charging: { query: ask(shared.runCharging), spare: { query: ask(shared.runSpareCharging) } },
     stream: <Row>(text: string, values: Values, batch: number) =>
-      streamRows<Row>(postgres(url, { ...settings, max: 1, prepare: false }), text, values, batch),
+      streamRows<Row>(
+        postgres(url, { ...settings, ...hosts.address, max: 1, prepare: false } as Settings),
+        text,
+        values,
+        batch
+      ),
     transact: async (mode, work, within = deadlineMs) => {
       const prepare = await withDeadline(prepares(), within)
       return await transactions.run({ mode, work, prepare, deadlineMs: within })

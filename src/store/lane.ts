@@ -1,6 +1,7 @@
 // A pool of connections to a PostgreSQL server that is given up, and made anew, where the server has gone silent.
 import postgres from 'postgres'
 import { stateOf, type Values, withDeadline } from './database.ts'
+import type { Hosts } from './hosts.ts'
 import { type Turn, waitInLine } from './wait-in-line.ts'
 
 type Settings = postgres.Options<Record<string, never>>
@@ -18,10 +19,11 @@ const RETIRE_SECONDS = 5
 /** postgres.js waits for ever to end a connection whose server crashed. */
 export const CLOSE_SECONDS = 1
 
-/** Connections of one generation, and how many statements they have. */
+/** Connections to one server, of that generation, and how many statements they have. */
 interface Pool {
   client: postgres.Sql
   outstanding: number
+  generation: number
 }
 
 /**
@@ -30,6 +32,7 @@ interface Pool {
  */
 export class Lane {
   readonly #open: (session: Session) => postgres.Sql
+  readonly #hosts: Hosts
   readonly #size: number
   readonly #waiting = new Set<Turn<Pool>>()
   #session: Session
@@ -40,12 +43,15 @@ export class Lane {
   readonly #heardAt = new WeakMap<object, number>()
 
   /** `statements`: how many may be under way on a connection, one behind the other. */
-  constructor(url: string, settings: Settings & { max: number }, session: Session, statements = 1) {
-    this.#open = session =>
-      postgres(url, { ...settings, backoff, connection: { ...settings.connection, ...session } } as Settings)
+  constructor(url: string, hosts: Hosts, settings: Settings & { max: number }, session: Session, statements = 1) {
+    this.#open = session => {
+      const connection = { ...settings.connection, ...session }
+      return postgres(url, { ...settings, ...hosts.address, backoff, connection } as Settings)
+    }
+    this.#hosts = hosts
     this.#size = settings.max * statements
     this.#session = session
-    this.#pool = { client: this.#open(session), outstanding: 0 }
+    this.#pool = this.#make()
   }
 
   get client(): postgres.Sql {
@@ -62,9 +68,15 @@ export class Lane {
     const pool = await this.#connection(deadlineMs)
     const query = pool.client.unsafe(text, [...values], { prepare }) as Sent
     const sentAt = performance.now()
+    let isElsewhere = false
     // By the driver's word, also where nobody waits for it any more.
-    const isOver = () => this.#release(pool)
-    query.then(isOver, isOver)
+    query.then(
+      () => this.#release(pool),
+      error => {
+        isElsewhere = this.#hosts.isElsewhere(error, pool.generation, Boolean(query.state))
+        this.#release(pool)
+      }
+    )
     try {
       const rows = await withDeadline<unknown>(query, Math.max(end - sentAt, 1), () =>
         this.#giveUp(pool, query, sentAt)
@@ -73,7 +85,7 @@ export class Lane {
       return rows
     } catch (error) {
       if (stateOf(error) !== undefined) this.#hear(query)
-      if (!this.#takesNoSession(error)) throw error
+      if (!isElsewhere && !this.#takesNoSession(error)) throw error
       return await this.run(text, values, prepare, Math.max(end - performance.now(), 1))
     }
   }
@@ -85,12 +97,19 @@ export class Lane {
 
   /** The first come first. */
   async #connection(deadlineMs: number): Promise<Pool> {
+    this.#follow()
     return this.isFree ? take(this.#pool) : await waitInLine(this.#waiting, deadlineMs)
   }
 
   #release(pool: Pool): void {
     pool.outstanding -= 1
+    this.#follow()
     if (pool === this.#pool) this.#admit()
+  }
+
+  /** To the server that is asked now. */
+  #follow(): void {
+    if (!this.#isClosed && this.#pool.generation !== this.#hosts.generation) this.#renew()
   }
 
   #admit(): void {
@@ -118,9 +137,17 @@ export class Lane {
     const now = performance.now()
     if (this.#isClosed || now - this.#replacedAt < REPLACE_EVERY_MS) return
     this.#replacedAt = now
+    this.#renew()
+  }
+
+  #renew(): void {
     void endClient(this.#pool.client, RETIRE_SECONDS)
-    this.#pool = { client: this.#open(this.#session), outstanding: 0 }
+    this.#pool = this.#make()
     this.#admit()
+  }
+
+  #make(): Pool {
+    return { client: this.#open(this.#session), outstanding: 0, generation: this.#hosts.generation }
   }
 
   /** A pooler such as PgBouncer takes none of it: there the deadline alone must do, and the server's defaults hold. */

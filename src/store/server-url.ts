@@ -9,9 +9,18 @@ export interface ServerConnection extends Options {
   url: string
 }
 
+/** Of one server, as postgres.js takes it. */
+export interface Address {
+  host?: string[]
+  port?: number | number[] | undefined
+  path?: string
+}
+
 interface Read extends ServerConnection {
   max: number
   connect_timeout: number
+  /** More than one where the URL names several servers. */
+  addresses: Address[]
 }
 
 /** Of libpq and of Prisma. postgres.js would send them to the server, which takes no connection with what it does not know. */
@@ -55,14 +64,19 @@ export function readServer({ url, ...options }: ServerConnection): Read {
     query.delete(name)
     return value || undefined
   }
-  const address = addressOf(hostsOf(take('host') ?? parts[3] ?? '', take('port')), options)
+  const asked = take('host') ?? (parts[3] || process.env.PGHOST || '')
+  const beside = String(options.host || options.hostname || '')
+  const hosts = hostsOf(beside.includes(',') ? beside : asked, String(options.port ?? '') || take('port'))
+  const addresses = addressesOf(hosts, options)
+  const attributes = options.target_session_attrs ?? take('target_session_attrs') ?? process.env.PGTARGETSESSIONATTRS
   const prepare = options.prepare ?? toldBy(take('prepare')) ?? (query.get('pgbouncer') === 'true' ? false : undefined)
   const read = {
     database: options.db ?? take('dbname') ?? (decode(parts[4] ?? '') || undefined),
     username: take('user') ?? (user || undefined),
     password: take('password') ?? (password || undefined),
     ...options,
-    ...address,
+    addresses,
+    ...attributesOf(attributes),
     ...(prepare === undefined ? {} : { prepare }),
     max: count('max', options.max ?? query.get('max') ?? 10, 1),
     connect_timeout: count('connect_timeout', options.connect_timeout ?? query.get('connect_timeout') ?? 2, 0)
@@ -132,14 +146,20 @@ function hostsOf(text: string, ports: string | undefined): Host[] {
 }
 
 /** As lists, of which its types do not know: in a text postgres.js takes what follows a colon for the port, also within an IPv6 address. */
-function addressOf(hosts: readonly Host[], options: Options): object {
-  const port = (host: Host | undefined) =>
-    Number(options.port ?? host?.port ?? hosts[0]?.port ?? process.env.PGPORT ?? 5432)
+function addressesOf(hosts: readonly Host[], options: Options): Address[] {
   const [first] = hosts
-  if (options.host || options.hostname || options.path || Array.isArray(options.port) || !first?.name)
-    return { port: options.port ?? first?.port }
-  if (first.name.startsWith('/')) return { path: `${first.name}/.s.PGSQL.${port(first)}` }
-  return { host: hosts.map(({ name }) => name), port: hosts.map(port) }
+  const port = (host: Host) => host.port ?? first?.port ?? Number(process.env.PGPORT ?? 5432)
+  // One that is given beside the URL goes as it is.
+  const isBeside = !String(options.host || options.hostname || ',').includes(',')
+  if (isBeside || options.path || !first?.name) return [{ port: options.port ?? first?.port }]
+  if (first.name.startsWith('/')) return [{ path: `${first.name}/.s.PGSQL.${port(first)}` }]
+  return hosts.map(host => ({ host: [host.name], port: [port(host)] }))
+}
+
+/** postgres.js (3.4.9) takes any standby of PostgreSQL 14 or newer for `read-write`, and does not know `any`, the default of libpq. */
+function attributesOf(told: string | undefined): Options {
+  if (told === undefined || told === 'any') return {}
+  return { target_session_attrs: (told === 'read-write' ? 'primary' : told) as Options['target_session_attrs'] }
 }
 
 /** A pool of no connections, or of NaN, would let every statement wait for ever. */
@@ -155,8 +175,6 @@ const toldBy = (value: string | undefined): boolean | undefined => (value === un
 /** Leaves out what is for other clients. */
 function keepSettings(query: URLSearchParams, { ssl }: Options): void {
   for (const name of NOT_THE_SERVERS) query.delete(name)
-  // The default of libpq, and no word of postgres.js.
-  if (query.get('target_session_attrs') === 'any') query.delete('target_session_attrs')
   if (query.get('sslrootcert') === 'system') {
     query.set('sslmode', 'verify-full')
     query.delete('sslrootcert')

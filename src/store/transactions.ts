@@ -2,6 +2,7 @@
 import type postgres from 'postgres'
 import { FST_QUOTA_STORE } from '../quota/errors.ts'
 import { type Query, rowsOf, type TransactionMode, type Values, withDeadline } from './database.ts'
+import type { Hosts } from './hosts.ts'
 import { CLOSE_SECONDS, endClient, type Session } from './lane.ts'
 import { type Turn, waitInLine } from './wait-in-line.ts'
 
@@ -10,6 +11,10 @@ interface Channel {
   client: postgres.Sql
   /** How often its connection was lost. It is made anew for the next statement, which must not take that for the same transaction. */
   losses: number
+  /** Of the server that it leads to. */
+  generation: number
+  /** Its BEGIN was answered: until then nothing is done. */
+  isBegun: boolean
 }
 
 export interface TransactionOrder<T> {
@@ -27,6 +32,7 @@ export interface TransactionOrder<T> {
  */
 export class Transactions {
   readonly #open: (onclose: () => void) => postgres.Sql
+  readonly #hosts: Hosts
   readonly #size: number
   readonly #settings: string
   readonly #idle: Channel[] = []
@@ -39,8 +45,9 @@ export class Transactions {
    * `open` gives a client of one connection that tells of each loss of it; there are at most `size`. `settings` hold for each transaction: a
    * pooler takes them here.
    */
-  constructor(open: (onclose: () => void) => postgres.Sql, size: number, settings: Session) {
+  constructor(open: (onclose: () => void) => postgres.Sql, hosts: Hosts, size: number, settings: Session) {
     this.#open = open
+    this.#hosts = hosts
     this.#size = size
     this.#settings = Object.entries(settings)
       .map(([name, value]) => `; SET LOCAL ${name} = '${value}'`)
@@ -55,7 +62,7 @@ export class Transactions {
       this.#next()
       throw new FST_QUOTA_STORE('it is closed')
     }
-    const channel = this.#idle.pop() ?? this.#channel()
+    const channel = this.#takeIdle() ?? this.#channel()
     this.#taken.add(channel)
     const running = this.#runOn(channel, order)
     try {
@@ -65,11 +72,12 @@ export class Transactions {
     } catch (error) {
       // The server rolls back what is open on a connection that ends.
       void endClient(channel.client, 0)
-      throw error
+      if (!this.#hosts.isElsewhere(error, channel.generation, channel.isBegun)) throw error
     } finally {
       this.#taken.delete(channel)
       this.#next()
     }
+    return await this.run({ ...order, deadlineMs: Math.max(end - performance.now(), 1) })
   }
 
   async close(): Promise<void> {
@@ -77,12 +85,23 @@ export class Transactions {
     await Promise.all([...this.#idle, ...this.#taken].map(({ client }) => endClient(client, CLOSE_SECONDS)))
   }
 
+  /** One that leads to the server that is asked now. */
+  #takeIdle(): Channel | undefined {
+    for (;;) {
+      const channel = this.#idle.pop()
+      if (channel === undefined || channel.generation === this.#hosts.generation) return channel
+      void endClient(channel.client, 0)
+    }
+  }
+
   #channel(): Channel {
     const channel: Channel = {
       client: this.#open(() => {
         channel.losses += 1
       }),
-      losses: 0
+      losses: 0,
+      generation: this.#hosts.generation,
+      isBegun: false
     }
     return channel
   }
@@ -107,9 +126,12 @@ export class Transactions {
   }
 
   async #runOn<T>(channel: Channel, { mode, work, prepare }: Omit<TransactionOrder<T>, 'deadlineMs'>): Promise<T> {
-    const { isolationLevel, accessMode = 'read write' } = mode
+    const { isolationLevel, accessMode = '' } = mode
     const { client } = channel
+    channel.isBegun = false
+    // Not READ WRITE: a standby refuses that as what it does not know (0A000), and a server that was made read-only would be written to.
     await client.unsafe(`BEGIN ISOLATION LEVEL ${isolationLevel} ${accessMode}${this.#settings}`)
+    channel.isBegun = true
     const { losses } = channel
     const ask = (text: string, values: Values, isPrepared: boolean) => {
       if (channel.losses !== losses) throw new FST_QUOTA_STORE('the connection was lost within a transaction')

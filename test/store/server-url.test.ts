@@ -3,16 +3,24 @@ import { createServer, connect as dial } from 'node:net'
 import postgres from 'postgres'
 import t from 'tap'
 import { connect, open } from '../../src/store/connect.ts'
-import { labelServer, readServer } from '../../src/store/server-url.ts'
+import { type Address, labelServer, readServer } from '../../src/store/server-url.ts'
 import { server } from '../fixtures/database.ts'
+
+const listed = (addresses: readonly Address[]) => ({
+  host: addresses.flatMap(({ host = [] }) => host),
+  port: addresses.flatMap(({ port = [] }) => port)
+})
 
 /** What postgres.js makes of it. */
 function made(url: string, options: object = {}) {
-  const { url: rest, ...settings } = readServer({ url, ...options })
-  const { options: seen } = postgres(rest, settings as object) as unknown as { options: Record<string, unknown> }
-  const { host, port, path, database, user, pass, ssl, prepare, connection } = seen
+  const { url: rest, addresses, ...settings } = readServer({ url, ...options })
+  const [address] = addresses.length === 1 ? addresses : [listed(addresses)]
+  const { options: seen } = postgres(rest, { ...settings, ...address } as object) as unknown as {
+    options: Record<string, unknown>
+  }
+  const { host, port, path, database, user, pass, ssl, prepare, connection, target_session_attrs: attributes } = seen
   const { application_name: _, ...sent } = connection as Record<string, unknown>
-  return { host, port, path: path || undefined, database, user, pass, ssl, prepare, sent }
+  return { host, port, path: path || undefined, database, user, pass, ssl, prepare, attributes, sent }
 }
 
 t.test('reads login, host, port and database, decoded', async t => {
@@ -41,6 +49,7 @@ t.test('reads IPv6 addresses, several hosts, and sockets', async t => {
   t.match(made('postgres://me@one:1111,[::1],three:3333/app?target_session_attrs=read-write'), {
     host: ['one', '::1', 'three'],
     port: [1111, 1111, 3333],
+    attributes: 'primary',
     sent: {}
   })
   for (const url of [
@@ -82,6 +91,9 @@ t.test('what is given beside the URL wins', async t => {
     user: 'you'
   })
   t.match(made(url, { port: 2 }), { host: ['db'], port: [2] })
+  t.match(made('postgres://one,two/app', { host: 'other' }), { host: ['other'], port: [5432] })
+  t.match(made(url, { host: 'one:3,two' }), { host: ['one', 'two'], port: [3, 3] })
+  t.equal(made(`${url}&target_session_attrs=primary`, { target_session_attrs: 'read-write' }).attributes, 'primary')
   t.match(made(url, { db: 'else', username: 'you' }), { database: 'else', user: 'you' })
 })
 
