@@ -3,6 +3,7 @@ import { is } from 'drizzle-orm'
 import { PgDatabase } from 'drizzle-orm/pg-core'
 import { FST_QUOTA_CONNECTION } from '../quota/errors.ts'
 import { refuseUnknown } from '../quota/option.ts'
+import { requireApart } from './check-transactions.ts'
 import { connectEmbedded } from './connect-embedded.ts'
 import { connectServer, type Patience, requireReady } from './connect-server.ts'
 import { type Database, type Orm, openDatabase, runThrough } from './database.ts'
@@ -14,7 +15,7 @@ import type { ServerConnection } from './server-url.ts'
  *   server; what is libpq's or Prisma's alone is left out
  * - `{ url, … }`: the same with options of postgres.js (`max`, `ssl`, `prepare` …)
  * - `{ dataDir }`: the embedded database in this directory, for one process
- * - a Drizzle database of yours, on any PostgreSQL driver; it stays yours, and is not closed
+ * - a Drizzle database of yours, on a pool of any PostgreSQL driver; it stays yours, and is not closed
  */
 export type Connection = string | ServerConnection | { dataDir: string } | Orm
 
@@ -23,6 +24,7 @@ export async function connect(connection: Connection | undefined, patience?: Pat
   const db = await open(connection, patience)
   try {
     if (db.kind !== 'embedded') await requireReady(db)
+    if (db.kind === 'drizzle') await requireApart(db)
     return db
   } catch (error) {
     await db.close().catch(() => {})

@@ -1,6 +1,9 @@
 import { readFile } from 'node:fs/promises'
 import { createServer } from 'node:net'
+import { setTimeout as sleep } from 'node:timers/promises'
+import { drizzle as drizzlePg } from 'drizzle-orm/node-postgres'
 import { drizzle } from 'drizzle-orm/postgres-js'
+import { Client, Pool } from 'pg'
 import postgres from 'postgres'
 import t from 'tap'
 import { type Connection, connect, open } from '../../src/store/connect.ts'
@@ -59,6 +62,28 @@ t.test('so is a server that takes the connection and never answers', { timeout: 
   t.teardown(() => silent.close())
   const { port } = silent.address() as { port: number }
   await t.rejects(connect(`postgres://me:hunter2@127.0.0.1:${port}/app`), { code: 'FST_QUOTA_UNREACHABLE' })
+})
+
+t.test('so is a proxy that closes what it takes, which is not tried again and again', { timeout: 20_000 }, async t => {
+  let taken = 0
+  const closing = createServer(socket => {
+    taken += 1
+    socket.on('error', () => {})
+    socket.end()
+  })
+  await new Promise<void>(resolve => closing.listen(0, '127.0.0.1', resolve))
+  t.teardown(() => closing.close())
+  const { port } = closing.address() as { port: number }
+  for (const hosts of [`127.0.0.1:${port}`, `127.0.0.1:${port},localhost:${port}`]) {
+    await t.rejects(connect(`postgres://me@${hosts}/app`), {
+      code: 'FST_QUOTA_UNREACHABLE',
+      message: /ECONNREFUSED|closed/
+    })
+    t.ok(taken < 200, `${taken} times`)
+    taken = 0
+  }
+  await sleep(300)
+  t.equal(taken, 0, 'nor when it was given up')
 })
 
 t.test('a wrong password and an unknown database are said without waiting', { timeout: 4_500 }, async t => {
@@ -125,6 +150,22 @@ t.test("the application's own Drizzle database stays open", async t => {
   const db = await connect(drizzle(sql))
   await db.close()
   t.equal((await db.query<{ one: number }>('SELECT 1 AS one'))[0]?.one, 1)
+})
+
+t.test('a Drizzle database whose transactions take in what others ask is refused, and a pool is not', async t => {
+  const url = await pg.migrated()
+  const client = new Client(url)
+  await client.connect()
+  t.teardown(() => client.end())
+  await t.rejects(connect(drizzlePg(client)), {
+    code: 'FST_QUOTA_CONNECTION',
+    message: /single connection.*give it a pool/
+  })
+  for (const max of [1, 2]) {
+    const pool = new Pool({ connectionString: url, max })
+    t.teardown(() => pool.end())
+    await (await connect(drizzlePg(pool))).close()
+  }
 })
 
 t.test('columns keep their names: a client that renames them is refused, and the option has no effect', async t => {
