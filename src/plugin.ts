@@ -105,7 +105,7 @@ async function wire(
     count(event)
     logEvent(event, log)
   }
-  const guardName = addGuard(app, {
+  addGuard(app, {
     ...options,
     ...foundation,
     store: new Reservations(db, options.storeTimeoutMs, options),
@@ -148,7 +148,7 @@ async function wire(
     })
   const upkeep = startUpkeep(db, { live, tally, rollups }, options, upkeepFailed)
   app.addHook('onReady', async () => {
-    routes.push(...options.matcher.verify(app, guardName))
+    routes.push(...options.matcher.verify(app))
     await requireTypes(routes, types)
   })
   app.addHook('onClose', async () => {

@@ -1,16 +1,16 @@
-// Every route of the application as it was declared, and whether a hook of ours stands before it.
+// Every route of the application as it was declared, and the scope that it was declared in.
 import type { FastifyInstance } from 'fastify'
+
+/** A Fastify instance, of which those below it are made as of a prototype. */
+export type Scope = Pick<FastifyInstance, 'prefix'>
 
 export interface DeclaredRoute {
   method: string
   /** Prefix included, parameters by name. */
   url: string
-  /** Of the instance that it was declared on. */
-  prefix: string
+  scope: Scope
   /** The object that `request.routeOptions.config` will be. */
   config: { quota?: unknown }
-  /** The names of its onRequest hooks. */
-  hooks: readonly string[]
 }
 
 /** What find-my-way keeps of a route; `store` is Fastify's context. */
@@ -19,8 +19,7 @@ interface RouterEntry {
   path: string
   store?: {
     config?: { quota?: unknown; url?: string }
-    server?: { prefix: string }
-    onRequest?: readonly { name: string }[] | null
+    server?: Scope
   }
 }
 
@@ -33,8 +32,8 @@ export function declaredRoutes(app: FastifyInstance): DeclaredRoute[] {
   const routes: DeclaredRoute[] = []
   const seen = new Map<object, Set<string>>()
   const look = ({ method, path, store }: RouterEntry) => {
-    const { config } = store ?? {}
-    if (config === undefined) return {}
+    const { config, server: scope } = store ?? {}
+    if (config === undefined || scope === undefined) return {}
     // The router's own path is another where a parameter may be left out, and there it has the route twice.
     const url = config.url ?? path
     const methods = seen.get(config) ?? new Set()
@@ -42,13 +41,7 @@ export function declaredRoutes(app: FastifyInstance): DeclaredRoute[] {
     // Fastify declares the `/` of a prefix a second time, with the slash, by the url of the first.
     if (methods.has(method) || path === `${url}/`) return {}
     methods.add(method)
-    routes.push({
-      method,
-      url,
-      prefix: store?.server?.prefix ?? '',
-      config,
-      hooks: (store?.onRequest ?? []).map(hook => hook.name)
-    })
+    routes.push({ method, url, scope, config })
     return {}
   }
   const options = Object.defineProperty({ includeMeta: true }, 'buildPrettyMeta', { get: () => look, set: () => {} })

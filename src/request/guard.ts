@@ -1,11 +1,5 @@
 // The life of a metered request: match, identify, reserve, answer, settle. The table of contents of this room.
-import type {
-  FastifyInstance,
-  FastifyReply,
-  FastifyRequest,
-  HookHandlerDoneFunction,
-  onRequestHookHandler
-} from 'fastify'
+import type { FastifyInstance, FastifyReply, FastifyRequest, HookHandlerDoneFunction } from 'fastify'
 import type { DenialOptions, StoreFailure } from '../quota/denial.ts'
 import { FST_QUOTA_STORE, FST_QUOTA_UNAUTHORIZED } from '../quota/errors.ts'
 import { deniedEvent } from '../quota/events.ts'
@@ -16,7 +10,7 @@ import { costsOf } from './costs.ts'
 import type { Recalled } from './denial-memory.ts'
 import { followStatus, statusOf } from './follow-status.ts'
 import { type Identify, identifyUser } from './identify.ts'
-import { GUARD_NAME, type RouteMatcher, type Tariff } from './match.ts'
+import { markGuarded, type RouteMatcher, type Tariff } from './match.ts'
 import { keepTicksQuick } from './quick-ticks.ts'
 import { deniedAnswer, refuseUnauthorized, refuseUnavailable, sendDenied } from './refuse.ts'
 import { type RequestQuota, unenforcedQuota, unmeteredQuota } from './request-quota.ts'
@@ -47,18 +41,13 @@ interface Metered {
   [QUOTA]: RequestQuota | null | undefined
 }
 
-/** How many registrations there are: each must know its own hook among the routes. */
-let guards = 0
-
-/** Adds the hooks; returns the name by which the guard is found on the routes it stands before. */
-export function addGuard(app: FastifyInstance, context: GuardContext): string {
-  const name = `${GUARD_NAME}${++guards}`
+export function addGuard(app: FastifyInstance, context: GuardContext): void {
   keepTicksQuick()
+  markGuarded(app)
   app.decorateRequest(SETTLEMENT, null)
   app.decorateRequest(QUOTA, null)
   app.decorateRequest('quota', { getter: readQuota })
-  const guard: onRequestHookHandler = (request, reply, done) => onRequest(context, request, reply, done)
-  app.addHook('onRequest', Object.defineProperty(guard, 'name', { value: name }))
+  app.addHook('onRequest', (request, reply, done) => onRequest(context, request, reply, done))
   app.addHook('onSend', (request, reply, payload, done) => {
     const settlement = (request as unknown as Metered)[SETTLEMENT]
     const settled = settlement ? onSend(context, settlement, reply, payload) : undefined
@@ -66,7 +55,6 @@ export function addGuard(app: FastifyInstance, context: GuardContext): string {
     // Returned: what Fastify runs next may throw, and it catches that where it waits for a promise.
     return settled
   })
-  return name
 }
 
 function readQuota(this: FastifyRequest): RequestQuota {

@@ -9,7 +9,7 @@ import {
 import { refuseUnknown, requireObject } from '../quota/option.ts'
 import { bySpecificity, clashes, describePattern, matches, type Pattern, readPattern } from '../quota/pattern.ts'
 import { type Metering, type RouteQuota, type Rule, readMetering } from '../quota/rule.ts'
-import { type DeclaredRoute, declaredRoutes } from './declared-routes.ts'
+import { type DeclaredRoute, declaredRoutes, type Scope } from './declared-routes.ts'
 import { AS_WRITTEN, type Spell } from './spelling.ts'
 
 export type RequestMetering = Metering<FastifyRequest>
@@ -39,8 +39,24 @@ interface PatternRule {
   metering: RequestMetering | undefined
 }
 
-/** The name that our onRequest hook has on the routes it stands before, in every registration. */
-export const GUARD_NAME = 'quotaGuard'
+/** Stands on a scope that has a registration, and so, as by a prototype, on those below it; one mark for whichever copy of this package. */
+const GUARDED = Symbol.for('fastify-quota.guarded')
+
+/** The hooks of a registration reach every route of its scope and below, also of those that were opened before it. */
+export function markGuarded(app: FastifyInstance): void {
+  Object.defineProperty(app, GUARDED, { value: true })
+}
+
+/** How many registrations stand before a route of this scope. Not told by their hooks: telemetry wraps those of all plugins in its own. */
+function guardsOf(scope: Scope): number {
+  let guards = 0
+  for (let at: object | null = scope; at !== null; at = Object.getPrototypeOf(at))
+    if (Object.hasOwn(at, GUARDED)) guards += 1
+  return guards
+}
+
+const isBelow = (scope: Scope, app: FastifyInstance): boolean =>
+  scope === app || Object.prototype.isPrototypeOf.call(app, scope)
 
 /** What is known of a route that is not metered. */
 const EXEMPT = Symbol('exempt')
@@ -70,24 +86,24 @@ export class RouteMatcher {
   }
 
   /**
-   * Once the application is ready: every rule must match a route that the hook named `guardName` stands before, and every
-   * `config.quota` must stand in the reach of some registration. Returns every route in reach, with what it costs.
+   * Once the application is ready: every rule must match a route that the registration on `app` reaches, and every `config.quota` must stand
+   * in the reach of some registration. Returns every route in reach, with what it costs.
    */
-  verify(app: FastifyInstance, guardName: string): MeteredRoute[] {
+  verify(app: FastifyInstance): MeteredRoute[] {
     const all = declaredRoutes(app)
-    const guarded = all.filter(route => route.hooks.includes(`bound ${guardName}`))
-    const missed = all.find(route => isMeteredByRoute(route) && !route.hooks.some(isGuard))
+    const guarded = all.filter(route => isBelow(route.scope, app))
+    const missed = all.find(route => isMeteredByRoute(route) && guardsOf(route.scope) === 0)
     if (missed) throw new FST_QUOTA_ROUTE_OUT_OF_REACH(`${missed.method} ${missed.url}`)
     // A scope that had a registration of its own before this one came to the scope around it.
-    if (guarded.some(route => isMeteredByRoute(route) && route.hooks.filter(isGuard).length > 1))
+    if (guarded.some(route => isMeteredByRoute(route) && guardsOf(route.scope) > 1))
       throw new FST_QUOTA_ALREADY_REGISTERED()
     for (const rule of this.#rules) {
-      if (!guarded.some(({ method, url, prefix }) => this.#covers(rule, method, url, prefix))) {
+      if (!guarded.some(({ method, url, scope: { prefix } }) => this.#covers(rule, method, url, prefix))) {
         const near = hint(rule.pattern, guarded, this.#spell)
         throw new FST_QUOTA_RULE_WITHOUT_ROUTE(`${rule.path} (${rule.described})`, near)
       }
     }
-    return guarded.map(({ method, url, prefix, config }) => ({
+    return guarded.map(({ method, url, scope: { prefix }, config }) => ({
       method,
       url,
       metering: this.match(config, method, url, prefix)?.metering,
@@ -117,8 +133,6 @@ export class RouteMatcher {
 }
 
 const isMeteredByRoute = ({ config }: DeclaredRoute): boolean => config.quota !== undefined && config.quota !== false
-
-const isGuard = (name: string): boolean => name.startsWith(`bound ${GUARD_NAME}`)
 
 function readRule(rule: Rule<FastifyRequest>, i: number, spell: Spell): PatternRule {
   const path = `rules[${i}]`

@@ -155,6 +155,28 @@ t.test('refuses a route with config.quota that no registration reaches', async t
   })
 })
 
+t.test('starts where telemetry has wrapped the hooks of every plugin, and meters', async t => {
+  const app = Fastify()
+  const { addHook } = app
+  // As @fastify/otel does.
+  Object.assign(app, {
+    addHook(this: FastifyInstance, name: string, hook: (...given: unknown[]) => unknown) {
+      const wrapped = function (this: unknown, ...given: unknown[]) {
+        return hook.apply(this, given)
+      }
+      return addHook.call(this, name as 'onRequest', (/^on(Request|Send)$|^pre/.test(name) ? wrapped : hook) as never)
+    }
+  })
+  app.register(quotaPlugin, options({ rules: [{ url: '/by-rule', quota: 'calls' }] }))
+  app.get('/work', work, async () => 'x')
+  app.get('/by-rule', async () => 'x')
+  await charges(t, app, ['/work', '/by-rule'])
+  t.match(
+    app.quota.routes().filter(route => route.metering !== undefined && route.method === 'GET'),
+    [{ url: '/work' }, { url: '/by-rule' }]
+  )
+})
+
 t.test('lets a route win over rules, the exact rule over a pattern, and false exempt', async t => {
   const app = Fastify()
   app.register(
