@@ -3,7 +3,6 @@ import type { FastifyJWTOptions } from '@fastify/jwt'
 import type { FastifyBaseLogger, FastifyInstance } from 'fastify'
 import fp from 'fastify-plugin'
 import { addAdminRoutes } from './admin/admin.ts'
-import { lazySerializer } from './admin/serialize.ts'
 import { createMeter, type Meter } from './meter/meter.ts'
 import { EventCounter } from './observe/event-counts.ts'
 import { logEvent } from './observe/log-events.ts'
@@ -134,8 +133,7 @@ async function wire(
     routes: () => routes,
     counts
   })
-  if (options.selfUrl !== undefined)
-    addSelfRoute(app, { ...options, ...foundation, url: options.selfUrl, serializerCompiler: lazySerializer() })
+  if (options.selfUrl !== undefined) addSelfRoute(app, { ...options, ...foundation, url: options.selfUrl })
   if (options.admin !== undefined)
     await addAdminRoutes(app, {
       db,

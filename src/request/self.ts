@@ -1,5 +1,5 @@
 // `GET /quotas/me`: a user's own balances, under their own identity. It costs nothing.
-import type { FastifyInstance, FastifySchema, FastifySerializerCompiler } from 'fastify'
+import type { FastifyInstance } from 'fastify'
 import { FST_QUOTA_STORE, FST_QUOTA_UNAUTHORIZED } from '../quota/errors.ts'
 import { problemAnswer } from '../quota/problem.ts'
 import { QUOTA_DOCUMENT_SCHEMA, quotaDocument } from '../quota/quota-document.ts'
@@ -16,23 +16,17 @@ export interface SelfOptions {
 
 export const DEFAULT_SELF_URL = '/quotas/me'
 
-interface SelfContext {
-  db: Database
-  identify: Identify
-  asksForToken: boolean
-  url: string
-  storeTimeoutMs: number
-  /** Not the application's, which may take schemas of another kind. */
-  serializerCompiler: FastifySerializerCompiler<FastifySchema>
-}
-
-export function addSelfRoute(app: FastifyInstance, context: SelfContext): void {
+export function addSelfRoute(
+  app: FastifyInstance,
+  context: { db: Database; identify: Identify; asksForToken: boolean; url: string; storeTimeoutMs: number }
+): void {
   const read = reading(context)
   app.route({
     method: 'GET',
     url: context.url,
     config: { quota: false },
-    serializerCompiler: context.serializerCompiler,
+    // The application's own compiler may know another language of schemas, as Zod's, and its serializers and hooks make other answers of objects.
+    serializerCompiler: () => JSON.stringify,
     schema: {
       summary: 'The quotas of whoever asks',
       tags: ['quota'],
@@ -46,7 +40,10 @@ export function addSelfRoute(app: FastifyInstance, context: SelfContext): void {
       try {
         const userId = await identifyUser(request, context.identify)
         const { quotas } = await read(userId)
-        return reply.header('cache-control', 'no-store').send(quotaDocument(userId, quotas))
+        return reply
+          .header('cache-control', 'no-store')
+          .type('application/json; charset=utf-8')
+          .send(JSON.stringify(quotaDocument(userId, quotas)))
       } catch (error) {
         if (error instanceof FST_QUOTA_UNAUTHORIZED) return refuseUnauthorized(reply, error, context.asksForToken)
         if (!(error instanceof FST_QUOTA_STORE)) throw error

@@ -159,6 +159,27 @@ t.test('shows a user their own balances, free of charge and without a row of the
   t.equal((await a.inject('/quotas/me')).statusCode, 401)
 })
 
+t.test(
+  "shows a user their balances in its own words, whatever the application's compilers, serializers and hooks do to its own",
+  async t => {
+    const a = await app(t, { identify: request => request.headers['x-user'] as string }, app => {
+      // As of Zod: it knows no other schemas than its own.
+      app.setSerializerCompiler(({ schema }: { schema: unknown }) => {
+        throw new Error(`no schema of this language: ${JSON.stringify(schema)}`)
+      })
+      app.setReplySerializer(() => 'packed')
+      app.addHook('preSerialization', async (_request: unknown, _reply: unknown, payload: unknown) => ({
+        data: payload
+      }))
+    })
+    const user = newUser()
+    const reply = await a.inject({ url: '/quotas/me', headers: { 'x-user': user } })
+    t.equal(reply.statusCode, 200)
+    t.equal(reply.headers['content-type'], 'application/json; charset=utf-8')
+    t.match(reply.json(), { user_id: user, total_quotas: Number, quotas: Array })
+  }
+)
+
 t.test('lets nobody through where identify or an amount rejects with nothing', async t => {
   const a = await app(t, { identify: () => Promise.reject(null) })
   t.equal((await a.inject('/work')).statusCode, 500)
