@@ -18,8 +18,9 @@ export async function addGate(
   const countWrong = admin.createRateLimit({
     max: MAX_WRONG_TOKENS,
     timeWindow: WINDOW_MS,
-    // Where the application limits rates as well, this is counted apart.
-    keyGenerator: request => `quota-admin ${request.ip}`
+    // Where the application limits rates as well, its limiter counts this, apart from its own; whom it lets off is not let off here.
+    keyGenerator: request => `quota-admin ${request.ip}`,
+    allowList: []
   })
   const health = `${admin.prefix}/health`
   admin.decorateRequest(ACTOR, '')

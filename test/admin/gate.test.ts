@@ -1,3 +1,4 @@
+import rateLimit from '@fastify/rate-limit'
 import Fastify from 'fastify'
 import t, { type Test } from 'tap'
 import quotaPlugin, { type QuotaOptions } from '../../src/index.ts'
@@ -41,6 +42,22 @@ t.test('answers 429 to an address that tries many wrong tokens, and says when to
     t.equal((await ask(WRONG, '203.0.113.8')).statusCode, 403)
     t.equal((await ask(undefined)).statusCode, 403, 'who brings no token tries none')
   })
+})
+
+t.test("slows wrong tokens also where the application's own limiter lets the address off", async t => {
+  const app = Fastify()
+  t.teardown(() => app.close())
+  await app.register(rateLimit, { global: false, allowList: () => true })
+  await app.register(quotaPlugin, {
+    connection: db.orm,
+    quotas: QUOTAS,
+    identify: byHeader,
+    admin: { token: TOKEN }
+  })
+  let last = 0
+  for (let i = 0; i < 110; i++)
+    last = (await app.inject({ url: '/admin/quotas/users', headers: { 'x-admin-token': WRONG } })).statusCode
+  t.equal(last, 429)
 })
 
 t.test('does not count right tokens, or requests without one', async t => {
