@@ -11,7 +11,6 @@ const FOLLOWED = Symbol('fastify-quota.followed')
 interface Followed {
   [FOLLOWED]?: Following
   writeHead: WriteHead
-  getHeader(name: string): unknown
   setHeader(name: string, value: string | number): unknown
   removeHeader(name: string): void
 }
@@ -54,14 +53,14 @@ function writeHeadFollowed(this: Followed, ...parts: unknown[]): unknown {
   const { settlement, writeHead } = following
   const statusCode = parts[0] as number
   const isCharged = settlement.isCharged(statusCode)
-  if (settlement.isSaidCharged !== undefined && isCharged !== settlement.isSaidCharged) {
+  if (isCharged !== settlement.isSaidCharged) {
     const given = parts.at(-1) as QuotaHeaders | undefined
     const said = settlement.headers(isCharged ? 'charged' : 'released')
-    // A reply is sent with its headers; a stream's were set before.
+    // A reply is sent with its headers; a stream's were set before, and one that was hijacked, or failed once more, has none.
     if (given?.['x-quota-cost'] !== undefined) {
       delete given['x-quota-reset']
       Object.assign(given, said)
-    } else if (this.getHeader('x-quota-cost') !== undefined) {
+    } else {
       this.removeHeader('x-quota-reset')
       for (const name in said) this.setHeader(name, said[name] as string | number)
     }

@@ -172,6 +172,31 @@ t.test('says of a stream, too, what the status that is sent means, when a later 
   }
 })
 
+t.test('says of a reply that was hijacked what its status means, as of any other', async t => {
+  const app = await metered(t, db, app => {
+    const config = { quota: 'calls' }
+    app.get('/head', { config }, (_, reply) => void reply.hijack().raw.writeHead(201, { 'x-own': 'y' }).end('x'))
+    app.get('/list', { config }, (_, reply) => void reply.hijack().raw.writeHead(200, ['x-own', 'y']).end('x'))
+    app.get('/none', { config }, (_, reply) => void reply.hijack().raw.setHeader('x-own', 'y').end('x'))
+    app.get(
+      '/failed',
+      { config },
+      (_, reply) => void reply.hijack().raw.writeHead(500, 'No', { 'x-own': 'y' }).end('x')
+    )
+  })
+  for (const [url, cost] of [
+    ['/head', 1],
+    ['/list', 1],
+    ['/none', 1],
+    ['/failed', 0]
+  ] as const) {
+    const user = newUser()
+    const { headers } = await ask(app, user, url)
+    t.match(headers, { 'x-own': 'y', 'x-quota-cost': String(cost), 'x-quota-remaining': String(10 - cost) }, url)
+    t.equal((await logsOf(db, user)).length, cost)
+  }
+})
+
 t.test("says the reset of the type that it speaks of, and none of another's", async t => {
   const app = await metered(
     t,
