@@ -40,6 +40,10 @@ export function followStatus(settlement: Settlement, reply: FastifyReply): void 
   raw.writeHead = writeHeadFollowed
 }
 
+/** @fastify/express has a `headersSent` of its own, which says no. */
+export const isHeadSent = (raw: FastifyReply['raw']): boolean =>
+  (raw as unknown as Followed)[FOLLOWED]?.sent !== undefined || raw.headersSent
+
 /** What its client was told, or will be as it is now. A hijacked reply may be answered on its HTTP/2 stream. */
 export function statusOf(raw: FastifyReply['raw']): number {
   const { sent } = (raw as unknown as Followed)[FOLLOWED] ?? {}

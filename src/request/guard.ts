@@ -8,7 +8,7 @@ import { chargeId } from '../store/charge-id.ts'
 import type { TypeCatalogue } from '../store/type-catalogue.ts'
 import { costsOf } from './costs.ts'
 import type { Recalled } from './denial-memory.ts'
-import { followStatus, statusOf } from './follow-status.ts'
+import { followStatus, isHeadSent, statusOf } from './follow-status.ts'
 import { type Identify, identifyUser } from './identify.ts'
 import { markGuarded, type RouteMatcher, type Tariff } from './match.ts'
 import { keepTicksQuick } from './quick-ticks.ts'
@@ -158,7 +158,7 @@ function hold(
   metered[QUOTA] = settlement.quota
   followStatus(settlement, reply)
   whenOver(reply.raw, request.raw.socket, () => {
-    if (reply.raw.headersSent) settlement.settle(statusOf(reply.raw))
+    if (isHeadSent(reply.raw)) settlement.settle(statusOf(reply.raw))
     // An upgraded connection, as of a WebSocket, has nothing but its 101.
     else if (reply.sent && isUpgraded(request.raw)) settlement.settle(101)
     else {

@@ -289,6 +289,17 @@ for (const [rule, rows] of [
     }
   )
 
+t.test('charges what was sent, whatever the raw reply says of itself', async t => {
+  const app = await metered(t, db, app => {
+    // As @fastify/express does, for every reply.
+    app.addHook('onRequest', async (_, { raw }) => void Object.defineProperty(raw, 'headersSent', { get: () => false }))
+    app.get('/raw', { config: { quota: 'calls' } }, (_, reply) => void reply.hijack().raw.end('x'))
+  })
+  const user = newUser()
+  t.equal((await app.inject({ url: '/raw', headers: { 'x-user': user } })).statusCode, 200)
+  t.equal((await logsOf(db, user)).length, 1)
+})
+
 t.test('charges a stream that failed after its first bytes: the status that was sent is 200', async t => {
   const body = new PassThrough()
   const app = await metered(
