@@ -48,6 +48,10 @@ export function addGuard(app: FastifyInstance, context: GuardContext): void {
   app.decorateRequest(QUOTA, null)
   app.decorateRequest('quota', { getter: readQuota })
   app.addHook('onRequest', (request, reply, done) => onRequest(context, request, reply, done))
+  app.addHook('preValidation', (request, _reply, done) => {
+    ;(request as unknown as Metered)[SETTLEMENT]?.passBody()
+    done()
+  })
   app.addHook('onSend', (request, reply, payload, done) => {
     const settlement = (request as unknown as Metered)[SETTLEMENT]
     const settled = settlement ? onSend(context, settlement, reply, payload) : undefined
@@ -164,8 +168,7 @@ function hold(
     else {
       // Of a stream nothing may have been sent yet, and Fastify only destroys it now.
       if (settlement.openStatus !== undefined) settlement.settle(settlement.openStatus)
-      // What was not read is never handled, and a reply that was hijacked never sent.
-      else settlement.abandon(isBodyUnread(request) || reply.sent)
+      else settlement.abandon(isBodyUnread(request))
       whenEnded(reply.raw, () => settlement.settle(statusOf(reply.raw)))
     }
   })

@@ -60,6 +60,7 @@ export class Settlement implements Hold, OwedListener<Balances> {
   readonly #log: FastifyBaseLogger
   /** What the database's clock is ahead of `performance.now()`, as of the admission. */
   readonly #clockOffset: number
+  #isPastBody = false
   #state: 'held' | Target = 'held'
   /** Before it became what it is. */
   #wasCharged = false
@@ -134,15 +135,31 @@ export class Settlement implements Hold, OwedListener<Balances> {
 
   /**
    * Nobody waits for a reply any more, and no status was sent. What a handler still works for is held on for a while, else a client that leaves
-   * would have its place taken by the next; then, or where nothing can tell of its end, it is left to expire.
+   * would have its place taken by the next; then, or where Fastify waits for a body that never comes whole, it is left to expire.
    */
-  abandon(isLost: boolean): void {
-    const { live, holds, patienceMs } = this.#context
+  abandon(isTorn: boolean): void {
+    const { live, holds } = this.#context
     this.isAbandoned = true
-    this.isLost = isLost
-    if (isLost) live.leave(this)
-    else this.renewUntil = performance.now() + patienceMs
-    holds.deleteLater(this, isLost ? 0 : patienceMs)
+    this.isLost = isTorn && !this.#isPastBody
+    if (this.isLost) {
+      live.leave(this)
+      holds.deleteLater(this, 0)
+    } else this.#holdOn()
+  }
+
+  /** Fastify waits for its body no more: who needs the rest of it reads it, and is told where it is torn. */
+  passBody(): void {
+    this.#isPastBody = true
+    if (!this.isLost) return
+    this.isLost = false
+    this.#context.live.join(this)
+    this.#holdOn()
+  }
+
+  #holdOn(): void {
+    const { holds, patienceMs } = this.#context
+    this.renewUntil = performance.now() + patienceMs
+    holds.deleteLater(this, patienceMs)
   }
 
   /** The application is closing, and its handler has not ended. Should it still succeed, it is charged. */

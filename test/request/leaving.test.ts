@@ -3,7 +3,7 @@ import { ServerResponse } from 'node:http'
 import { connect as openSocket, type Socket } from 'node:net'
 import { PassThrough, Readable } from 'node:stream'
 import { setTimeout as sleep } from 'node:timers/promises'
-import type { FastifyInstance, FastifyReply } from 'fastify'
+import type { FastifyInstance, FastifyReply, FastifyRequest, RouteHandlerMethod } from 'fastify'
 import t from 'tap'
 import type { QuotaOptions } from '../../src/index.ts'
 import { embedded } from '../fixtures/database.ts'
@@ -158,6 +158,55 @@ for (const [when, hook] of [
     for (let i = 0; i < 100 && (await usedBy(db, user)) === 0; i++) await sleep(10)
     t.strictSame(await logsOf(db, user), [])
     t.equal(await usedBy(db, user), 0)
+  })
+
+for (const [what, head, handler] of [
+  // A GET has a body to nobody: Fastify reads none.
+  ['a GET', 'GET', (wait: () => Promise<void>) => () => wait().then(() => 'done')],
+  [
+    'an upload whose file came whole',
+    'POST',
+    (wait: () => Promise<void>) => async (request: FastifyRequest) => {
+      await once(request.body as Readable, 'data')
+      await wait()
+      return 'done'
+    }
+  ],
+  [
+    'a hijacked reply',
+    'GET',
+    (wait: () => Promise<void>) => async (_: FastifyRequest, reply: FastifyReply) => {
+      reply.hijack()
+      await wait()
+      reply.raw.end('done')
+    }
+  ]
+] as const)
+  t.test(`holds on as long for the handler of ${what} whose client left before the last byte of its body`, async t => {
+    const { open, arrival, wait } = gate()
+    const app = await metered(
+      t,
+      db,
+      app => {
+        // As @fastify/multipart: who handles the request reads its body.
+        app.addContentTypeParser('application/octet-stream', (_, payload, done) => done(null, payload))
+        const config = { quota: { type: 'calls', amount: 10 } }
+        app.route({ method: head, url: '/torn', config, handler: handler(wait) as RouteHandlerMethod })
+      },
+      { reservationTtlMs: 300 }
+    )
+    const user = newUser()
+    await app.listen({ port: 0, host: '127.0.0.1' })
+    const socket = openSocket((app.server.address() as { port: number }).port, '127.0.0.1')
+    const type = 'content-type: application/octet-stream\r\ncontent-length: 5'
+    socket.write(`${head} /torn HTTP/1.1\r\nhost: x\r\nx-user: ${user}\r\n${type}\r\n\r\nfile`)
+    await arrival
+    socket.destroy()
+    await sleep(800)
+    t.equal((await app.inject({ method: head, url: '/torn', headers: { 'x-user': user } })).statusCode, 402)
+    open()
+    t.equal((await logsOf(db, user)).length, 1)
+    t.equal(await usedBy(db, user), 10)
   })
 
 t.test('charges a reply that comes after its reservation was given back', async t => {
