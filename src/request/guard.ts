@@ -8,6 +8,7 @@ import { chargeId } from '../store/charge-id.ts'
 import type { TypeCatalogue } from '../store/type-catalogue.ts'
 import { costsOf } from './costs.ts'
 import type { Recalled } from './denial-memory.ts'
+import { followHandshake } from './follow-handshake.ts'
 import { followStatus, isHeadSent, statusOf } from './follow-status.ts'
 import { type Identify, identifyUser } from './identify.ts'
 import { markGuarded, type RouteMatcher, type Tariff } from './match.ts'
@@ -161,11 +162,14 @@ function hold(
   if (metered[QUOTA]) settlement.quota.metadata = metered[QUOTA].metadata
   metered[QUOTA] = settlement.quota
   followStatus(settlement, reply)
+  const handshake = followHandshake(request, reply)
   whenOver(reply.raw, request.raw.socket, () => {
     if (isHeadSent(reply.raw)) settlement.settle(statusOf(reply.raw))
-    // An upgraded connection, as of a WebSocket, has nothing but its 101.
-    else if (reply.sent && isUpgraded(request.raw)) settlement.settle(101)
-    else {
+    // An upgraded connection, as of a WebSocket, has nothing but its handshake, and none will come any more.
+    else if (handshake !== undefined) {
+      if (handshake.status === undefined) settlement.giveBack()
+      else settlement.settle(handshake.status)
+    } else {
       // Of a stream nothing may have been sent yet, and Fastify only destroys it now.
       if (settlement.openStatus !== undefined) settlement.settle(settlement.openStatus)
       else settlement.abandon(isBodyUnread(request))
@@ -173,8 +177,6 @@ function hold(
     }
   })
 }
-
-const isUpgraded = (raw: FastifyRequest['raw']): boolean => (raw as { upgrade?: boolean }).upgrade === true
 
 function deny(
   context: GuardContext,
