@@ -28,5 +28,6 @@ export const actorName = (request: FastifyRequest): string => (request as unknow
 export const actorOf = (request: FastifyRequest): Actor => ({
   actor: actorName(request),
   reason: readReason(request) ?? null,
-  requestId: request.id
+  // Where `genReqId` takes it from a header there may be none.
+  requestId: request.id ?? null
 })

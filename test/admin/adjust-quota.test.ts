@@ -1,8 +1,10 @@
+import Fastify from 'fastify'
 import t from 'tap'
+import quotaPlugin from '../../src/index.ts'
 import { type Call, isAnswer, isProblem, operated, TOKEN } from '../fixtures/admin.ts'
 import { auditOf } from '../fixtures/charges.ts'
 import { ODD_USERS, rowsOf, tally } from '../fixtures/meter.ts'
-import { metered, newUser } from '../fixtures/metered.ts'
+import { byHeader, metered, newUser, QUOTAS } from '../fixtures/metered.ts'
 
 const { app, db, call } = await operated(t)
 const { quota } = app
@@ -15,6 +17,29 @@ async function used(): Promise<string> {
   await quota.consume(user, 'calls', 6)
   return user
 }
+
+t.test('200, and in the audit log without an id, where genReqId gives the request none', async t => {
+  // As `request => request.headers['x-request-id']` does without that header.
+  const app = Fastify({ genReqId: () => undefined as unknown as string })
+  t.teardown(() => app.close())
+  await app.register(quotaPlugin, {
+    connection: db.orm,
+    quotas: QUOTAS,
+    identify: byHeader,
+    self: false,
+    admin: { token: TOKEN }
+  })
+  const user = await used()
+  const reply = await app.inject({
+    method: 'PUT',
+    url: `/admin/quotas/users/${user}/adjust?quota_type=calls&new_limit=7`,
+    headers: { 'x-admin-token': TOKEN }
+  })
+  t.equal(reply.statusCode, 200)
+  t.strictSame(await db.query('SELECT request_id FROM quota_audit_logs WHERE user_id = $1', [user]), [
+    { request_id: null }
+  ])
+})
 
 t.test('200: another limit, and what is left of it', async t => {
   const user = await used()
