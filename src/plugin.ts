@@ -178,5 +178,11 @@ async function identity(
   throw new FST_QUOTA_NO_IDENTITY()
 }
 
+/**
+ * Where a reply has waited for its charge and then has a header that Node refuses, Fastify before 5.11 hears nothing of the error, and the process
+ * ends: as after any hook that is asynchronous.
+ */
+const FASTIFY = '^5.11.0'
+
 /** Meters an API: exact quotas for every user, deducted before the handler runs and charged when it succeeds. */
-export const quotaPlugin = fp<QuotaOptions>(register, { name: 'fastify-quota', fastify: '5.x' })
+export const quotaPlugin = fp<QuotaOptions>(register, { name: 'fastify-quota', fastify: FASTIFY })

@@ -1,3 +1,4 @@
+import { readFile } from 'node:fs/promises'
 import Fastify, { type FastifyInstance } from 'fastify'
 import t from 'tap'
 import quotaPlugin, { type QuotaOptions } from '../../src/index.ts'
@@ -123,6 +124,18 @@ t.test("answers by its own schemas, whatever compilers the application's have", 
   const headers = { 'x-user': newUser(), 'x-admin-token': token }
   for (const url of ['/quotas/me', '/admin/quotas/users?limit=1'])
     t.equal((await app.inject({ url, headers })).statusCode, 200, url)
+})
+
+t.test('does not start on a Fastify that is older than the package says', async t => {
+  const { peerDependencies } = JSON.parse(await readFile(new URL('../../package.json', import.meta.url), 'utf8'))
+  const app = Fastify()
+  t.teardown(() => app.close())
+  Object.defineProperty(app, 'version', { value: '5.10.0' })
+  app.register(quotaPlugin, options())
+  await t.rejects(async () => void (await app.ready()), {
+    code: 'FST_ERR_PLUGIN_VERSION_MISMATCH',
+    message: `expected '${peerDependencies.fastify}' fastify version, '5.10.0' is installed`
+  })
 })
 
 t.test('refuses a second registration below the first', async t => {
