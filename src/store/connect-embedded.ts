@@ -1,6 +1,7 @@
 // The embedded engine: PostgreSQL inside this process, in a directory, for development, tests and small deployments.
 import { resolve } from 'node:path'
-import { type Database, openDatabase, type Values } from './database.ts'
+import { type Database, type Driver, openDatabase, type Values } from './database.ts'
+import { transactThrough } from './drizzle-transaction.ts'
 import { lockDirectory, type Unlock } from './lock-directory.ts'
 import { migrate } from './migrate.ts'
 
@@ -68,7 +69,9 @@ async function openEngine(dataDir: string, unlock: Unlock): Promise<Database> {
     await unlock()
   }
   const run = (text: string, values: Values) => client.query(text, [...values])
-  return openDatabase('embedded', drizzle(client), run, close, DEADLINE_MS)
+  const orm = drizzle(client)
+  const transact: Driver['transact'] = (mode, work) => transactThrough(orm, mode, work)
+  return openDatabase('embedded', orm, { run, transact, close }, DEADLINE_MS)
 }
 
 async function leave(dir: string, shared: Shared, database: Database): Promise<void> {

@@ -6,8 +6,9 @@ import { refuseUnknown } from '../quota/option.ts'
 import { requireApart } from './check-transactions.ts'
 import { connectEmbedded } from './connect-embedded.ts'
 import { connectServer, type Patience, requireReady } from './connect-server.ts'
-import { type Database, type Orm, openDatabase, runThrough } from './database.ts'
+import { type Database, type Driver, type Orm, openDatabase, runThrough } from './database.ts'
 import { DEFAULT_DIRECTORY } from './default-directory.ts'
+import { transactThrough } from './drizzle-transaction.ts'
 import type { ServerConnection } from './server-url.ts'
 
 /**
@@ -43,8 +44,10 @@ export async function open(
   if (typeof connection === 'string') return connectServer({ url: connection }, patience)
   if (typeof connection !== 'object' || connection === null)
     throw new FST_QUOTA_CONNECTION('must be a postgres:// URL, { dataDir } or a Drizzle database')
-  if (is(connection, PgDatabase))
-    return openDatabase('drizzle', connection, runThrough(connection), async () => {}, 2_000)
+  if (is(connection, PgDatabase)) {
+    const transact: Driver['transact'] = (mode, work) => transactThrough(connection, mode, work)
+    return openDatabase('drizzle', connection, { run: runThrough(connection), transact, close: async () => {} }, 2_000)
+  }
   if ('dataDir' in connection) {
     if (typeof connection.dataDir !== 'string' || connection.dataDir === '')
       throw new FST_QUOTA_CONNECTION('must name a directory as its dataDir')

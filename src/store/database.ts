@@ -53,12 +53,17 @@ export type TransactionMode = Pick<PgTransactionConfig, 'accessMode'> &
 /** One statement, as of a transaction. */
 export type Query = <Row>(text: string, values?: Values) => Promise<Row[]>
 
+export interface Driver {
+  run: Run
+  transact<T>(mode: TransactionMode, work: (query: Query) => Promise<T>): Promise<T>
+  close(): Promise<void>
+}
+
 /** Puts the deadline and the one kind of error around a driver. */
 export function openDatabase(
   kind: DatabaseKind,
   orm: Orm,
-  run: Run,
-  close: () => Promise<void>,
+  { run, transact, close }: Driver,
   deadlineMs: number
 ): Database {
   const query: Database['query'] = async <Row>(text: string, values: Values = [], within = deadlineMs) =>
@@ -70,13 +75,7 @@ export function openDatabase(
     metering: { query },
     holding: { query, spare: { query } },
     charging: { query, spare: { query } },
-    transact: (mode, work, within = deadlineMs) => {
-      const inside = (tx: Orm) => {
-        const ask = runThrough(tx)
-        return work(async <Row>(text: string, values: Values = []) => rowsOf<Row>(await ask(text, values)))
-      }
-      return withDeadline(orm.transaction(inside, mode), within)
-    },
+    transact: (mode, work, within = deadlineMs) => withDeadline(transact(mode, work), within),
     close
   }
 }
@@ -183,6 +182,9 @@ export function stateOf(error: unknown): string | undefined {
       : stateOf(cause)
     : code
 }
+
+/** The server says so, and does not speak of its connection (08…) or of its own end (57P…). */
+export const isWord = (error: unknown): boolean => /^(?=.*\d)(?!08|57P)[0-9A-Z]{5}$/.test(stateOf(error) ?? '')
 
 /** The driver's own words, of hosts, tables and constraints, are the cause's: a message may reach a client. */
 function describe(error: unknown): string {

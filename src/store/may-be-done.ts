@@ -1,6 +1,6 @@
 // Whether a statement was carried out that was given up.
 import { setTimeout as sleep } from 'node:timers/promises'
-import { stateOf } from './database.ts'
+import { isWord, stateOf } from './database.ts'
 import { lateAnswerTo, NOT_SENT } from './late-answer.ts'
 
 /**
@@ -20,8 +20,5 @@ export async function mayBeDone(error: unknown, patienceMs: number): Promise<boo
   await sleep(patienceMs)
   return true
 }
-
-/** The server says so, and does not speak of its connection (08…) or of its own end (57P…). */
-export const isWord = (error: unknown): boolean => /^(?=.*\d)(?!08|57P)[0-9A-Z]{5}$/.test(stateOf(error) ?? '')
 
 const UNSENT = ['ECONNREFUSED', 'ENOTFOUND', 'EAI_AGAIN', 'CONNECT_TIMEOUT', 'CONNECTION_ENDED']

@@ -1,7 +1,6 @@
 // Whether the database is there, by what became of what it was asked last.
-import { stateOf } from './database.ts'
+import { isWord, stateOf } from './database.ts'
 import { lateAnswerTo, NOT_SENT } from './late-answer.ts'
-import { isWord } from './may-be-done.ts'
 
 export class Presence {
   /** It was not reached, or was silent for as long as a statement may take. */

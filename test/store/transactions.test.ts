@@ -1,9 +1,12 @@
+import { drizzle } from 'drizzle-orm/postgres-js'
+import postgres from 'postgres'
 import t from 'tap'
 import { connect } from '../../src/store/connect.ts'
 import { type Database, type Query, transaction } from '../../src/store/database.ts'
 import { mayBeDone } from '../../src/store/may-be-done.ts'
 import { server } from '../fixtures/database.ts'
 import { pooler } from '../fixtures/pooler.ts'
+import { proxy } from '../fixtures/proxy.ts'
 
 const pg = await server(t)
 const url = await pg.migrated()
@@ -70,6 +73,26 @@ for (const [when, lose] of Object.entries(losses))
     t.notOk((await isThere('before')) || (await isThere('after')))
     t.equal(await transaction(db, async () => 'works again'), 'works again')
   })
+
+t.test("one of the application's own client ends with its connection, and leaves the client well", async t => {
+  const network = await proxy(t, url)
+  const client = postgres(network.url, { max: 2, fetch_types: false, backoff: () => 0, onnotice: () => {} })
+  t.teardown(() => client.end({ timeout: 1 }))
+  const own = await connect(drizzle(client))
+  for (let round = 0; round < 6; round++) {
+    const losing = transaction(own, async query => {
+      await insert(query, `before ${round}`)
+      if (round % 2 === 0) network.cut()
+      else setTimeout(network.cut, 20)
+      await query('SELECT pg_sleep(0.1)').catch(() => {})
+      await insert(query, `after ${round}`)
+    })
+    await t.rejects(losing, { code: 'FST_QUOTA_STORE', cause: { code: 'CONNECTION_CLOSED' } })
+    t.notOk(await isThere(`before ${round}`))
+  }
+  const [row] = await transaction(own, query => query("SELECT current_setting('transaction_isolation') AS level"))
+  t.strictSame(row, { level: 'read committed' })
+})
 
 t.test('one whose connection was lost while nobody used it begins on another', async t => {
   await end(await transaction(db, pidOf))
