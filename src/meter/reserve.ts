@@ -7,7 +7,8 @@ import {
   FST_QUOTA_EXCEEDED,
   FST_QUOTA_INVALID_CALL,
   FST_QUOTA_NOT_RESERVED,
-  FST_QUOTA_SETTLED
+  FST_QUOTA_SETTLED,
+  FST_QUOTA_UNKNOWN_USER
 } from '../quota/errors.ts'
 import { deniedEvent } from '../quota/events.ts'
 import { boundMetadata, type Metadata } from '../quota/metadata.ts'
@@ -50,7 +51,7 @@ export interface Reservation {
   /**
    * Charges what was held, or what it really cost: `amounts` by type, also above what was held and past the limit. Returns the
    * balances afterwards, by type. Also when it has expired. Twice: the first answer; after `release`: FST_QUOTA_SETTLED. Where a counter would
-   * pass 2^53−1: FST_QUOTA_INVALID_AMOUNT.
+   * pass 2^53−1: FST_QUOTA_INVALID_AMOUNT. Where the user was deleted meanwhile: FST_QUOTA_UNKNOWN_USER.
    */
   commit(options?: {
     amounts?: Readonly<Partial<Record<QuotaTypeKey, number>>>
@@ -99,6 +100,9 @@ const hold = async (
   charges.length === 0
     ? { admitted: true, charges: [], at: new Date() }
     : await context.reserving(userId, charges, () => reserve(bounded(context), { userId, charges, leaseMs }))
+
+/** SQLSTATE of a charge whose user is gone. */
+const DELETED = '23502'
 
 interface Held {
   userId: string
@@ -161,6 +165,10 @@ class HeldReservation implements Reservation {
     try {
       return await commit(bounded(this.#context), this.#userId, charges, this.#endpoint)
     } catch (error) {
+      if (stateOf(error) === DELETED) {
+        this.#context.live.drop(charges.map(({ id }) => id))
+        throw new FST_QUOTA_UNKNOWN_USER()
+      }
       const [most] = charges.filter(c => c.amount > c.heldAmount).sort((a, b) => b.amount - a.amount)
       if (most !== undefined && stateOf(error) === '23514') throw withoutRoom(`amounts.${most.type}`, most.amount)
       this.#doubts.push(mayBeDone(error, this.#context.storeTimeoutMs))

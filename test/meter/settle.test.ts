@@ -1,5 +1,6 @@
 import t from 'tap'
 import type { Reservation } from '../../src/index.ts'
+import { deleteUser } from '../../src/store/delete-user.ts'
 import { figures, meter, NO_AMOUNTS, rowsOf, tally } from '../fixtures/meter.ts'
 import { logsOf, newUser } from '../fixtures/metered.ts'
 
@@ -12,6 +13,15 @@ t.test('gives everything back, and writes no log row', async t => {
   await reservation.release()
   t.strictSame(await tally(quota, user), [0, 0, 10])
   t.strictSame(await rowsOf(db, user), { quota_users: 1, quota_limits: 5 })
+})
+
+t.test('says that its user was deleted, so that nobody tries again in vain', async t => {
+  const user = newUser()
+  const reservation = await quota.reserve(user, 'calls')
+  await deleteUser(db, user, { actor: 'operator', reason: null, requestId: null })
+  for (let i = 0; i < 2; i++) await t.rejects(reservation.commit(), { code: 'FST_QUOTA_UNKNOWN_USER', statusCode: 404 })
+  await reservation.release()
+  t.strictSame(await rowsOf(db, user), {})
 })
 
 t.test('charges once, however often and however fast it is committed', async t => {
