@@ -16,7 +16,6 @@ import { type Finding, hint, ok, wrong } from './finding.ts'
 const OLDEST_VERSION = 140_000
 const MAX_EXPIRED = 1_000
 const INIT = 'run `npx fastify-quota init --schema-only` on this database'
-export const GRANT = 'give it the rights that the README lists, as the role that owns the tables'
 
 /** Stops at the check that the others cannot do without. */
 export async function checkDatabase(db: Database): Promise<Finding[]> {
@@ -49,7 +48,7 @@ export async function checkDatabase(db: Database): Promise<Finding[]> {
   }
   findings.push(ok('schema', 'every table and column is there'))
   const lacking = await lackingRights(db)
-  if (lacking !== undefined) return [...findings, wrong('rights', lacking, GRANT)]
+  if (lacking !== undefined) return [...findings, wrong('rights', lacking.what, lacking.remedy)]
   return [
     ...findings,
     ok('rights', 'this role may do all that is done'),

@@ -1,7 +1,8 @@
 // fastify-quota doctor: what is wrong with the database or the routes, and what to do about it.
+import { GRANT } from '../store/check-rights.ts'
 import { stateOf } from '../store/database.ts'
 import { explain } from '../store/explain.ts'
-import { checkDatabase, GRANT } from './check-database.ts'
+import { checkDatabase } from './check-database.ts'
 import { checkRoutes, type RouteCheck } from './check-routes.ts'
 import { type Command, text } from './command.ts'
 import { CONNECTION_FLAGS, readTarget, requireEmbedded, type Target, withTarget } from './connection.ts'

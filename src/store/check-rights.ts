@@ -20,20 +20,51 @@ const needed = JSON.stringify(
   Object.fromEntries(tables.map(getTableName).map(table => [table, LESS[table] ?? ALL] as const))
 )
 
-/** A right may be given column by column, but for DELETE. */
+export const GRANT = 'give it the rights that the README lists under GRANT, as the role that owns the tables'
+
+/** As policies name them. */
+const COMMANDS = { SELECT: 'r', INSERT: 'a', UPDATE: 'w', DELETE: 'd' } as const
+
+type Right = keyof typeof COMMANDS
+
+/** A right may be given column by column, but for DELETE. Where row level security holds for this role, a policy must give it besides. */
 const LACKING = `
-SELECT n.table, r.right, current_user::text AS role
-  FROM jsonb_each($1::text::jsonb) n ("table", rights), jsonb_array_elements_text(n.rights) r ("right")
- WHERE NOT CASE r.right WHEN 'DELETE' THEN has_table_privilege(to_regclass(n.table), 'DELETE')
-                        ELSE has_any_column_privilege(to_regclass(n.table), r.right) END
- ORDER BY n.table`
+SELECT n.table, r.right, current_user::text AS role, r.granted
+  FROM jsonb_each($1::text::jsonb) n ("table", rights)
+ CROSS JOIN LATERAL (
+   SELECT w.right, CASE w.right WHEN 'DELETE' THEN has_table_privilege(to_regclass(n.table), 'DELETE')
+                                ELSE has_any_column_privilege(to_regclass(n.table), w.right) END AS granted
+     FROM jsonb_array_elements_text(n.rights) w ("right")
+ ) r
+ WHERE NOT r.granted
+    OR row_security_active(to_regclass(n.table))
+   AND NOT EXISTS (SELECT 1 FROM pg_policy p
+                    WHERE p.polrelid = to_regclass(n.table) AND p.polpermissive AND p.polcmd::text IN ('*', $2::text::jsonb->>r.right)
+                      AND EXISTS (SELECT 1 FROM unnest(p.polroles) AS m (id) WHERE m.id = 0 OR pg_has_role(m.id, 'USAGE')))
+ ORDER BY r.granted, n.table`
 
-const PREPOSITIONS: Readonly<Record<string, string>> = { SELECT: ' from', INSERT: ' into', UPDATE: '', DELETE: ' from' }
+interface LackingRow {
+  table: string
+  right: Right
+  role: string
+  /** And no policy lets it be used. */
+  granted: boolean
+}
 
-/** What the role may not do, as a clause; undefined when it may do all. The tables are there already. */
-export async function lackingRights(db: Database): Promise<string | undefined> {
-  const rows = await db.query<{ table: string; right: string; role: string }>(LACKING, [needed])
+const PREPOSITIONS: Readonly<Record<Right, string>> = { SELECT: ' from', INSERT: ' into', UPDATE: '', DELETE: ' from' }
+
+/** What the role may not do, as a clause, and what helps; undefined when it may do all. The tables are there already. */
+export async function lackingRights(db: Database): Promise<{ what: string; remedy: string } | undefined> {
+  const rows = await db.query<LackingRow>(LACKING, [needed, JSON.stringify(COMMANDS)])
   const [first] = rows
   if (first === undefined) return undefined
-  return `the role ${first.role} may not ${listed(rows.map(({ table, right }) => `${right}${PREPOSITIONS[right]} ${table}`))}`
+  // Rights come first: without them no policy is asked.
+  const alike = rows.filter(({ granted }) => granted === first.granted)
+  const what = `the role ${first.role} may not ${listed(alike.map(({ table, right }) => `${right}${PREPOSITIONS[right]} ${table}`))}`
+  return first.granted
+    ? {
+        what: `${what}: row level security is on, and no policy lets it`,
+        remedy: `ALTER TABLE ${first.table} DISABLE ROW LEVEL SECURITY, or CREATE POLICY with USING (true) for this role, on each of them`
+      }
+    : { what, remedy: GRANT }
 }

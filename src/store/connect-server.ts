@@ -191,7 +191,7 @@ export async function requireReady(db: Database): Promise<void> {
       'Run `npx fastify-quota init --schema-only` (or `npx drizzle-kit push`) with DATABASE_URL set to this database'
     )
   const lacking = await lackingRights(db)
-  if (lacking !== undefined) throw new FST_QUOTA_SCHEMA(lacking, 'The README has the GRANTs that it needs')
+  if (lacking !== undefined) throw new FST_QUOTA_SCHEMA(lacking.what, `To mend it, ${lacking.remedy}`)
 }
 
 /** Asked together, because a boot waits for each question. */

@@ -144,6 +144,32 @@ t.test(
   }
 )
 
+t.test(
+  'a role for whom row level security hides rows, or takes none, is refused: it would serve and never charge',
+  async t => {
+    const url = await pg.migrated()
+    const sql = postgres(url, { max: 1, onnotice: () => {} })
+    t.teardown(() => sql.end())
+    await sql`CREATE ROLE guarded LOGIN PASSWORD 'guarded'`
+    const guarded = url.replace('postgres:postgres@', 'guarded:guarded@')
+    await sql`GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA public TO guarded`
+    await sql`ALTER TABLE usage_logs ENABLE ROW LEVEL SECURITY`
+    await sql`ALTER TABLE quota_types ENABLE ROW LEVEL SECURITY`
+    await (await connect(url)).close()
+    await t.rejects(connect(guarded), {
+      code: 'FST_QUOTA_SCHEMA',
+      message:
+        /guarded may not SELECT from quota_types, .* and 3 more: row level security is on.*ALTER TABLE quota_types DISABLE/
+    })
+    await sql`CREATE POLICY all_types ON quota_types USING (true)`
+    await sql`CREATE POLICY log_reads ON usage_logs FOR SELECT TO guarded USING (true)`
+    await sql`CREATE POLICY log_writes ON usage_logs TO postgres USING (true)`
+    await t.rejects(connect(guarded), { message: /may not INSERT into usage_logs, DELETE from usage_logs: row level/ })
+    await sql`ALTER POLICY log_writes ON usage_logs TO guarded`
+    await (await connect(guarded)).close()
+  }
+)
+
 t.test("the application's own Drizzle database stays open", async t => {
   const sql = postgres(await pg.migrated(), { max: 1 })
   t.teardown(() => sql.end())
