@@ -8,7 +8,7 @@ import { missingFromSchema, tellMissing } from './check-schema.ts'
 import { type Database, type Orm, rowsOf, stateOf, type Values, withDeadline } from './database.ts'
 import { dial } from './dial.ts'
 import { Hosts } from './hosts.ts'
-import { CLOSE_SECONDS, endClient, Lane, type Session } from './lane.ts'
+import { CLOSE_SECONDS, endClient, endedAfter, Lane, type Session } from './lane.ts'
 import { readServer, type ServerConnection } from './server-url.ts'
 import { SharedLanes } from './shared-lanes.ts'
 import { Transactions } from './transactions.ts'
@@ -51,7 +51,16 @@ export function connectServer(
     transform: undefined,
     connection: { application_name: 'fastify-quota', ...options.connection }
   }
-  const operator = new Lane(url, hosts, { ...settings, max: Math.min(max, OPERATOR_CONNECTIONS) }, OPERATOR_SESSION)
+  const few = Math.min(max, OPERATOR_CONNECTIONS)
+  const operator = new Lane(
+    url,
+    hosts,
+    { ...settings, max: few },
+    {
+      ...OPERATOR_SESSION,
+      statement_timeout: endedAfter(deadlineMs)
+    }
+  )
   const metering = new Lane(url, hosts, { ...settings, max }, sessionWithin(storeTimeoutMs))
   const sharedSession = { ...sessionWithin(storeTimeoutMs), ...SHARED_SESSION }
   const shared = new SharedLanes(statements => new Lane(url, hosts, { ...settings, max: 1 }, sharedSession, statements))
@@ -59,7 +68,7 @@ export function connectServer(
   const transactions = new Transactions(
     onclose => postgres(url, { ...alone, ...hosts.address, onclose } as Settings),
     hosts,
-    Math.min(max, OPERATOR_CONNECTIONS),
+    few,
     OPERATOR_SESSION
   )
   const prepares = preparing(operator, options.prepare)
@@ -146,7 +155,8 @@ async function* streamRows<Row>(
     withDeadline(client.unsafe(statement, [...given]).then(rowsOf<Row>), EXPORT_DEADLINE_MS)
   try {
     await run('BEGIN READ ONLY')
-    await run(`SET LOCAL statement_timeout = ${EXPORT_DEADLINE_MS}`)
+    // Who reads slowly is cut off by who sends it, and not by the role's settings.
+    await run(`SET LOCAL statement_timeout = ${EXPORT_DEADLINE_MS}; SET LOCAL idle_in_transaction_session_timeout = 0`)
     await run(`DECLARE quota_export NO SCROLL CURSOR FOR ${text}`, values)
     for (;;) {
       const rows = await run(`FETCH ${batch} FROM quota_export`)

@@ -12,6 +12,9 @@ type Sent = postgres.PendingQuery<postgres.Row[]> & { state?: object | null }
 /** What a connection asks for when it is opened, such as that the server ends what takes too long by itself. */
 export type Session = Readonly<Record<string, string | number>>
 
+/** The `statement_timeout` of what is waited for so long: the server ends it a little later, and no sooner, whatever the role's own setting is. */
+export const endedAfter = (deadlineMs: number): number => Math.min(Math.ceil(deadlineMs * 1.1), 2 ** 31 - 1)
+
 /** A pool is made anew no more often: while a server is down, every statement would ask for it. */
 const REPLACE_EVERY_MS = 1_000
 /** How long a pool that was given up may take to end what is answered after all. */

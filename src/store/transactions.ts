@@ -3,7 +3,7 @@ import type postgres from 'postgres'
 import { FST_QUOTA_STORE } from '../quota/errors.ts'
 import { type Query, rowsOf, type TransactionMode, type Values, withDeadline } from './database.ts'
 import type { Hosts } from './hosts.ts'
-import { CLOSE_SECONDS, endClient, type Session } from './lane.ts'
+import { CLOSE_SECONDS, endClient, endedAfter, type Session } from './lane.ts'
 import { type Turn, waitInLine } from './wait-in-line.ts'
 
 /** A client of one connection. */
@@ -64,7 +64,7 @@ export class Transactions {
     }
     const channel = this.#takeIdle() ?? this.#channel()
     this.#taken.add(channel)
-    const running = this.#runOn(channel, order)
+    const running = this.#runOn(channel, order, deadlineMs)
     try {
       const result = await withDeadline(running, Math.max(end - performance.now(), 1))
       this.#idle.push(channel)
@@ -125,12 +125,18 @@ export class Transactions {
     next()
   }
 
-  async #runOn<T>(channel: Channel, { mode, work, prepare }: Omit<TransactionOrder<T>, 'deadlineMs'>): Promise<T> {
+  async #runOn<T>(
+    channel: Channel,
+    { mode, work, prepare }: Omit<TransactionOrder<T>, 'deadlineMs'>,
+    deadlineMs: number
+  ): Promise<T> {
     const { isolationLevel, accessMode = '' } = mode
     const { client } = channel
     channel.isBegun = false
     // Not READ WRITE: a standby refuses that as what it does not know (0A000), and a server that was made read-only would be written to.
-    await client.unsafe(`BEGIN ISOLATION LEVEL ${isolationLevel} ${accessMode}${this.#settings}`)
+    await client.unsafe(
+      `BEGIN ISOLATION LEVEL ${isolationLevel} ${accessMode}${this.#settings}; SET LOCAL statement_timeout = ${endedAfter(deadlineMs)}`
+    )
     channel.isBegun = true
     const { losses } = channel
     const ask = (text: string, values: Values, isPrepared: boolean) => {

@@ -1,3 +1,4 @@
+import { setTimeout as sleep } from 'node:timers/promises'
 import { drizzle } from 'drizzle-orm/postgres-js'
 import postgres from 'postgres'
 import t from 'tap'
@@ -40,6 +41,27 @@ t.test('does all of it, or nothing', async t => {
     { code: 'FST_QUOTA_STORE', cause: thrown }
   )
   t.notOk(await isThere('first'))
+})
+
+t.test('what may take its time is not ended by the settings of a role, nor are rows that are read slowly', async t => {
+  const name = new URL(url).pathname.slice(1)
+  await db.query(`ALTER ROLE postgres IN DATABASE ${name} SET statement_timeout = '100ms'`)
+  await db.query(`ALTER ROLE postgres IN DATABASE ${name} SET idle_in_transaction_session_timeout = '100ms'`)
+  const impatient = await connect(url)
+  t.teardown(() => impatient.close())
+  await impatient.query('SELECT pg_sleep(0.3)')
+  await transaction(impatient, async query => {
+    await query('SELECT pg_sleep(0.3)')
+    await sleep(300)
+    await query('SELECT 1')
+  })
+  const sizes: number[] = []
+  for await (const rows of impatient.stream!('SELECT n FROM generate_series(1, 3) n', [], 2)) {
+    sizes.push(rows.length)
+    await sleep(300)
+  }
+  t.strictSame(sizes, [2, 1])
+  await db.query(`ALTER ROLE postgres IN DATABASE ${name} RESET ALL`)
 })
 
 t.test('is not taken for done where the server has rolled it back', async t => {
