@@ -33,6 +33,7 @@ t.test('refuses the fourth with 402, and says when and where there is more', asy
     title: 'Quota exceeded',
     status: 402,
     detail: "This needs 1 of 'api_calls', and 0 of 3 are left.",
+    code: 'FST_QUOTA_EXCEEDED',
     'violated-policies': ['api_calls'],
     quota_type: 'api_calls',
     limit: 3,
