@@ -62,6 +62,8 @@ export class Group<Item extends { userId: string }, Given, Answer> {
   /** Those that were sent first come first. */
   #underWay: Batch<Item, Answer>[] = []
   #timer: NodeJS.Timeout | undefined
+  /** By `performance.now()`; GIVEN_UP where no timer runs. */
+  #timerAt = GIVEN_UP
   #spareTimer: NodeJS.Timeout | undefined
   #isScheduled = false
 
@@ -79,13 +81,16 @@ export class Group<Item extends { userId: string }, Given, Answer> {
     })
   }
 
-  /** One timer for all. It is not stopped where all was answered: the next item would start it anew. */
+  /** One timer for all. It is not stopped where all was answered: the next item would start it anew. Who was elsewhere before has less time left. */
   #watch(deadline: number): void {
-    this.#timer ??= setTimeout(() => this.#giveUp(), Math.max(deadline - performance.now(), 1)).unref()
+    if (deadline >= this.#timerAt) return
+    clearTimeout(this.#timer)
+    this.#timerAt = deadline
+    this.#timer = setTimeout(() => this.#giveUp(), Math.max(deadline - performance.now(), 1)).unref()
   }
 
   #giveUp(): void {
-    this.#timer = undefined
+    this.#timerAt = GIVEN_UP
     const now = performance.now()
     const late = (answers: Promise<unknown> | typeof NOT_SENT) => (waiting: Waiting<Item, Answer>) => {
       if (waiting.deadline > now) return

@@ -126,6 +126,17 @@ t.test('who has waited long enough is told, and not sent any more', async t => {
   t.equal(await next, 50)
 })
 
+t.test('who comes later with less time left is told as soon as that is over', async t => {
+  const alive = setInterval(() => {}, 1_000)
+  t.teardown(() => clearInterval(alive))
+  const { sent, join } = byHand()
+  const first = join(1, 'alice', 3_000)
+  await turn()
+  await t.rejects(join(2, 'alice', 20), { code: 'FST_QUOTA_STORE' })
+  await sent[0]!.answer()
+  t.equal(await first, 10)
+})
+
 t.test('the next statement leaves before those of the last are told', async t => {
   const { sent, join } = byHand()
   const told = join(1).then(() => sent.length)
