@@ -138,12 +138,19 @@ t.test('who comes later with less time left is told as soon as that is over', as
 })
 
 t.test('the next statement leaves before those of the last are told', async t => {
-  const { sent, join } = byHand()
-  const told = join(1).then(() => sent.length)
+  let sentBy = () => 0
+  const toldAt: number[] = []
+  const answer = (_: Item, given: number | undefined) => {
+    toldAt.push(sentBy())
+    return given
+  }
+  const { sent, join } = byHand({ answer })
+  sentBy = () => sent.length
+  join(1)
   await turn()
   join(2)
   await sent[0]!.answer()
-  t.equal(await told, 2)
+  t.strictSame(toldAt, [2])
   await sent[1]!.answer()
 })
 
