@@ -1,4 +1,4 @@
-import { setTimeout as sleep } from 'node:timers/promises'
+import { setTimeout as sleep, setImmediate as turn } from 'node:timers/promises'
 import t, { type Test } from 'tap'
 import { Owed } from '../../src/request/owed.ts'
 
@@ -56,4 +56,111 @@ t.test('what a counter refuses is dropped after a quarter of an hour, also where
   t.ok(write.isDropped)
   t.equal(owed.size, 0)
   await owed.close()
+})
+
+/** Of the store, which answers by hand: a write that was owed, and each attempt at it. */
+function writes(owed: Owed) {
+  const attempts: string[] = []
+  const dropped: string[] = []
+  const over: Promise<void>[] = []
+  let running = 0
+  let most = 0
+  const owe = (name: string, answers: unknown[], first: unknown = new Error('no answer')) =>
+    owed.attempt(Promise.reject(first), {
+      again: async () => {
+        attempts.push(name)
+        most = Math.max(most, ++running)
+        await turn()
+        running -= 1
+        if (answers.length > 0) throw answers.shift()
+      },
+      written: () => t.fail('it was not written at first'),
+      owed: (_, until) => void over.push(until),
+      dropped: () => void dropped.push(name)
+    })
+  return { attempts, dropped, most: () => most, owe, allOver: () => Promise.all(over) }
+}
+
+/** As its sockets keep a server alive: what is owed does not. */
+t.beforeEach(t => {
+  const alive = setInterval(() => {}, 1_000)
+  t.teardown(() => clearInterval(alive))
+})
+
+const NO = new Error('no answer')
+const refusedBy = (code: string) => Object.assign(new Error('refused'), { code })
+
+t.test(
+  'what is owed is tried three at a time, the first come first, and what fails goes behind the others',
+  async t => {
+    const owed = new Owed()
+    const { attempts, most, owe, allOver } = writes(owed)
+    for (const name of ['a', 'b', 'c', 'd', 'e', 'f', 'g']) await owe(name, name < 'd' ? [NO] : [])
+    t.equal(owed.size, 7)
+    await allOver()
+    t.equal(attempts.join(''), 'abcdefgabc')
+    t.equal(most(), 3)
+    t.equal(owed.size, 0)
+  }
+)
+
+t.test('what is owed later, when all that was owed is written, is written too', async t => {
+  const owed = new Owed()
+  for (const name of ['an outage', 'the next one']) {
+    const { attempts, owe, allOver } = writes(owed)
+    await owe(name, [])
+    t.equal(await Promise.race([allOver().then(() => 'over'), sleep(5_000, 'waits')]), 'over')
+    t.strictSame(attempts, [name])
+  }
+})
+
+t.test('rests longer after each attempt that fails', async t => {
+  const owed = new Owed()
+  const attempts: number[] = []
+  let over: Promise<void> | undefined
+  await owed.attempt(Promise.reject(NO), {
+    again: async () => {
+      attempts.push(performance.now())
+      if (attempts.length < 4) throw NO
+    },
+    written: () => {},
+    owed: (_, until) => {
+      over = until
+    },
+    dropped: () => {}
+  })
+  await over
+  const [first, second, third, fourth] = attempts as [number, number, number, number]
+  // At least three quarters of 200, 400 and 800 ms, but for what a timer may be early.
+  t.ok(second - first > 140 && third - second > 290 && fourth - third > 590)
+})
+
+t.test('a rejection that gives no error is one all the same', async t => {
+  const { attempts, owe, allOver } = writes(new Owed())
+  await owe('a', [undefined])
+  await allOver()
+  t.strictSame(attempts, ['a', 'a'])
+})
+
+t.test('what no later attempt would write is dropped, at once or when it is known, and not waited for', async t => {
+  for (const code of ['23502', '23503', '22003']) {
+    const owed = new Owed()
+    const { attempts, dropped, owe, allOver } = writes(owed)
+    await owe('at once', [], refusedBy(code))
+    t.strictSame([dropped, attempts, owed.size], [['at once'], [], 0], code)
+    await owe('later', [refusedBy(code)])
+    await allOver()
+    t.strictSame([dropped, attempts, owed.size], [['at once', 'later'], ['later'], 0], code)
+    t.equal(await Promise.race([owed.close(), sleep(5_000, 'waits')]), undefined)
+  }
+})
+
+t.test('what waits is counted, and too much of it is full', async t => {
+  const owed = new Owed()
+  const { owe } = writes(owed)
+  for (let n = 0; n < 9_999; n++) void owe(String(n), [])
+  await turn()
+  t.notOk(owed.isFull)
+  await owe('one more', [])
+  t.ok(owed.isFull)
 })
