@@ -1,4 +1,4 @@
-import { mkdtempSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs'
+import { mkdtempSync, readdirSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import t, { type Test } from 'tap'
@@ -64,6 +64,15 @@ t.test('refuses a wrong variable by its name, and says what it takes', async t =
   for (const [environment, message] of wrong) t.throws(() => readSettings({ ...SECRETS, ...environment }), { message })
 })
 
+t.test('takes a secret that is just long enough, and true and false as they are written elsewhere', async t => {
+  const environment = { ADMIN_TOKEN: 'x'.repeat(16), JWT_SECRET: 'x'.repeat(32) }
+  t.match(readSettings(environment), { adminToken: environment.ADMIN_TOKEN, jwtSecret: environment.JWT_SECRET })
+  t.match(readSettings({ ...SECRETS, ENABLE_AUTH: 'False', ENABLE_QUOTA: 'TRUE' }), {
+    isAuthEnabled: false,
+    isQuotaEnabled: true
+  })
+})
+
 t.test('lets ENABLE_AUTH=false stand on a loopback HOST only', async t => {
   for (const HOST of ['127.0.0.1', '127.9.9.9', '::1', 'localhost'])
     t.equal(readSettings({ ...SECRETS, ENABLE_AUTH: 'false', HOST }).isAuthEnabled, false, HOST)
@@ -92,6 +101,7 @@ t.test('keeps the secrets it makes in a file that only its owner reads, and find
   const QUOTA_DATA_DIR = join(directory(t), 'made')
   const first = readSettings({ QUOTA_DATA_DIR })
   t.match(first, { adminToken: /^[\w-]{32}$/, isAdminTokenKept: true, jwtSecret: /^[\w-]{43}$/ })
+  t.strictSame(readdirSync(QUOTA_DATA_DIR), ['secrets.json'], 'and no other has them')
   t.equal(statSync(join(QUOTA_DATA_DIR, 'secrets.json')).mode & 0o777, 0o600)
   t.equal(statSync(QUOTA_DATA_DIR).mode & 0o777, 0o700)
   t.strictSame(readSettings({ QUOTA_DATA_DIR }), first)
