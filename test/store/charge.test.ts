@@ -71,6 +71,7 @@ onBoth(
 
 onBoth('a key that was used undoes the charge that brings it again, and remembers the first answer', async (t, db) => {
   await declareTypes(db, { calls: { limit: 10 } })
+  await hold(db, 'alice', { calls: 2 })
   const first = await consume(db, 'alice', { calls: 4 }, 'k')
   await consume(db, 'alice', { calls: 1 })
   const error = await consume(db, 'alice', { calls: 2 }, 'k').then(
@@ -78,7 +79,7 @@ onBoth('a key that was used undoes the charge that brings it again, and remember
     (error: unknown) => error
   )
   t.equal(stateOf(error), '23505')
-  t.strictSame(await standing(db, 'alice', 'calls'), [5, 0, 5])
+  t.strictSame(await standing(db, 'alice', 'calls'), [5, 2, 3])
   t.strictSame(
     (await logOf(db, 'alice')).map(([amount]) => amount),
     [4, 1]
