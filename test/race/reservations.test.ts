@@ -403,6 +403,20 @@ t.test('what the database refuses only when it is looked at again undoes nothing
   t.strictSame(await violations(db), [])
 })
 
+t.test('nothing is held in a period that has ended, also where there is room in it', async t => {
+  const { db, reserve } = await begin(t, 10)
+  const before = await reserve('alice')
+  await db.query("UPDATE quota_limits SET period_end = date_trunc('milliseconds', now())")
+  const outcomes = await Promise.all([reserve('alice', { amount: 2 }), reserve('alice', { amount: 8 })])
+  if (!before.admitted) throw new Error('denied')
+  for (const outcome of outcomes) {
+    if (!outcome.admitted) throw new Error('denied')
+    t.ok(outcome.charges[0]!.periodStart > before.charges[0]!.periodStart)
+  }
+  t.strictSame(await standing(db, 'alice', 'calls'), [0, 10, 0])
+  t.strictSame(await violations(db), [])
+})
+
 t.test('nobody is refused for what a counter was before it was locked', async t => {
   const { url, db, type, reserve } = await begin(t, 10)
   const users = usersOf(80)
@@ -415,14 +429,19 @@ t.test('nobody is refused for what a counter was before it was locked', async t 
     for (let used = 0; !isOver; used = 10 - used) await other`UPDATE quota_limits SET used_amount = ${used}`
   })()
   const wrong: unknown[] = []
+  let held = 0
   for (let look = 0; look < 300; look++) {
     const wishes = users.map(userId => ({ userId, id: v7(), typeId: type.typeId, amount: 1, leaseMs: 60_000 }))
     const answers = await holdMany(db.holding, wishes)
-    for (const answer of answers) if (answer?.held === false && answer.used_amount < 10) wrong.push(answer)
+    for (const answer of answers) {
+      if (answer?.held === false && answer.used_amount < 10) wrong.push(answer)
+      if (answer?.held) held += 1
+    }
   }
   isOver = true
   await changing
   t.strictSame(wrong, [])
+  t.equal(await counted(db), held, 'and who is told so has it')
 })
 
 t.test('what is dead is given back to the first who does not fit', async t => {
