@@ -2,6 +2,7 @@ import t from 'tap'
 import { declareTypes } from '../../src/store/declare-types.ts'
 import { expireReservations, listExpired } from '../../src/store/expire-reservations.ts'
 import { renewReservations } from '../../src/store/renew-reservations.ts'
+import { type Live, LiveReservationSet } from '../../src/upkeep/live-reservations.ts'
 import { both } from '../fixtures/both.ts'
 import { hold, standing, tryHold } from '../fixtures/charges.ts'
 
@@ -104,4 +105,37 @@ onBoth('renewing what was given back already brings nothing to life', async (t, 
   await renewReservations(db, [{ userId: 'alice', id: held!.id }], 60_000)
   t.equal((await db.query('SELECT 1 FROM quota_reservations')).length, 0)
   await renewReservations(db, [], 60_000)
+})
+
+onBoth('what lives is renewed when it is due, whoever has left, and not beyond the time that it has', async (t, db) => {
+  await declareTypes(db, { calls: { limit: 100, period: 'never' } })
+  const anHourAgo = new Date(Date.now() - 3_600_000)
+  const set = new LiveReservationSet(60_000)
+  const join = async (amount: number, when: Partial<Live> = {}): Promise<Live> => {
+    const [held] = await hold(db, 'alice', { calls: amount }, { at: anHourAgo, leaseMs: 1000 })
+    const live: Live = {
+      userId: 'alice',
+      charges: [{ id: held!.id }],
+      renewAt: 0,
+      renewUntil: Number.POSITIVE_INFINITY,
+      livePlace: -1
+    }
+    set.join(live)
+    t.ok(live.renewAt <= performance.now() + 20_000)
+    return Object.assign(live, { renewAt: 0 }, when)
+  }
+  const gone = await join(1)
+  const due = [await join(2), await join(4)]
+  await join(8, { renewAt: Number.POSITIVE_INFINITY })
+  await join(16, { renewUntil: 0 })
+  due.push(await join(32))
+  for (let twice = 0; twice < 2; twice++) set.leave(gone)
+  await set.renew(db)
+  const end = performance.now() + 20_000
+  t.ok(
+    due.every(({ renewAt }) => renewAt > 0 && renewAt <= end),
+    'and again after a third of its lease'
+  )
+  t.equal(await expireReservations(db, 'alice'), 3)
+  t.strictSame(await standing(db, 'alice', 'calls'), [0, 2 + 4 + 32, 100 - 38])
 })
