@@ -163,20 +163,74 @@ t.test('another process is a second late at most', async t => {
   t.equal(await one.status(user), 200)
 })
 
+const costOf = (amount: number) => [{ typeId: 1, type: 'calls', amount }]
+const AT = new Date('2026-03-10T12:00:00.500Z')
+
+/** A denial of 12:00:00.5, of a period that ends so much later. */
+const denialOf = (lastsMs = 60_000) => {
+  const violation = { type: 'calls', limit: 1, used: 1, reserved: 0, remaining: 0, required: 1 }
+  const resetsAt = new Date(AT.getTime() + lastsMs)
+  const retryAfter = Math.ceil(lastsMs / 1000)
+  return {
+    admitted: false as const,
+    at: AT,
+    violations: [{ ...violation, retryAfter, periodStart: AT, resetsAt }],
+    balances: []
+  }
+}
+
+const remember = (
+  memory: DenialMemory,
+  user: string,
+  { amount = 1, changes = memory.changes, lastsMs = 60_000 } = {}
+) => memory.remember(user, costOf(amount), denialOf(lastsMs), changes, performance.now())
+
 t.test('what was answered late does not outlive the period that it speaks of', async t => {
   const memory = new DenialMemory()
-  const costs = [{ typeId: 1, type: 'calls', amount: 1 }]
-  const at = new Date()
-  const violation = { type: 'calls', limit: 1, used: 1, reserved: 0, remaining: 0, required: 1, retryAfter: 1 }
-  const denial = {
-    admitted: false,
-    at,
-    violations: [{ ...violation, periodStart: at, resetsAt: new Date(at.getTime() + 300) }]
-  }
-  const remember = (since: number) => memory.remember('alice', costs as never, denial as never, memory.changes, since)
-  remember(performance.now())
-  t.ok(memory.recall('alice', costs as never))
+  const from = (since: number) => memory.remember('alice', costOf(1), denialOf(300), memory.changes, since)
+  from(performance.now())
+  t.ok(memory.recall('alice', costOf(1)))
   memory.forget('alice')
-  remember(performance.now() - 400)
-  t.equal(memory.recall('alice', costs as never), undefined)
+  from(performance.now() - 400)
+  t.equal(memory.recall('alice', costOf(1)), undefined)
+})
+
+t.test('a denial is not remembered where there may be room again since the database was asked', async t => {
+  for (const user of ['alice', undefined]) {
+    const memory = new DenialMemory()
+    const { changes } = memory
+    memory.forget(user)
+    remember(memory, 'alice', { changes })
+    t.equal(memory.recall('alice', costOf(1)), undefined)
+  }
+})
+
+t.test('a remembered denial is one answer within a second, and counts the seconds after it', async t => {
+  const memory = new DenialMemory()
+  const now = performance.now.bind(performance)
+  const start = now()
+  const at = (ms: number) => t.intercept(performance, 'now', { value: () => start + ms })
+  at(0)
+  const first = remember(memory, 'alice', { lastsMs: 9_900 })
+  at(499)
+  t.equal(memory.recall('alice', costOf(1)), first)
+  at(950)
+  const next = memory.recall('alice', costOf(1))
+  t.match(next, { denial: { at: new Date(AT.getTime() + 950), violations: [{ retryAfter: 9 }] } })
+  t.equal(memory.recall('alice', costOf(1)), next)
+  at(1_000)
+  t.equal(memory.recall('alice', costOf(1)), undefined)
+})
+
+t.test('it keeps the last denials of a user, and the last users', async t => {
+  const memory = new DenialMemory()
+  for (let amount = 1; amount <= 21; amount++) remember(memory, 'hot', { amount })
+  t.equal(memory.recall('hot', costOf(1)), undefined)
+  t.ok(memory.recall('hot', costOf(21)))
+  for (let n = 0; n < 10_000; n++) remember(memory, `user ${n}`)
+  t.equal(memory.recall('hot', costOf(21)), undefined)
+  remember(memory, 'user 0')
+  remember(memory, 'one more')
+  t.ok(memory.recall('user 0', costOf(1)))
+  t.equal(memory.recall('user 1', costOf(1)), undefined)
 })
