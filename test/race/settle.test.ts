@@ -1,13 +1,15 @@
 import t from 'tap'
 import { charge } from '../../src/store/charge.ts'
+import { chargeMany } from '../../src/store/charge-many.ts'
 import { commit } from '../../src/store/commit.ts'
 import { type Database, stateOf, transaction } from '../../src/store/database.ts'
 import { declareTypes } from '../../src/store/declare-types.ts'
+import { deleteUser } from '../../src/store/delete-user.ts'
 import { expireReservations, listExpired } from '../../src/store/expire-reservations.ts'
 import { release } from '../../src/store/release.ts'
 import { renewReservations } from '../../src/store/renew-reservations.ts'
 import { voidCharges } from '../../src/store/void.ts'
-import { costing, hold, logOf, standing, wanted } from '../fixtures/charges.ts'
+import { BY, costing, hold, logOf, standing, wanted } from '../fixtures/charges.ts'
 import { crowd, server } from '../fixtures/database.ts'
 import { violations } from '../fixtures/invariants.ts'
 import { deadlocks, untilWaiting } from '../fixtures/lock-waits.ts'
@@ -90,6 +92,27 @@ t.test('voids of one charge at once give it back once', async t => {
   t.strictSame(await standing(db, 'alice', 'a'), [5, 0, 95])
   t.strictSame(await violations(db), [])
   t.equal(await deadlocks(db), 0)
+})
+
+t.test('charges that share a statement and the deletion of their user do not wait in a circle', async t => {
+  const db = await database(await pg.migrated())
+  await declareTypes(db, { a: { limit: 10 } })
+  const ids: string[] = []
+  for (let i = 0; i < 3; i++) ids.push((await hold(db, 'alice', { a: 1 }))[0]!.id)
+  ids.sort()
+  const charges = ids.map(id => ({ userId: 'alice', id, amount: 1, endpoint: null, metadata: {} })).reverse()
+  let both: Promise<unknown> | undefined
+  await transaction(db, async query => {
+    await query('SELECT 1 FROM quota_reservations WHERE id = $1 FOR UPDATE', [ids[1] as string])
+    const charged = chargeMany(db.charging, charges)
+    await untilWaiting(db)
+    const deleted = deleteUser(db, 'alice', BY)
+    both = Promise.all([charged, deleted])
+    await untilWaiting(db, 2)
+  })
+  t.strictSame(await both, [[true, true, true], true])
+  t.equal(await deadlocks(db), 0)
+  t.strictSame(await logOf(db, 'alice'), [], 'what was charged meanwhile is deleted, too')
 })
 
 t.test('one idempotency key brought fifty times at once charges once, and the others say 23505', async t => {
