@@ -6,9 +6,10 @@ import { deleteUser } from '../../src/store/delete-user.ts'
 import { expireReservations } from '../../src/store/expire-reservations.ts'
 import { listUsage } from '../../src/store/list-usage.ts'
 import { release } from '../../src/store/release.ts'
+import { setLevel } from '../../src/store/set-level.ts'
 import { voidCharges } from '../../src/store/void.ts'
 import { both } from '../fixtures/both.ts'
-import { BY, costing, hold, logOf, standing, tryHold } from '../fixtures/charges.ts'
+import { BY, costing, hold, logOf, standing, tryHold, wanted } from '../fixtures/charges.ts'
 
 const onBoth = await both(t)
 const AT = new Date('2026-03-10T12:00:00.123Z')
@@ -166,10 +167,33 @@ onBoth('voiding undoes a charge with its log row, once', async (t, db) => {
 })
 
 onBoth('voiding gives back what is only held, and what was never held is left alone', async (t, db) => {
-  await declareTypes(db, { calls: { limit: 10 } })
-  const held = await hold(db, 'alice', { calls: 3 })
+  await declareTypes(db, { calls: { limit: 10 }, bytes: { limit: 10, kind: 'level' } })
+  const held = await hold(db, 'alice', { calls: 3, bytes: 4 })
   await voidCharges(db, 'alice', [...held, { ...held[0]!, id: v7() }])
   t.strictSame(await standing(db, 'alice', 'calls'), [0, 0, 10])
+  t.strictSame(await standing(db, 'alice', 'bytes'), [0, 0, 10])
+})
+
+onBoth('a level that was set lower since is not undone below what is held of it', async (t, db) => {
+  await declareTypes(db, { bytes: { limit: 10, kind: 'level' } })
+  const charged = await hold(db, 'alice', { bytes: 4 })
+  await commit(db, 'alice', costing(charged), null)
+  const [to] = await wanted(db, { bytes: 3 })
+  await setLevel(db, { ...to!, userId: 'alice', move: 'set', endpoint: null, metadata: {}, idempotencyKey: null })
+  const held = await hold(db, 'alice', { bytes: 2 })
+  await t.rejects(voidCharges(db, 'alice', charged), { code: 'FST_QUOTA_STORE', cause: { code: '23514' } })
+  await release(db, 'alice', held)
+  t.strictSame(await standing(db, 'alice', 'bytes'), [3, 0, 7])
+})
+
+onBoth('a late commit charges who was written down within the same millisecond', async (t, db) => {
+  await declareTypes(db, { calls: { limit: 10 } })
+  const held = await hold(db, 'alice', { calls: 1 }, { at: AT, leaseMs: 1000 })
+  // Rounded up, where the charge's own instant is cut off.
+  await db.query("UPDATE quota_users SET created_at = created_at + interval '1 millisecond'")
+  await expireReservations(db, 'alice', LATER)
+  await commit(db, 'alice', costing(held), null)
+  t.strictSame(await logOf(db, 'alice'), [[1, AT.toISOString()]])
 })
 
 onBoth('a late commit does not charge whoever came under the id of a user that was deleted', async (t, db) => {
