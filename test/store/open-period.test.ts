@@ -215,6 +215,8 @@ onBoth('the next period ends where its type has begun to restart since it was re
     { type: 'calls', used: 0, resetsAt: iso('2026-03-01') },
     { type: 'more', used: 0, resetsAt: iso('2026-02-11') }
   ])
+  for (const type of ['calls', 'more'])
+    t.match(await periodsOf(db, 'alice', type), [{ used: 8, closed: true }, { closed: false }])
 })
 
 onBoth("a new user's first period ends where its type has begun to restart since it was read", async (t, db) => {
@@ -227,6 +229,7 @@ onBoth("a new user's first period ends where its type has begun to restart since
     { type: 'bytes', resetsAt: null },
     { type: 'calls', resetsAt: Date }
   ])
+  for (const type of ['calls', 'bytes']) t.match(await periodsOf(db, 'alice', type), [{ closed: false }])
 })
 
 onBoth('a flow that never restarts opens without an end, and rolls over to none', async (t, db) => {
