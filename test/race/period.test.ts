@@ -9,7 +9,18 @@ import { declareTypes } from '../../src/store/declare-types.ts'
 import { openPeriods } from '../../src/store/open-period.ts'
 import { release } from '../../src/store/release.ts'
 import { resetQuota } from '../../src/store/reset-quota.ts'
-import { type Amounts, BY, costing, hold, logOf, periodsOf, standing, tryHold, wanted } from '../fixtures/charges.ts'
+import {
+  type Amounts,
+  auditOf,
+  BY,
+  costing,
+  hold,
+  logOf,
+  periodsOf,
+  standing,
+  tryHold,
+  wanted
+} from '../fixtures/charges.ts'
 import { crowd, server } from '../fixtures/database.ts'
 import { violations } from '../fixtures/invariants.ts'
 import { deadlocks, untilWaiting } from '../fixtures/lock-waits.ts'
@@ -65,6 +76,26 @@ t.test('a reserve that waited for a reset belongs to the period that the reset o
     t.strictSame(await standing(db, 'alice', 'calls'), [3, 0, 7])
     t.strictSame(await violations(db), [])
   }
+})
+
+t.test('a reset and an adjustment that waited for a reserve tell what that holds', async t => {
+  const db = await database(5)
+  await declareTypes(db, { calls: { limit: 10 } })
+  await hold(db, 'alice', { calls: 1 })
+  const behind = async <T>(work: () => Promise<T>): Promise<T> => {
+    let waiting: Promise<T> | undefined
+    await db.orm.transaction(async tx => {
+      await hold(await connect(tx), 'alice', { calls: 2 })
+      waiting = work()
+      await untilWaiting(db)
+    })
+    return await waiting!
+  }
+  t.match(await behind(() => adjustQuota(db, 'alice', 'calls', 20, BY)), { used: 0, reserved: 3, remaining: 17 })
+  t.strictSame(await behind(() => resetQuota(db, 'alice', 'calls', BY)), ['calls'])
+  const audit = await auditOf(db, 'alice')
+  t.match(audit.find(({ action }) => action === 'reset')!, { before: { used: 0, reserved: 5 } })
+  t.strictSame(await violations(db), [])
 })
 
 t.test('a charge, a commit and a release that waited for a rollover land in the right periods', async t => {

@@ -87,6 +87,15 @@ onBoth('a reset of one type leaves the others, and an unknown type none', async 
   t.strictSame(await standing(db, 'alice', 'b'), [0, 2, 8])
 })
 
+onBoth('a reset and an adjustment find the counters of types that are newer than the user', async (t, db) => {
+  await declareTypes(db, { a: { limit: 10 } })
+  await ensureUser(db, 'alice')
+  await declareTypes(db, { b: { limit: 10 } })
+  t.strictSame((await resetQuota(db, 'alice', null, BY)).sort(), ['a', 'b'])
+  await declareTypes(db, { c: { limit: 10 } })
+  t.match(await adjustQuota(db, 'alice', 'c', 20, BY), { limit: 20, used: 0, remaining: 20 })
+})
+
 onBoth('a reset is in the audit log: who, why, by which request, before and after', async (t, db) => {
   await declareTypes(db, { calls: { limit: 10 } })
   await commit(db, 'alice', costing(await hold(db, 'alice', { calls: 3 })), null)
@@ -144,6 +153,13 @@ onBoth(
   },
   { overLimit: true }
 )
+
+onBoth('a limit that is adjusted after the end of a period is the limit of the next', async (t, db) => {
+  await declareTypes(db, { calls: { limit: 10 } })
+  await commit(db, 'alice', costing(await hold(db, 'alice', { calls: 8 }, { at: new Date('2026-01-10') })), null)
+  t.match(await adjustQuota(db, 'alice', 'calls', 50, BY), { limit: 50, used: 0, remaining: 50 })
+  t.match(await periodsOf(db, 'alice', 'calls'), [{ limit: 10, used: 8, closed: true }, { closed: false }])
+})
 
 onBoth('−1 is unlimited from now on, and a number ends that', async (t, db) => {
   await declareTypes(db, { calls: { limit: 0 } })
