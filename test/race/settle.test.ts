@@ -1,4 +1,5 @@
 import t from 'tap'
+import type { AdmittedCharge } from '../../src/store/admit.ts'
 import { charge } from '../../src/store/charge.ts'
 import { chargeMany } from '../../src/store/charge-many.ts'
 import { commit } from '../../src/store/commit.ts'
@@ -92,6 +93,32 @@ t.test('voids of one charge at once give it back once', async t => {
   t.strictSame(await standing(db, 'alice', 'a'), [5, 0, 95])
   t.strictSame(await violations(db), [])
   t.equal(await deadlocks(db), 0)
+})
+
+t.test('who waits for a counter holds none of its reservations', async t => {
+  const db = await database(await pg.migrated())
+  await declareTypes(db, { a: { limit: 100 } })
+  const ways: Record<string, (held: AdmittedCharge[]) => Promise<unknown>> = {
+    commit: held => commit(db, 'alice', costing(held, { a: 2 }), null),
+    release: held => release(db, 'alice', held),
+    void: held => voidCharges(db, 'alice', held),
+    expire: () => expireReservations(db, 'alice')
+  }
+  for (const [name, settle] of Object.entries(ways)) {
+    const held = await hold(db, 'alice', { a: 1 }, { leaseMs: name === 'expire' ? 1 : 60_000 })
+    let settled: Promise<unknown> | undefined
+    await transaction(db, async query => {
+      await query("SELECT 1 FROM quota_limits WHERE user_id = 'alice' FOR UPDATE")
+      settled = settle(held)
+      await untilWaiting(db)
+      const locked = await query("SELECT 1 FROM quota_reservations WHERE user_id = 'alice' FOR UPDATE SKIP LOCKED")
+      t.equal(locked.length, 1, name)
+    })
+    await settled
+    t.equal((await standing(db, 'alice', 'a'))[1], 0, name)
+  }
+  t.equal(await deadlocks(db), 0)
+  t.strictSame(await violations(db), [])
 })
 
 t.test('charges that share a statement and the deletion of their user do not wait in a circle', async t => {
