@@ -7,19 +7,22 @@ import { declareTypes } from '../../src/store/declare-types.ts'
 import { deleteUser } from '../../src/store/delete-user.ts'
 import { pruneDenials, pruneUsage } from '../../src/store/prune-usage.ts'
 import { findDiscrepancies } from '../../src/store/reconcile.ts'
+import { resetQuota } from '../../src/store/reset-quota.ts'
 import { both } from '../fixtures/both.ts'
-import { wanted } from '../fixtures/charges.ts'
+import { BY, wanted } from '../fixtures/charges.ts'
 
 const onBoth = await both(t)
 const day = (date: string) => new Date(`2026-${date}T12:00:00Z`)
 
-async function use(db: Database, userId: string, type: string, ...dates: string[]) {
+async function useAt(db: Database, userId: string, type: string, at?: Date) {
   const [want] = await wanted(db, { [type]: 1 })
-  for (const date of dates) {
-    const order = { userId, charges: [{ ...want!, id: v7() }], at: day(date), endpoint: '/a', metadata: {} }
-    const outcome = await charge(db, { ...order, idempotencyKey: null })
-    if (!outcome.admitted) throw new Error('denied')
-  }
+  const order = { userId, charges: [{ ...want!, id: v7() }], at, endpoint: '/a', metadata: {} }
+  const outcome = await charge(db, { ...order, idempotencyKey: null })
+  if (!outcome.admitted) throw new Error('denied')
+}
+
+async function use(db: Database, userId: string, type: string, ...dates: string[]) {
+  for (const date of dates) await useAt(db, userId, type, day(date))
 }
 
 const left = async (db: Database) =>
@@ -71,6 +74,24 @@ onBoth('does not delete a running period, however old it is', async (t, db) => {
   t.equal((await pruneUsage(db, day('12-01'))).deleted, 0)
   t.strictSame(await left(db), ['alice ever 01-10', 'alice ever 02-10'])
 })
+
+onBoth(
+  'tells the rows of a period by its edges, and those of the running one from those of closed ones',
+  async (t, db) => {
+    await declared(db)
+    for (const at of ['2026-01-01', '2026-02-01', '2026-03-01']) await useAt(db, 'alice', 'months', new Date(at))
+    await useAt(db, 'alice', 'ever', new Date('2026-01-10'))
+    await resetQuota(db, 'alice', 'ever', BY)
+    await useAt(db, 'alice', 'ever')
+    t.equal((await pruneUsage(db, new Date('2026-02-01'))).deleted, 2)
+    t.strictSame((await left(db)).slice(1), ['alice months 02-01', 'alice months 03-01'])
+    const pruned = await db.query('SELECT 1 FROM quota_periods WHERE pruned_at IS NOT NULL')
+    t.equal(pruned.length, 2, 'the first month, and what was reset')
+    t.equal((await pruneUsage(db, new Date(Date.now() + 86_400_000))).deleted, 2)
+    t.equal((await left(db)).length, 1, 'what the running period was charged')
+    t.strictSame([...(await findDiscrepancies(db))], [])
+  }
+)
 
 onBoth('closes the last period of users who stayed away, and deletes that too', async (t, db) => {
   await declared(db)
