@@ -1,3 +1,4 @@
+import { setImmediate as turn } from 'node:timers/promises'
 import t from 'tap'
 import type { QuotaEvent } from '../../src/quota/events.ts'
 import { declareTypes } from '../../src/store/declare-types.ts'
@@ -74,6 +75,54 @@ onBoth('what cannot be written is kept for the next time', async (t, db) => {
   isDown = false
   await tally.flush()
   t.match(await db.query(ROWS), [{ denials: 4 }])
+})
+
+onBoth('who writes the counts down while they are being written waits for what was heard before', async (t, db) => {
+  await declareTypes(db, { calls: { limit: 5 } })
+  await ensureUser(db, 'alice')
+  let goOn = () => {}
+  const isHeldBack = new Promise<void>(resolve => {
+    goOn = resolve
+  })
+  const slow = {
+    ...db,
+    query: (async (...call: Parameters<typeof db.query>) => {
+      await isHeldBack
+      return db.query(...call)
+    }) as typeof db.query
+  }
+  const tally = new DenialTally(slow)
+  tally.hear(denied('alice', '2026-03-10T12:00:00Z', 'calls'))
+  const first = tally.flush()
+  let isOver = false
+  const second = tally.flush().then(() => {
+    isOver = true
+  })
+  for (let i = 0; i < 10; i++) await turn()
+  t.notOk(isOver)
+  goOn()
+  await Promise.all([first, second])
+  t.match(await db.query(ROWS), [{ denials: 1 }])
+})
+
+onBoth('what was written before something failed is not written again', async (t, db) => {
+  await declareTypes(db, { calls: { limit: 5 } })
+  await ensureUser(db, 'alice')
+  let calls = 0
+  const failing = {
+    ...db,
+    query: (async (...call: Parameters<typeof db.query>) => {
+      if (++calls === 2) throw new Error('down')
+      return db.query(...call)
+    }) as typeof db.query
+  }
+  const tally = new DenialTally(failing)
+  tally.hear(denied('alice', '2026-03-10T12:00:00Z', 'calls'))
+  for (let i = 0; i < 1_000; i++) tally.hear(denied(`nobody ${i}`, '2026-03-10T12:00:00Z', 'calls'))
+  await t.rejects(tally.flush(), { message: 'down' })
+  await tally.flush()
+  t.equal(calls, 3)
+  t.match(await db.query(ROWS), [{ user_id: 'alice', denials: 1 }])
 })
 
 onBoth(
