@@ -41,6 +41,8 @@ t.test('does all of it, or nothing', async t => {
     { code: 'FST_QUOTA_STORE', cause: thrown }
   )
   t.notOk(await isThere('first'))
+  await insert(db.query, 'first')
+  t.ok(await isThere('first'), 'nothing of it is left open that others would wait for')
 })
 
 t.test('what may take its time is not ended by the settings of a role, nor are rows that are read slowly', async t => {
@@ -160,8 +162,11 @@ t.test('a close ends those that run, and begins none that waits', async t => {
     begun += 1
     await query('SELECT pg_sleep(30)')
   }
-  const both = [transaction(closing, work), transaction(closing, work)]
-  const outcomes = Promise.all(both.map(one => t.rejects(one, { code: 'FST_QUOTA_STORE' })))
+  const [running, ...waiting] = [1, 2, 3].map(() => transaction(closing, work))
+  const outcomes = Promise.all([
+    t.rejects(running!, { code: 'FST_QUOTA_STORE', message: /CONNECTION_/ }, 'not by its deadline'),
+    ...waiting.map(one => t.rejects(one, { code: 'FST_QUOTA_STORE', message: /it is closed/ }))
+  ])
   while (begun === 0) await new Promise(resolve => setTimeout(resolve, 5))
   await closing.close()
   await outcomes
