@@ -144,6 +144,9 @@ onBoth('forgets keys that are older than a day, at most a thousand at once', asy
     `INSERT INTO quota_idempotency_keys (user_id, key, quota_type_id, amount, balance, created_at)
      SELECT 'alice', 'old' || n, quota_type_id, 1, '{}', now() - interval '24 hours 1 second' FROM quota_idempotency_keys CROSS JOIN generate_series(1, 1100) AS n`
   )
+  await db.query(
+    "UPDATE quota_idempotency_keys SET created_at = now() - interval '23 hours 59 minutes' WHERE key = 'young'"
+  )
   t.equal(await pruneIdempotencyKeys(db), 1000)
   t.equal(await pruneIdempotencyKeys(db), 100)
   t.equal(await pruneIdempotencyKeys(db), 0)

@@ -126,6 +126,7 @@ onBoth('a level has no end, whatever it is called, and running periods of other 
   const before = await ends()
   await setType(db, 'calls', { period: 'hour' }, BY)
   await setType(db, 'calls', { period: 'never' }, BY)
+  await setType(db, 'calls', { period: 'month' }, BY)
   await setType(db, 'bytes', { unit: 'byte' }, BY)
   t.strictSame(await ends(), before)
 })
