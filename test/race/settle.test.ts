@@ -80,6 +80,22 @@ t.test('commits, releases and renewals of one reservation at once take effect on
   t.equal(await deadlocks(db), 0)
 })
 
+t.test('what is being settled holds up no renewal of the others', async t => {
+  const db = await database(await pg.migrated())
+  await declareTypes(db, { a: { limit: 10 } })
+  const both = [await hold(db, 'alice', { a: 1 }, { leaseMs: 1 }), await hold(db, 'bob', { a: 1 }, { leaseMs: 1 })]
+  await transaction(db, async query => {
+    await query('SELECT 1 FROM quota_reservations WHERE id = $1 FOR UPDATE', [both[0]![0]!.id])
+    const renewed = renewReservations(
+      db,
+      both.map(([held], i) => ({ userId: ['alice', 'bob'][i] as string, id: held!.id })),
+      60_000
+    )
+    t.equal(await Promise.race([renewed.then(() => 'done'), untilWaiting(db).then(() => 'waits')]), 'done')
+  })
+  t.strictSame(await listExpired(db, 10), ['alice'])
+})
+
 t.test('voids of one charge at once give it back once', async t => {
   const db = await database(await pg.migrated())
   await declareTypes(db, { a: { limit: 100 }, b: { limit: 100 } })
