@@ -9,11 +9,15 @@ import { declareTypes } from '../../src/store/declare-types.ts'
 import { listTypes } from '../../src/store/list-types.ts'
 import { lockDirectory } from '../../src/store/lock-directory.ts'
 import { costing, hold, logOf, standing } from '../fixtures/charges.ts'
+import { embeddedDir } from '../fixtures/database.ts'
 import { violations } from '../fixtures/invariants.ts'
 import { child, children } from '../fixtures/processes.ts'
 
+/** The last ones mostly wait for heartbeats. */
+t.jobs = 2
+
 t.test('a second process is refused, by the directory and the pid; after kill -9 the next one takes over', async t => {
-  const dataDir = t.testdir()
+  const dataDir = await embeddedDir(t)
   const owner = await child(t)
   t.strictSame(await owner.ask({ do: 'connect', dataDir }), { value: true })
   await owner.ask({ do: 'declare', key: 'kept' })
@@ -29,7 +33,7 @@ t.test('a second process is refused, by the directory and the pid; after kill -9
 })
 
 t.test('two connections of one process share the directory; it stays open until both are closed', async t => {
-  const dataDir = t.testdir()
+  const dataDir = await embeddedDir(t)
   const [first, second] = await Promise.all([
     connect({ dataDir }),
     connect({ dataDir: `${dataDir}/../${dataDir.split('/').at(-1)}` })
@@ -44,7 +48,7 @@ t.test('two connections of one process share the directory; it stays open until 
 })
 
 t.test('who opens the directory again while it is being closed waits, and has it', async t => {
-  const dataDir = t.testdir()
+  const dataDir = await embeddedDir(t)
   const former = await connect({ dataDir })
   await declareTypes(former, { calls: { limit: 10 } })
   const closing = former.close()
@@ -109,26 +113,6 @@ t.test('the file of an earlier version, which says no place, keeps others out wh
   await t.rejects(lockDirectory(dir), { code: 'FST_QUOTA_DIRECTORY_IN_USE', message: new RegExp(`process ${pid},`) })
 })
 
-t.test('an owner in another container keeps the directory as long as it touches its file, and no longer', async t => {
-  const dir = t.testdir()
-  const file = join(dir, 'fastify-quota.pid')
-  const unlock = await lockDirectory(dir)
-  // A pid that lives here, and one that does not: neither says anything about a process elsewhere.
-  for (const pid of [process.pid, 999999999]) {
-    await writeFile(file, `${pid} 1 elsewhere\n`)
-    await t.rejects(lockDirectory(dir), {
-      code: 'FST_QUOTA_DIRECTORY_IN_USE',
-      message: new RegExp(`${dir}.* process ${pid} of another container or machine,`)
-    })
-  }
-  await unlock()
-  t.equal(await readFile(file, 'utf8'), '999999999 1 elsewhere\n', 'whose file is not its own leaves it')
-  const unlockNext = await lockDirectory(dir)
-  t.match(await readFile(file, 'utf8'), new RegExp(`^${process.pid} `))
-  await unlockNext()
-  t.notOk(existsSync(file))
-})
-
 t.test('the file is touched also while the engine, or anything else, keeps the process busy', async t => {
   const dir = t.testdir()
   const unlock = await lockDirectory(dir)
@@ -140,24 +124,52 @@ t.test('the file is touched also while the engine, or anything else, keeps the p
   await unlock()
 })
 
-t.test('of several processes at once exactly one gets the directory, also over the file of a dead one', async t => {
-  const contenders = await children(t, 4)
-  const base = t.testdir()
-  const winners: number[] = []
-  for (let round = 0; round < 41; round++) {
-    const dir = join(base, String(round))
-    await mkdir(dir)
-    if (round % 2 === 1) await writeFile(join(dir, 'fastify-quota.pid'), '999999999 1\n')
-    if (round === 40)
-      for (const name of ['fastify-quota.pid', 'fastify-quota.pid.takeover'])
-        await writeFile(join(dir, name), '1 1 elsewhere\n')
-    const at = Date.now() + 20
-    const answers = await Promise.all(contenders.map(contender => contender.ask({ do: 'lock', dir, at })))
-    winners.push(answers.filter(answer => answer.value === true).length)
-    for (const { value, code } of answers) if (value !== true) t.equal(code, 'FST_QUOTA_DIRECTORY_IN_USE')
+t.test(
+  'an owner in another container keeps the directory as long as it touches its file, and no longer',
+  { buffered: true },
+  async t => {
+    const dir = t.testdir()
+    const file = join(dir, 'fastify-quota.pid')
+    const unlock = await lockDirectory(dir)
+    // A pid that lives here, and one that does not: neither says anything about a process elsewhere.
+    for (const pid of [process.pid, 999999999]) {
+      await writeFile(file, `${pid} 1 elsewhere\n`)
+      await t.rejects(lockDirectory(dir), {
+        code: 'FST_QUOTA_DIRECTORY_IN_USE',
+        message: new RegExp(`${dir}.* process ${pid} of another container or machine,`)
+      })
+    }
+    await unlock()
+    t.equal(await readFile(file, 'utf8'), '999999999 1 elsewhere\n', 'whose file is not its own leaves it')
+    const unlockNext = await lockDirectory(dir)
+    t.match(await readFile(file, 'utf8'), new RegExp(`^${process.pid} `))
+    await unlockNext()
+    t.notOk(existsSync(file))
   }
-  t.strictSame(
-    winners,
-    winners.map(() => 1)
-  )
-})
+)
+
+t.test(
+  'of several processes at once exactly one gets the directory, also over the file of a dead one',
+  { buffered: true },
+  async t => {
+    const contenders = await children(t, 4)
+    const base = t.testdir()
+    const winners: number[] = []
+    for (let round = 0; round < 41; round++) {
+      const dir = join(base, String(round))
+      await mkdir(dir)
+      if (round % 2 === 1) await writeFile(join(dir, 'fastify-quota.pid'), '999999999 1\n')
+      if (round === 40)
+        for (const name of ['fastify-quota.pid', 'fastify-quota.pid.takeover'])
+          await writeFile(join(dir, name), '1 1 elsewhere\n')
+      const at = Date.now() + 20
+      const answers = await Promise.all(contenders.map(contender => contender.ask({ do: 'lock', dir, at })))
+      winners.push(answers.filter(answer => answer.value === true).length)
+      for (const { value, code } of answers) if (value !== true) t.equal(code, 'FST_QUOTA_DIRECTORY_IN_USE')
+    }
+    t.strictSame(
+      winners,
+      winners.map(() => 1)
+    )
+  }
+)
