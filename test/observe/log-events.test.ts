@@ -2,7 +2,7 @@ import Fastify from 'fastify'
 import t from 'tap'
 import quotaPlugin from '../../src/index.ts'
 import { embedded } from '../fixtures/database.ts'
-import { ask, byHeader, newUser } from '../fixtures/metered.ts'
+import { ask, byHeader, newUser, onEmbedded } from '../fixtures/metered.ts'
 
 const db = await embedded(t)
 
@@ -13,7 +13,7 @@ t.test('logs a charge as info and a denial as a warning, with user, type, amount
   })
   t.teardown(() => app.close())
   await app.register(quotaPlugin, {
-    connection: db.orm,
+    ...onEmbedded(db),
     quotas: { logged: { limit: 5 } },
     identify: byHeader,
     admin: { token: 'the-admin-token-of-this-test' }

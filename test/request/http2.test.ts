@@ -5,7 +5,7 @@ import Fastify, { type FastifyInstance } from 'fastify'
 import t, { type Test } from 'tap'
 import quotaPlugin, { type QuotaOptions } from '../../src/index.ts'
 import { embedded } from '../fixtures/database.ts'
-import { byHeader, logsOf, newUser, QUOTAS, settled, usedBy } from '../fixtures/metered.ts'
+import { byHeader, logsOf, newUser, onEmbedded, QUOTAS, settled, usedBy } from '../fixtures/metered.ts'
 
 const db = await embedded(t)
 
@@ -14,7 +14,7 @@ async function listening(t: Test, handler: () => unknown, options: QuotaOptions 
   const app = Fastify({ http2: true })
   t.teardown(() => app.close())
   await (app as unknown as FastifyInstance).register(quotaPlugin, {
-    connection: db.orm,
+    ...onEmbedded(db),
     quotas: QUOTAS,
     identify: byHeader,
     ...options
@@ -60,7 +60,7 @@ t.test('goes by the status that a hijacked reply was given on its stream', async
   ] as const) {
     const app = Fastify({ http2: true })
     t.teardown(() => app.close())
-    await (app as unknown as FastifyInstance).register(quotaPlugin, { connection: db.orm, identify: byHeader })
+    await (app as unknown as FastifyInstance).register(quotaPlugin, { ...onEmbedded(db), identify: byHeader })
     app.get('/', { config: { quota: 'calls' } }, (_, reply) => {
       const { stream } = reply.hijack().raw as unknown as { stream: import('node:http2').ServerHttp2Stream }
       stream.respond({ ':status': status })

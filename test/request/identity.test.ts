@@ -4,7 +4,7 @@ import Fastify from 'fastify'
 import t from 'tap'
 import quotaPlugin, { type QuotaOptions } from '../../src/index.ts'
 import { embedded } from '../fixtures/database.ts'
-import { logsOf, newUser, QUOTAS } from '../fixtures/metered.ts'
+import { logsOf, newUser, onEmbedded, QUOTAS } from '../fixtures/metered.ts'
 
 const db = await embedded(t)
 const secret = 'a secret of the tests, with 32 characters and more'
@@ -13,7 +13,7 @@ async function app(t: import('tap').Test, options: QuotaOptions, prepare?: (app:
   const app = Fastify()
   t.teardown(() => app.close())
   prepare?.(app)
-  app.register(quotaPlugin, { connection: db.orm, quotas: QUOTAS, ...options })
+  app.register(quotaPlugin, { ...onEmbedded(db), quotas: QUOTAS, ...options })
   app.get('/work', { config: { quota: 'calls' } }, async () => 'x')
   app.get('/open', async () => 'x')
   await app.ready()
@@ -104,7 +104,7 @@ t.test('takes no id that could break out of a header or a line of the log, not e
   const lines: string[] = []
   const own = Fastify({ logger: { level: 'trace', stream: { write: line => void lines.push(line) } } })
   t.teardown(() => own.close())
-  own.register(quotaPlugin, { connection: db.orm, quotas: QUOTAS, jwt: { secret } })
+  own.register(quotaPlugin, { ...onEmbedded(db), quotas: QUOTAS, jwt: { secret } })
   own.get('/work', { config: { quota: 'calls' } }, async () => 'x')
   const ids = [
     'mallory\r\nx-admin: 1',
@@ -185,7 +185,7 @@ t.test('lets nobody through where identify or an amount rejects with nothing', a
   t.equal((await a.inject('/work')).statusCode, 500)
   const b = Fastify()
   t.teardown(() => b.close())
-  b.register(quotaPlugin, { connection: db.orm, quotas: QUOTAS, identify: () => newUser() })
+  b.register(quotaPlugin, { ...onEmbedded(db), quotas: QUOTAS, identify: () => newUser() })
   b.get('/work', { config: { quota: { type: 'calls', amount: () => Promise.reject() } } }, async () => 'x')
   t.equal((await b.inject('/work')).statusCode, 500)
 })

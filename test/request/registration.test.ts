@@ -3,11 +3,11 @@ import Fastify, { type FastifyInstance } from 'fastify'
 import t from 'tap'
 import quotaPlugin, { type QuotaOptions } from '../../src/index.ts'
 import { embedded } from '../fixtures/database.ts'
-import { ask, byHeader, logsOf, newUser, QUOTAS } from '../fixtures/metered.ts'
+import { ask, byHeader, logsOf, newUser, onEmbedded, QUOTAS } from '../fixtures/metered.ts'
 
 const db = await embedded(t)
 const options = (more: QuotaOptions = {}): QuotaOptions => ({
-  connection: db.orm,
+  ...onEmbedded(db),
   quotas: QUOTAS,
   identify: byHeader,
   ...more
