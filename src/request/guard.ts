@@ -36,7 +36,7 @@ export interface GuardContext extends SettleContext {
 const SETTLEMENT = Symbol('fastify-quota.settlement')
 const QUOTA = Symbol('fastify-quota.quota')
 
-/** Undefined in a scope that was opened before this plugin was registered: hooks reach down into it, decorators do not. */
+/** Undefined in a scope that was opened before this plugin was registered: hooks reach down into it, and getters, but no other decorators. */
 interface Metered {
   [SETTLEMENT]: Settlement | null | undefined
   [QUOTA]: RequestQuota | null | undefined
@@ -75,8 +75,6 @@ function onRequest(
   reply: FastifyReply,
   done: HookHandlerDoneFunction
 ): void {
-  // A scope that was opened before this registration has its hooks, and not its decorators.
-  if (!('quota' in request)) Object.defineProperty(request, 'quota', { get: readQuota })
   // Made anew each time it is read.
   const { config, url } = request.routeOptions
   // Without a url no route was found.
