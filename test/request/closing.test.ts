@@ -93,6 +93,21 @@ t.test('what a request holds whose body never comes is given back at once', asyn
   t.equal(await usedBy(db, 'alice'), 1)
 })
 
+t.test('and expires where nothing closes: nobody will tell how it ended', async t => {
+  const addRoutes = (app: FastifyInstance) => void app.post('/', { config: { quota: 'calls' } }, async () => 'x')
+  const { app, db, url } = await listening(t, addRoutes, { reservationTtlMs: 1_500 })
+  await app.quota.consume('alice', 'calls')
+  const unlock = await lockCounters(t, url)
+  const socket = await send(app, torn('/', 'alice'), 'half')
+  await untilWaiting(db)
+  socket.destroy()
+  await sleep(20)
+  await unlock()
+  await until('it is held', 5_000, async () => (await openReservations(db)) === 1)
+  await until('it is given back', 5_000, async () => (await openReservations(db)) === 0)
+  t.equal(await usedBy(db, 'alice'), 1)
+})
+
 t.test('nothing begins to be held once the close has begun', async t => {
   let identify = () => {}
   let asked = () => {}
