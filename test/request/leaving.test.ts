@@ -252,6 +252,33 @@ t.test('charges a stream that the client tore: the status that was sent is 200',
   t.match(await logsOf(db, user), [{ type: 'tokens', amount: 7 }])
 })
 
+for (const [what, settle, answer] of [
+  ['a stream', 'before-reply', () => Readable.from(['done'])],
+  ['a stream', 'after-reply', () => Readable.from(['done'])],
+  ['a text', 'after-reply', () => 'done']
+] as const)
+  t.test(`charges ${what} that is answered when the client has left (${settle})`, async t => {
+    const { open, arrival, wait } = gate()
+    const app = await metered(
+      t,
+      db,
+      app => {
+        app.get('/slow', { config: { quota: 'calls' } }, async (_, reply) => {
+          await wait()
+          return reply.send(answer())
+        })
+      },
+      { settle }
+    )
+    const user = newUser()
+    const socket = await send(app, user, '/slow')
+    await arrival
+    socket.destroy()
+    await sleep(50)
+    open()
+    t.equal((await logsOf(db, user)).length, 1)
+  })
+
 for (const [what, answer] of Object.entries({
   'a stream': () => new PassThrough(),
   'a web Response': () => new Response(Readable.toWeb(new PassThrough()) as ReadableStream)
@@ -447,6 +474,29 @@ t.test('charges a stream when it ends, with the amount that was set meanwhile', 
   t.match(await logsOf(db, user), [{ type: 'tokens', amount: 42 }])
   t.throws(() => set(43), { code: 'FST_QUOTA_SETTLED' })
   socket.destroy()
+})
+
+t.test('a close leaves alone what is charged, in whatever order it ended', async t => {
+  const gates = [gate(), gate(), gate()]
+  const app = await metered(t, db, app => {
+    app.get('/:n', { config: { quota: 'calls' } }, async request => {
+      await gates[Number((request.params as { n: string }).n)]!.wait()
+      return 'done'
+    })
+  })
+  const user = newUser()
+  const statuses: Promise<number>[] = []
+  for (const [n, { arrival }] of gates.entries()) {
+    statuses.push(app.inject({ url: `/${n}`, headers: { 'x-user': user } }).then(({ statusCode }) => statusCode))
+    await arrival
+  }
+  for (const [n, { open }] of gates.entries()) {
+    open()
+    t.equal(await statuses[n], 200)
+  }
+  await app.close()
+  t.equal((await logsOf(db, user)).length, 3)
+  t.equal(await usedBy(db, user), 3)
 })
 
 t.test('writes what is running and owed before close ends', async t => {
