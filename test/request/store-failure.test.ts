@@ -155,7 +155,7 @@ t.test(
   async t => {
     for (const isClosing of [false, true]) {
       const { app, url, lines } = await application(t)
-      app.after()
+      app.get('/turned', { config: { quota: 'calls' } }, async (_, reply) => reply.header('x-bad', 'a\r\nb').send('x'))
       const user = newUser()
       const sql = postgres(url, { max: 1, onnotice: () => {} })
       t.teardown(() => sql.end())
@@ -169,6 +169,7 @@ t.test(
       t.equal(response.statusCode, 200)
       t.match(response.headers, { 'x-quota-used': '2', 'x-quota-cost': '1' })
       t.ok(lines.some(line => line.msg.startsWith('quota settlement could not be written')))
+      t.equal((await ask(app, user, '/turned')).statusCode, 500, 'what is owed keeps no reply waiting that turned bad')
       const repair = async () => {
         await sql`DROP TABLE usage_logs`
         await sql`ALTER TABLE usage_logs_away RENAME TO usage_logs`
