@@ -2,7 +2,7 @@ import t from 'tap'
 import type { Reservation } from '../../src/index.ts'
 import { deleteUser } from '../../src/store/delete-user.ts'
 import { figures, meter, NO_AMOUNTS, rowsOf, tally } from '../fixtures/meter.ts'
-import { logsOf, newUser } from '../fixtures/metered.ts'
+import { logsOf, metered, newUser } from '../fixtures/metered.ts'
 
 const { quota, db } = await meter(t, { constructor: { limit: 5 } })
 const SETTLED = { code: 'FST_QUOTA_SETTLED', statusCode: 409 }
@@ -169,6 +169,19 @@ t.test('is given back when its time is up, and a late commit still counts', asyn
   const { calls } = await late.commit()
   t.strictSame(figures(calls!), [16, 0, 0])
   t.strictSame((await logsOf(db, user)).map(({ amount }) => amount).sort(), [10, 6])
+})
+
+t.test('is renewed while the process lives, unless it was said for how long', async t => {
+  const { quota } = await metered(t, db, () => {}, { reservationTtlMs: 600 })
+  const user = newUser()
+  await quota.reserve(user, { type: 'calls', amount: 4 })
+  await quota.reserve(user, { type: 'calls', amount: 2 }, { ttlMs: 400 })
+  const held = async () =>
+    (await db.query<{ amount: number }>('SELECT amount FROM quota_reservations WHERE user_id = $1', [user])).map(row =>
+      Number(row.amount)
+    )
+  while ((await held()).includes(2)) await new Promise(resolve => setTimeout(resolve, 20))
+  t.strictSame(await held(), [4])
 })
 
 t.test('gives back nothing twice when it is released after its time', async t => {
