@@ -223,6 +223,22 @@ t.test('lets a route win over rules, the exact rule over a pattern, and false ex
   t.equal(await cost('/v1/own'), '5')
 })
 
+t.test('tells the methods of one route apart, whichever is asked for first', async t => {
+  for (const [first, second] of [
+    ['GET', 'POST'],
+    ['POST', 'GET']
+  ] as const) {
+    const app = Fastify()
+    t.teardown(() => app.close())
+    app.register(quotaPlugin, options({ rules: [{ method: 'POST', url: '/things', quota: 'calls' }] }))
+    app.route({ method: ['GET', 'POST'], url: '/things', handler: async () => 'x' })
+    for (const method of [first, second, first]) {
+      const { headers } = await ask(app, newUser(), '/things', method)
+      t.equal(headers['x-quota-cost'], method === 'POST' ? '1' : undefined, `${method}, where ${first} came first`)
+    }
+  }
+})
+
 t.test('lets no spelling of a path escape its rule', async t => {
   const app = Fastify({
     routerOptions: {
