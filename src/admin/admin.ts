@@ -5,6 +5,7 @@ import type { FastifyInstance, FastifyRequest } from 'fastify'
 import { FST_QUOTA_UNKNOWN_PATH } from '../quota/errors.ts'
 import { adjustQuotaRoute } from './adjust-quota.ts'
 import { answerError } from './answer-error.ts'
+import { answeringInText } from './answer-text.ts'
 import type { Authorization } from './authorize.ts'
 import type { AdminContext } from './context.ts'
 import { deleteUserRoute } from './delete-user.ts'
@@ -73,6 +74,7 @@ export async function addAdminRoutes(
       admin.addHook('onRoute', route => {
         route.config = { ...route.config, quota: false }
         route.schema = { tags: ['quota-admin'], ...route.schema }
+        route.handler = answeringInText(route.handler)
       })
       for (const addRoute of ROUTES) addRoute(admin, context)
     },

@@ -18,6 +18,7 @@ export interface RequestError extends Error {
   validationContext?: string
 }
 
+/** As text, which no serializer of the application makes anything else of. */
 export function answerError(error: RequestError, request: FastifyRequest, reply: FastifyReply): FastifyReply {
   const [status, detail] = describe(error, request)
   if (status >= 500) request.log.error({ err: error }, 'quota admin request failed')
@@ -25,7 +26,7 @@ export function answerError(error: RequestError, request: FastifyRequest, reply:
   return reply
     .code(status)
     .type(PROBLEM_JSON)
-    .send(problem(status, codeOf(error, status), detail, fieldOf(error)))
+    .send(JSON.stringify(problem(status, codeOf(error, status), detail, fieldOf(error))))
 }
 
 /** What Fastify or the application refuses has a code of ours, too: who reads it need not know who refused. */

@@ -82,7 +82,8 @@ export function setTypeRoute(admin: FastifyInstance, { db, types, changed }: Adm
       if (outcome === 'without a limit') throw limitMissing()
       await types.refresh()
       const type = (await listTypes(db)).find(type => type.key === key) as QuotaType
-      return reply.code(outcome === 'created' ? 201 : 200).send(typeEntry(type))
+      reply.code(outcome === 'created' ? 201 : 200)
+      return typeEntry(type)
     }
   })
 }

@@ -110,7 +110,7 @@ t.test('meters two siblings, each with its own rules and prefixes', async t => {
   )
 })
 
-t.test("answers by its own schemas, whatever compilers the application's have", async t => {
+t.test('answers in its own words, whatever the application makes of answers', async t => {
   const app = Fastify()
   t.teardown(() => app.close())
   // As with those for zod, which take no JSON schema.
@@ -119,11 +119,26 @@ t.test("answers by its own schemas, whatever compilers the application's have", 
   }
   app.setSerializerCompiler(refuse)
   app.setValidatorCompiler(refuse)
+  app.setReplySerializer(() => '<answer/>')
+  app.addHook('preSerialization', async (_request, _reply, payload) => ({ data: payload }))
   const token = 'a-token-for-this-test'
   await app.register(quotaPlugin, options({ admin: { token } }))
-  const headers = { 'x-user': newUser(), 'x-admin-token': token }
-  for (const url of ['/quotas/me', '/admin/quotas/users?limit=1'])
-    t.equal((await app.inject({ url, headers })).statusCode, 200, url)
+  const user = newUser()
+  const headers = { 'x-user': user, 'x-admin-token': token }
+  const answers = {
+    '/quotas/me': { user_id: user },
+    '/admin/quotas/users?limit=1': { users: [] },
+    '/admin/quotas/usage-logs': { usage_logs: [] },
+    '/admin/quotas/health': { service: 'quota-admin' },
+    '/admin/quotas/users/nobody': { status: 404, code: 'FST_QUOTA_UNKNOWN_USER' }
+  }
+  for (const [url, answer] of Object.entries(answers)) {
+    const reply = await app.inject({ url, headers })
+    t.match(reply.json(), answer, url)
+    t.match(reply.headers['content-type'], /^application\/(problem\+)?json; charset=utf-8$/, url)
+  }
+  const head = await app.inject({ method: 'HEAD', url: '/admin/quotas/quota-types', headers })
+  t.ok(Number(head.headers['content-length']) > 2)
 })
 
 t.test('does not start on a Fastify that is older than the package says', async t => {
