@@ -2,7 +2,7 @@
 import type { FastifyInstance } from 'fastify'
 import { STORE_RETRY_SECONDS } from '../quota/problem.ts'
 import type { Database } from '../store/database.ts'
-import { type DatabaseHealth, viewHealth } from '../store/view-health.ts'
+import { type DatabaseHealth, viewWritableHealth } from '../store/view-health.ts'
 import { type AdminContext, actorName } from './context.ts'
 import { query, refusals, TIME } from './schemas.ts'
 
@@ -59,12 +59,16 @@ export function viewHealthRoute(admin: FastifyInstance, context: AdminContext): 
       operationId: 'viewQuotaHealth',
       summary: 'Whether quotas can be kept',
       querystring: query({}),
-      response: { ...refusals(), 200: ANSWER, 503: { ...ANSWER, description: 'The database does not answer.' } }
+      response: {
+        ...refusals(),
+        200: ANSWER,
+        503: { ...ANSWER, description: 'The database does not answer, or only reads.' }
+      }
     },
     handler: async (request, reply) => {
       const isBare = actorName(request) === ''
       const health = await (isBare ? bare.view() : examine(context.db)).catch((error: unknown) => {
-        request.log.error({ err: error }, 'quota health: the database does not answer')
+        request.log.error({ err: error }, 'quota health: the database does not answer, or only reads')
         return undefined
       })
       const status = health === undefined ? 'unhealthy' : 'healthy'
@@ -77,7 +81,7 @@ export function viewHealthRoute(admin: FastifyInstance, context: AdminContext): 
 /** Who watches wants an answer before the watcher gives up. */
 const DEADLINE_MS = 2_000
 
-const examine = (db: Database): Promise<DatabaseHealth> => viewHealth(db, DEADLINE_MS)
+const examine = (db: Database): Promise<DatabaseHealth> => viewWritableHealth(db, DEADLINE_MS)
 
 /** What anybody may ask for, as often as they like, must not become a query each. */
 class RecentHealth {

@@ -19,9 +19,15 @@ const INIT = 'run `npx fastify-quota init --schema-only` on this database'
 
 /** Stops at the check that the others cannot do without. */
 export async function checkDatabase(db: Database): Promise<Finding[]> {
-  const { version, versionNumber, encoding, isolation, latencyMs } = await viewHealth(db)
+  const { version, versionNumber, encoding, isolation, isReadOnly, latencyMs } = await viewHealth(db)
   const findings = [
-    ok('connection', `answered in ${latencyMs} ms`),
+    isReadOnly
+      ? wrong(
+          'connection',
+          `answered in ${latencyMs} ms, and only reads: it is a standby, or default_transaction_read_only is on`,
+          'give the URL of the primary, or of all servers (postgres://one,two/app): the one that takes writes is used'
+        )
+      : ok('connection', `answered in ${latencyMs} ms`),
     versionNumber >= OLDEST_VERSION
       ? ok('version', `PostgreSQL ${version}`)
       : wrong('version', `PostgreSQL ${version} is older than 14`, 'move the database to PostgreSQL 14 or newer'),

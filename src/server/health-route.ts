@@ -2,7 +2,7 @@
 import type { FastifyInstance } from 'fastify'
 import { STORE_RETRY_SECONDS } from '../quota/problem.ts'
 import type { Database } from '../store/database.ts'
-import { viewHealth } from '../store/view-health.ts'
+import { viewWritableHealth } from '../store/view-health.ts'
 
 const HEALTH = {
   description: 'The server can do its work.',
@@ -27,7 +27,7 @@ export function healthRoute(app: FastifyInstance, db: Database | undefined): voi
     schema: {
       summary: 'Whether the server is healthy',
       tags: ['operation'],
-      response: { 200: HEALTH, 503: { ...HEALTH, description: 'The database cannot be reached.' } }
+      response: { 200: HEALTH, 503: { ...HEALTH, description: 'The database cannot be reached, or only reads.' } }
     },
     handler: async (request, reply) => {
       const database =
@@ -52,7 +52,7 @@ const DEADLINE_MS = 2_000
 
 async function reach(db: Database, onError: (error: unknown) => void): Promise<'reachable' | 'unreachable'> {
   try {
-    await viewHealth(db, DEADLINE_MS)
+    await viewWritableHealth(db, DEADLINE_MS)
     return 'reachable'
   } catch (error) {
     onError(error)

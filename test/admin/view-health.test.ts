@@ -2,6 +2,7 @@ import { once } from 'node:events'
 import { type AddressInfo, connect as connectSocket, createServer, type Socket } from 'node:net'
 import { setTimeout as sleep } from 'node:timers/promises'
 import type { LightMyRequestResponse } from 'fastify'
+import postgres from 'postgres'
 import t, { type Test } from 'tap'
 import { isAnswer, isProblem, operated, TOKEN } from '../fixtures/admin.ts'
 import { embeddedDir, server } from '../fixtures/database.ts'
@@ -163,6 +164,33 @@ t.test('503: the database does not answer, and it says so to both', async t => {
   })
   t.notMatch(whole.body, /PGlite|closed/i)
   isProblem(t, await health('wrong'), 403, {}, 'but not to everybody')
+})
+
+t.test('503: where the database only reads, so that nothing can be charged, and 200 again once it writes', async t => {
+  const pg = await server(t)
+  const url = await pg.migrated()
+  const app = await metered(t, db, () => {}, { connection: url, admin: { token: TOKEN } })
+  const admin = postgres(url, { max: 1 })
+  t.teardown(() => admin.end())
+  const database = new URL(url).pathname.slice(1)
+  const become = async (setting: 'on' | 'off') => {
+    await admin.unsafe(`SET default_transaction_read_only = off`)
+    await admin.unsafe(`ALTER DATABASE ${database} SET default_transaction_read_only = ${setting}`)
+    // As those to a former primary, which end when it falls.
+    await admin`
+      SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()`
+  }
+  const status = async () => (await app.inject('/admin/quotas/health')).statusCode
+  t.equal(await status(), 200)
+  for (const [setting, expected] of [
+    ['on', 503],
+    ['off', 200]
+  ] as const) {
+    await become(setting)
+    // What was told without a token is good for a second, and of a connection that was ended the first answer is an error.
+    for (let i = 0; i < 50 && (await status()) !== expected; i++) await sleep(200)
+    t.equal(await status(), expected, setting)
+  }
 })
 
 t.test('503: within seconds where the database hangs, and 200 again once it answers', async t => {

@@ -164,6 +164,13 @@ t.test('fastify-quota doctor', async t => {
     )
   })
 
+  t.test('tells a server that only reads', async t => {
+    const { url } = await healthy()
+    const { code, stdout } = await doctor(`${url}?default_transaction_read_only=on`)
+    t.equal(code, 1)
+    t.match(stdout, /^wrong +connection +answered in \d+ ms, and only reads: .*\n +→ give the URL of the primary/m)
+  })
+
   t.test('tells what the role may not do, and of no wrong connection', async t => {
     const { url, db } = await healthy()
     await db.query("CREATE ROLE clerk LOGIN PASSWORD 'clerk'")
