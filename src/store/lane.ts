@@ -89,7 +89,9 @@ export class Lane {
     } catch (error) {
       if (stateOf(error) !== undefined) this.#hear(query)
       if (!isElsewhere && !this.#takesNoSession(error)) throw error
-      return await this.run(text, values, prepare, Math.max(end - performance.now(), 1))
+      // Of a pool that was closed every attempt would fail at once, and none lead elsewhere.
+      if (this.#isClosed || performance.now() >= end) throw error
+      return await this.run(text, values, prepare, end - performance.now())
     }
   }
 

@@ -72,12 +72,12 @@ export class Transactions {
     } catch (error) {
       // The server rolls back what is open on a connection that ends.
       void endClient(channel.client, 0)
-      if (!this.#hosts.isElsewhere(error, channel.generation, channel.isBegun)) throw error
+      if (!this.#hosts.isElsewhere(error, channel.generation, channel.isBegun) || performance.now() >= end) throw error
     } finally {
       this.#taken.delete(channel)
       this.#next()
     }
-    return await this.run({ ...order, deadlineMs: Math.max(end - performance.now(), 1) })
+    return await this.run({ ...order, deadlineMs: end - performance.now() })
   }
 
   async close(): Promise<void> {
