@@ -1,7 +1,7 @@
 import { setTimeout as sleep } from 'node:timers/promises'
 import t from 'tap'
 import { adjustQuota } from '../../src/store/adjust-quota.ts'
-import { connect } from '../../src/store/connect.ts'
+import { open } from '../../src/store/connect.ts'
 import type { Database } from '../../src/store/database.ts'
 import { declareTypes } from '../../src/store/declare-types.ts'
 import { deleteUser } from '../../src/store/delete-user.ts'
@@ -34,7 +34,7 @@ t.test('adjustments stand in the order in which they were made, whoever began fi
   const db = await database()
   let waiting: Promise<unknown> | undefined
   await db.orm.transaction(async tx => {
-    const early = await connect(tx)
+    const early = await open(tx)
     await early.query('SELECT now()')
     for (const [who, limit] of [
       [db, 20],
@@ -85,7 +85,7 @@ t.test('the newest row is the last change, also of a transaction that began befo
   await ensureUser(db, 'bob')
   for (const [change, make] of Object.entries(CHANGES)) {
     await db.orm.transaction(async tx => {
-      const early = await connect(tx)
+      const early = await open(tx)
       await early.query('SELECT now()')
       await sleep(A_WHILE_MS)
       await adjustQuota(db, 'bob', 'calls', 20, BY)

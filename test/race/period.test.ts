@@ -4,7 +4,7 @@ import t from 'tap'
 import { adjustQuota } from '../../src/store/adjust-quota.ts'
 import { charge } from '../../src/store/charge.ts'
 import { commit } from '../../src/store/commit.ts'
-import { connect } from '../../src/store/connect.ts'
+import { open } from '../../src/store/connect.ts'
 import { declareTypes } from '../../src/store/declare-types.ts'
 import { openPeriods } from '../../src/store/open-period.ts'
 import { release } from '../../src/store/release.ts'
@@ -64,7 +64,7 @@ t.test('a reserve that waited for a reset belongs to the period that the reset o
     await hold(db, 'alice', { calls: 2 })
     let waiting: ReturnType<typeof hold> | undefined
     await db.orm.transaction(async tx => {
-      await resetQuota(await connect(tx), 'alice', null, BY)
+      await resetQuota(await open(tx), 'alice', null, BY)
       waiting = hold(db, 'alice', amounts)
       await untilWaiting(db)
     })
@@ -85,7 +85,7 @@ t.test('a reset and an adjustment that waited for a reserve tell what that holds
   const behind = async <T>(work: () => Promise<T>): Promise<T> => {
     let waiting: Promise<T> | undefined
     await db.orm.transaction(async tx => {
-      await hold(await connect(tx), 'alice', { calls: 2 })
+      await hold(await open(tx), 'alice', { calls: 2 })
       waiting = work()
       await untilWaiting(db)
     })
@@ -110,7 +110,7 @@ t.test('a charge, a commit and a release that waited for a rollover land in the 
   const charges = await wanted(db, { calls: 4 })
   let waiting: Promise<unknown> | undefined
   await db.orm.transaction(async tx => {
-    await openPeriods(await connect(tx), 'alice', boundary)
+    await openPeriods(await open(tx), 'alice', boundary)
     waiting = Promise.all([
       commit(db, 'alice', costing(committed), null),
       release(db, 'alice', released),

@@ -4,7 +4,7 @@ import { v7 } from 'uuid'
 import type { AdmittedCharge } from '../../src/store/admit.ts'
 import { charge } from '../../src/store/charge.ts'
 import { commit } from '../../src/store/commit.ts'
-import { connect } from '../../src/store/connect.ts'
+import { open } from '../../src/store/connect.ts'
 import { countDenials } from '../../src/store/count-denials.ts'
 import { type Database, stateOf } from '../../src/store/database.ts'
 import { declareTypes } from '../../src/store/declare-types.ts'
@@ -95,7 +95,7 @@ t.test('whoever comes first, a repair or what moves the counter: both are in it'
     let waiting: Promise<unknown> | undefined
     const before = await begin(first)
     await db.orm.transaction(async tx => {
-      await move(await connect(tx), first, before)
+      await move(await open(tx), first, before)
       waiting = fixCounters(db, BY)
       await untilWaiting(db)
     })
@@ -104,7 +104,7 @@ t.test('whoever comes first, a repair or what moves the counter: both are in it'
     t.equal(await repairsOf(db, first), 3, 'two running counters and a closed one')
     const again = await begin(second)
     await db.orm.transaction(async tx => {
-      t.equal((await fixCounters(await connect(tx), BY)).length, 3)
+      t.equal((await fixCounters(await open(tx), BY)).length, 3)
       waiting = move(db, second, again)
       await untilWaiting(db)
     })
@@ -137,7 +137,7 @@ t.test('a repair that takes its time keeps no denial from being counted, and no 
   await chargeAndHold(db, 'alice')
   await spoil(db, 'alice')
   await db.orm.transaction(async tx => {
-    await fixCounters(await connect(tx), BY)
+    await fixCounters(await open(tx), BY)
     await countDenials(db, [{ userId: 'alice', type: 'calls', hour: new Date('2026-01-01'), denials: 1 }])
     await hold(db, 'bob', { calls: 1, bytes: 1 })
   })

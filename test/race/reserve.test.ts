@@ -1,6 +1,6 @@
 import t from 'tap'
 import { commit } from '../../src/store/commit.ts'
-import { connect } from '../../src/store/connect.ts'
+import { connect, open } from '../../src/store/connect.ts'
 import { declareTypes } from '../../src/store/declare-types.ts'
 import { expireReservations } from '../../src/store/expire-reservations.ts'
 import { release } from '../../src/store/release.ts'
@@ -105,7 +105,7 @@ t.test('a reserve that meets somebody who is giving back at this moment waits fo
   await hold(db, 'alice', { calls: 10 }, { at: new Date(Date.now() - 60_000), leaseMs: 1000 })
   let waiting: ReturnType<typeof tryHold> | undefined
   await db.orm.transaction(async tx => {
-    t.equal(await expireReservations(await connect(tx), 'alice'), 1)
+    t.equal(await expireReservations(await open(tx), 'alice'), 1)
     waiting = tryHold(db, 'alice', { calls: 4 })
     await Promise.race([untilWaiting(db), waiting])
   })
@@ -119,7 +119,7 @@ t.test('a reserve of several that waited while one of them was given back takes 
   const full = await hold(db, 'alice', { b: 10 })
   let waiting: ReturnType<typeof tryHold> | undefined
   await db.orm.transaction(async tx => {
-    await release(await connect(tx), 'alice', full)
+    await release(await open(tx), 'alice', full)
     waiting = tryHold(db, 'alice', { a: 1, b: 2 })
     await untilWaiting(db)
   })

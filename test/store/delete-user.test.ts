@@ -2,7 +2,7 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import t from 'tap'
 import { charge } from '../../src/store/charge.ts'
 import { commit } from '../../src/store/commit.ts'
-import { connect } from '../../src/store/connect.ts'
+import { connect, open } from '../../src/store/connect.ts'
 import { countDenials } from '../../src/store/count-denials.ts'
 import { type Database, stateOf } from '../../src/store/database.ts'
 import { declareTypes } from '../../src/store/declare-types.ts'
@@ -152,7 +152,7 @@ t.test('under the load of its own requests', async t => {
     const held = await hold(db, 'alice', { calls: 2, bytes: 1 })
     let deletion: Promise<boolean> | undefined
     await db.orm.transaction(async tx => {
-      await commit(await connect(tx), 'alice', costing(held), null)
+      await commit(await open(tx), 'alice', costing(held), null)
       deletion = deleteUser(db, 'alice', BY)
       await untilWaiting(db)
     })
@@ -168,7 +168,7 @@ t.test('under the load of its own requests', async t => {
     for (const amounts of [{ calls: 1 }, { calls: 1, bytes: 1 }] as Record<string, number>[]) {
       let reserving: ReturnType<typeof tryHold> | undefined
       await db.orm.transaction(async tx => {
-        await deleteUser(await connect(tx), 'alice', BY)
+        await deleteUser(await open(tx), 'alice', BY)
         reserving = tryHold(db, 'alice', amounts)
         await untilWaiting(db)
       })
