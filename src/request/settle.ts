@@ -2,7 +2,6 @@
 import type { FastifyBaseLogger } from 'fastify'
 import type { Balance } from '../quota/balance.ts'
 import type { Emit } from '../quota/events.ts'
-import { isSuccess } from '../quota/outcome.ts'
 import type { Admitted, AdmittedCharge } from '../store/admit.ts'
 import type { CommittedCharge } from '../store/commit.ts'
 import type { Database } from '../store/database.ts'
@@ -11,6 +10,7 @@ import { Committed } from './committed.ts'
 import type { DenialMemory } from './denial-memory.ts'
 import { type Cost, Projected, type QuotaHeaders, quotaHeaders } from './headers.ts'
 import type { Hold, Holds } from './holds.ts'
+import { judge } from './judge.ts'
 import type { RequestMetering, Tariff } from './match.ts'
 import type { Owed, OwedListener } from './owed.ts'
 import { MeteredQuota, type ReservedCharge } from './request-quota.ts'
@@ -48,6 +48,7 @@ export class Settlement implements Hold, OwedListener<Balances> {
   isAbandoned = false
   isLost = false
   place = -1
+  forgetting: NodeJS.Timeout | undefined
   livePlace = -1
   renewAt = 0
   renewUntil = Number.POSITIVE_INFINITY
@@ -112,25 +113,9 @@ export class Settlement implements Hold, OwedListener<Balances> {
   isCharged(statusCode: number): boolean {
     if (this.#judgedStatus !== statusCode) {
       this.#judgedStatus = statusCode
-      this.#isJudgedCharged = this.#judge(statusCode)
+      this.#isJudgedCharged = judge(this.#metering, statusCode, this.#log)
     }
     return this.#isJudgedCharged
-  }
-
-  #judge(statusCode: number): boolean {
-    try {
-      const isCharged: unknown = this.#metering.isCharged(statusCode)
-      if (typeof isCharged === 'boolean') return isCharged
-      // Of an async function: a rejection that nobody hears would end the process.
-      if (isCharged instanceof Promise) isCharged.catch(() => {})
-      throw new TypeError(`charge must return true or false, and returned ${String(isCharged)}`)
-    } catch (error) {
-      this.#log.error(
-        { err: error, rule: this.#metering.source },
-        'quota rule failed in charge; 2xx is charged instead'
-      )
-      return isSuccess(statusCode)
-    }
   }
 
   /**

@@ -1,0 +1,18 @@
+// Whether a status is charged, by the rule's own word.
+import type { FastifyBaseLogger } from 'fastify'
+import { isSuccess } from '../quota/outcome.ts'
+import type { RequestMetering } from './match.ts'
+
+/** Where the rule gives no answer, the default's is taken. */
+export function judge({ isCharged, source }: RequestMetering, statusCode: number, log: FastifyBaseLogger): boolean {
+  try {
+    const word: unknown = isCharged(statusCode)
+    if (typeof word === 'boolean') return word
+    // Of an async function: a rejection that nobody hears would end the process.
+    if (word instanceof Promise) word.catch(() => {})
+    throw new TypeError(`charge must return true or false, and returned ${String(word)}`)
+  } catch (error) {
+    log.error({ err: error, rule: source }, 'quota rule failed in charge; 2xx is charged instead')
+    return isSuccess(statusCode)
+  }
+}
