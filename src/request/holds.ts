@@ -19,6 +19,8 @@ export interface Hold {
   readonly isLost: boolean
   /** Where it stands among what is held. */
   place: number
+  /** Runs where it is forgotten later. */
+  forgetting: NodeJS.Timeout | undefined
   giveBack(): void
 }
 
@@ -83,7 +85,9 @@ export class Holds {
   /** It is not renewed any more after so long, and a handler may never end: forgotten when it has expired. */
   deleteLater(hold: Hold, afterMs: number): void {
     const ms = Math.min(afterMs + this.#options.leaseMs, LONGEST_TIMEOUT_MS)
-    setTimeout(() => this.delete(hold), ms).unref()
+    // It may have been given up before, and is held on after all.
+    clearTimeout(hold.forgetting)
+    hold.forgetting = setTimeout(() => this.delete(hold), ms).unref()
   }
 
   /** From now on nothing begins to be held. Resolves when nothing is, or is known to be owed. */

@@ -74,9 +74,8 @@ for (const [what, head] of Object.entries({ GET: get, 'POST whose body never com
   })
 }
 
-t.test('what a request holds whose body never comes is given back at once', async t => {
-  const addRoutes = (app: FastifyInstance) => void app.post('/', { config: { quota: 'calls' } }, async () => 'x')
-  const { app, db, url } = await listening(t, addRoutes)
+/** Alice's second call is held, and its body has never come. */
+async function holdTorn(t: Test, { app, db, url }: { app: FastifyInstance; db: Database; url: string }) {
   await app.quota.consume('alice', 'calls')
   const unlock = await lockCounters(t, url)
   const socket = await send(app, torn('/', 'alice'), 'half')
@@ -85,6 +84,12 @@ t.test('what a request holds whose body never comes is given back at once', asyn
   await sleep(20)
   await unlock()
   await until('it is held', 5_000, async () => (await openReservations(db)) === 1)
+}
+
+t.test('what a request holds whose body never comes is given back at once', async t => {
+  const addRoutes = (app: FastifyInstance) => void app.post('/', { config: { quota: 'calls' } }, async () => 'x')
+  const { app, db, url } = await listening(t, addRoutes)
+  await holdTorn(t, { app, db, url })
   await sleep(20)
   const start = performance.now()
   await app.close()
@@ -96,16 +101,36 @@ t.test('what a request holds whose body never comes is given back at once', asyn
 t.test('and expires where nothing closes: nobody will tell how it ended', async t => {
   const addRoutes = (app: FastifyInstance) => void app.post('/', { config: { quota: 'calls' } }, async () => 'x')
   const { app, db, url } = await listening(t, addRoutes, { reservationTtlMs: 1_500 })
-  await app.quota.consume('alice', 'calls')
-  const unlock = await lockCounters(t, url)
-  const socket = await send(app, torn('/', 'alice'), 'half')
-  await untilWaiting(db)
-  socket.destroy()
-  await sleep(20)
-  await unlock()
-  await until('it is held', 5_000, async () => (await openReservations(db)) === 1)
+  await holdTorn(t, { app, db, url })
   await until('it is given back', 5_000, async () => (await openReservations(db)) === 0)
   t.equal(await usedBy(db, 'alice'), 1)
+})
+
+t.test('a close waits for the handler of a torn body that began later, however long ago its client left', async t => {
+  let begin = () => {}
+  let isHandled = false
+  const addRoutes = (app: FastifyInstance) => {
+    app.addContentTypeParser('text/plain', (_request, payload, done) => done(null, payload))
+    app.addHook('preParsing', async () => {
+      await new Promise<void>(resolve => {
+        begin = resolve
+      })
+    })
+    app.post('/', { config: { quota: 'calls' } }, async () => {
+      isHandled = true
+      await sleep(1_500)
+      return 'done'
+    })
+  }
+  const { app, db, url } = await listening(t, addRoutes, { reservationTtlMs: 1_000 })
+  await holdTorn(t, { app, db, url })
+  begin()
+  await until('it is handled', 5_000, async () => isHandled)
+  // Longer than it would be remembered for, had no handler begun.
+  await sleep(1_000)
+  await app.close()
+  t.equal(await openReservations(db), 0)
+  t.equal(await usedBy(db, 'alice'), 2)
 })
 
 t.test('nothing begins to be held once the close has begun', async t => {
