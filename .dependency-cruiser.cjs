@@ -22,6 +22,28 @@ module.exports = {
       from: { path: '^src/', pathNot: '^src/store/' },
       to: { path: 'node_modules/(drizzle-orm|postgres|@electric-sql)/' }
     },
+    // Within the store: each floor stands on those that are named for it, and all on the files beside them.
+    ...Object.entries({
+      rollup: [],
+      migration: [],
+      connection: ['migration'],
+      charge: ['rollup'],
+      group: ['connection', 'charge', 'rollup'],
+      catalogue: ['charge'],
+      operator: ['charge', 'rollup'],
+      upkeep: ['operator', 'charge', 'rollup']
+    }).map(([floor, below]) => ({
+      name: `store-${floor}-stands-on-${below.join('-and-') || 'nothing'}`,
+      severity: 'error',
+      from: { path: `^src/store/${floor}/` },
+      to: { path: '^src/store/[^/]+/', pathNot: `^src/store/(${[floor, ...below].join('|')})/` }
+    })),
+    {
+      name: 'only-connection-knows-drivers',
+      severity: 'error',
+      from: { path: '^src/', pathNot: '^src/store/connection/' },
+      to: { path: 'node_modules/(postgres|@electric-sql|drizzle-orm/(postgres-js|pglite))/' }
+    },
     {
       name: 'rooms-are-siblings',
       severity: 'error',

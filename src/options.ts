@@ -11,8 +11,8 @@ import { type Identify, MIN_SECRET_LENGTH } from './request/identify.ts'
 import { RouteMatcher } from './request/match.ts'
 import { DEFAULT_SELF_URL, type SelfOptions } from './request/self.ts'
 import type { Spell } from './request/spelling.ts'
-import type { Connection } from './store/connect.ts'
-import { DEFAULT_STORE_TIMEOUT_MS } from './store/connect-server.ts'
+import type { Connection } from './store/connection/connect.ts'
+import { DEFAULT_STORE_TIMEOUT_MS } from './store/connection/connect-server.ts'
 import { type RetentionOptions, readRetention } from './upkeep/retention.ts'
 
 export interface QuotaOptions {

@@ -6,7 +6,7 @@ import { readOptions } from '../src/options.ts'
 import { DEFAULT_DENIAL } from '../src/quota/denial.ts'
 import { TYPE_DEFAULTS } from '../src/quota/quota-type.ts'
 import { readSettings } from '../src/server/settings.ts'
-import { DEFAULT_DIRECTORY } from '../src/store/default-directory.ts'
+import { DEFAULT_DIRECTORY } from '../src/store/connection/default-directory.ts'
 import { quotaTypes } from '../src/store/schema.ts'
 
 const textOf = (file: string) => readFileSync(new URL(`../${file}`, import.meta.url), 'utf8')

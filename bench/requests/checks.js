@@ -1,7 +1,7 @@
 // What must be true of every run. Each gives what is wrong, in words.
 import postgres from 'postgres'
-import { open } from '../../dist/store/connect.js'
-import { findDiscrepancies } from '../../dist/store/reconcile.js'
+import { open } from '../../dist/store/connection/connect.js'
+import { findDiscrepancies } from '../../dist/store/operator/reconcile.js'
 import { expectedOf, keepsLog } from './loads.js'
 
 /** `asked`: all that was asked of these processes. */

@@ -2,8 +2,8 @@
 import type { FastifyInstance } from 'fastify'
 import { MAX_AMOUNT, UNLIMITED } from '../quota/amount.ts'
 import { FST_QUOTA_UNKNOWN_USER } from '../quota/errors.ts'
-import { adjustQuota } from '../store/adjust-quota.ts'
-import { userExists } from '../store/find-user.ts'
+import { adjustQuota } from '../store/operator/adjust-quota.ts'
+import { userExists } from '../store/operator/find-user.ts'
 import { type AdminContext, actorOf } from './context.ts'
 import { readLimit, readText, readUserId, refuse } from './input.ts'
 import {

@@ -1,9 +1,9 @@
 // What every admin route works with.
 import type { FastifyRequest } from 'fastify'
 import type { EventCounts } from '../quota/events.ts'
+import type { TypeCatalogue } from '../store/catalogue/type-catalogue.ts'
 import type { Database } from '../store/database.ts'
 import type { Actor } from '../store/record-audit.ts'
-import type { TypeCatalogue } from '../store/type-catalogue.ts'
 import { readReason } from './input.ts'
 
 export interface AdminContext {

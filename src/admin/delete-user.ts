@@ -1,8 +1,8 @@
 // DELETE /users/:userId: forgets a user. The audit log keeps that it happened.
 import type { FastifyInstance } from 'fastify'
 import { FST_QUOTA_UNKNOWN_USER } from '../quota/errors.ts'
-import { deleteUser } from '../store/delete-user.ts'
-import { userExists } from '../store/find-user.ts'
+import { deleteUser } from '../store/operator/delete-user.ts'
+import { userExists } from '../store/operator/find-user.ts'
 import { type AdminContext, actorOf } from './context.ts'
 import { readUserId } from './input.ts'
 import { CHANGE_REFUSALS, optionalBody, query, REASON_FIELD, refusals, USER_PARAMS } from './schemas.ts'

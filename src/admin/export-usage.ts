@@ -2,7 +2,7 @@
 import { Readable } from 'node:stream'
 import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify'
 import { FST_QUOTA_TOO_MANY_EXPORTS } from '../quota/errors.ts'
-import type { UsageEntry } from '../store/list-usage.ts'
+import type { UsageEntry } from '../store/operator/list-usage.ts'
 import { answerError } from './answer-error.ts'
 import { csvLines } from './csv.ts'
 import { usageEntry } from './usage-entry.ts'

@@ -1,6 +1,6 @@
 // GET /audit-logs: who changed what, when and why. No route changes it.
 import type { FastifyInstance } from 'fastify'
-import { type AuditEntry, listAudit } from '../store/list-audit.ts'
+import { type AuditEntry, listAudit } from '../store/operator/list-audit.ts'
 import type { AdminContext } from './context.ts'
 import { queryOf, readChoice, readSpan, readText, readUserFilter } from './input.ts'
 import { byTime, nextCursor, readPage, shown } from './page.ts'

@@ -1,6 +1,6 @@
 // GET /quota-types: what there is to be used up.
 import type { FastifyInstance } from 'fastify'
-import { listTypes } from '../store/list-types.ts'
+import { listTypes } from '../store/catalogue/list-types.ts'
 import type { AdminContext } from './context.ts'
 import { query, refusals } from './schemas.ts'
 import { TYPE_ENTRY, typeEntry } from './type-entry.ts'

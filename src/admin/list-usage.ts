@@ -1,6 +1,6 @@
 // GET /usage-logs: what was charged, newest first; a page of it, or all of it as a file.
 import type { FastifyInstance, FastifyRequest } from 'fastify'
-import { exportUsage, listUsage, type UsageFilter } from '../store/list-usage.ts'
+import { exportUsage, listUsage, type UsageFilter } from '../store/operator/list-usage.ts'
 import type { AdminContext } from './context.ts'
 import { ExportSlots, sendExport } from './export-usage.ts'
 import { queryOf, readChoice, readSpan, readText, readUserFilter } from './input.ts'

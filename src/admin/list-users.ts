@@ -1,7 +1,7 @@
 // GET /users: who is near a limit, and who uses most.
 import type { FastifyInstance } from 'fastify'
 import { QUOTA_SCHEMA, quotaEntry } from '../quota/quota-document.ts'
-import { listUsers, type UserFilter, type UserRank } from '../store/list-users.ts'
+import { listUsers, type UserFilter, type UserRank } from '../store/operator/list-users.ts'
 import type { AdminContext } from './context.ts'
 import { type Query, queryOf, readChoice, readText, readUserFilter, refuse } from './input.ts'
 import { byRank, nextCursor, readPage, shown } from './page.ts'

@@ -1,8 +1,8 @@
 // POST /users/:userId/reset: closes a running period early and opens a new one.
 import type { FastifyInstance } from 'fastify'
 import { FST_QUOTA_KIND_MISMATCH, FST_QUOTA_UNKNOWN_USER } from '../quota/errors.ts'
-import { userExists } from '../store/find-user.ts'
-import { resetQuota } from '../store/reset-quota.ts'
+import { userExists } from '../store/operator/find-user.ts'
+import { resetQuota } from '../store/operator/reset-quota.ts'
 import { type AdminContext, actorOf } from './context.ts'
 import { readText, readUserId } from './input.ts'
 import {

@@ -1,5 +1,5 @@
 // A row of the usage log as JSON.
-import type { UsageEntry } from '../store/list-usage.ts'
+import type { UsageEntry } from '../store/operator/list-usage.ts'
 import { TIME } from './schemas.ts'
 
 export const USAGE_ENTRY = {

@@ -1,8 +1,8 @@
 // GET /health: whether the quotas can be kept. Who has no token is told just that.
 import type { FastifyInstance } from 'fastify'
 import { STORE_RETRY_SECONDS } from '../quota/problem.ts'
+import { type DatabaseHealth, viewWritableHealth } from '../store/connection/view-health.ts'
 import type { Database } from '../store/database.ts'
-import { type DatabaseHealth, viewWritableHealth } from '../store/view-health.ts'
 import { type AdminContext, actorName } from './context.ts'
 import { query, refusals, TIME } from './schemas.ts'
 

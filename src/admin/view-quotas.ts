@@ -2,7 +2,7 @@
 import type { FastifyInstance } from 'fastify'
 import { FST_QUOTA_UNKNOWN_USER } from '../quota/errors.ts'
 import { QUOTA_DOCUMENT_SCHEMA, quotaDocument } from '../quota/quota-document.ts'
-import { viewQuotas } from '../store/view-quotas.ts'
+import { viewQuotas } from '../store/operator/view-quotas.ts'
 import type { AdminContext } from './context.ts'
 import { readUserId } from './input.ts'
 import { query, refusals, USER_PARAMS } from './schemas.ts'

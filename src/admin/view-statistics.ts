@@ -1,7 +1,7 @@
 // GET /statistics/:quotaType: what a quota type saw, in all, by day or hour, and by user.
 import type { FastifyInstance } from 'fastify'
 import { dayOf } from '../quota/series.ts'
-import { type Statistics, type StatisticsOrder, viewStatistics } from '../store/view-statistics.ts'
+import { type Statistics, type StatisticsOrder, viewStatistics } from '../store/operator/view-statistics.ts'
 import type { AdminContext } from './context.ts'
 import { queryOf, readChoice, readCount, readTimeZone } from './input.ts'
 import { query, refusals, TIME, TYPE_EXAMPLE } from './schemas.ts'

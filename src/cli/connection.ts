@@ -3,10 +3,10 @@ import { existsSync } from 'node:fs'
 import { join } from 'node:path'
 import { FST_QUOTA_CONNECTION, FST_QUOTA_UNREACHABLE } from '../quota/errors.ts'
 import { readConnection } from '../server/settings.ts'
-import { open } from '../store/connect.ts'
+import { open } from '../store/connection/connect.ts'
+import { explainConnection } from '../store/connection/explain.ts'
+import { labelServer } from '../store/connection/server-url.ts'
 import type { Database } from '../store/database.ts'
-import { explainConnection } from '../store/explain.ts'
-import { labelServer } from '../store/server-url.ts'
 import { type Flag, text, UsageError, type Values } from './command.ts'
 
 export const CONNECTION_FLAGS: Readonly<Record<string, Flag>> = {

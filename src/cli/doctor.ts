@@ -1,7 +1,8 @@
 // fastify-quota doctor: what is wrong with the database or the routes, and what to do about it.
-import { GRANT } from '../store/check-rights.ts'
+
+import { explain } from '../store/connection/explain.ts'
 import { stateOf } from '../store/database.ts'
-import { explain } from '../store/explain.ts'
+import { GRANT } from '../store/migration/check-rights.ts'
 import { checkDatabase } from './check-database.ts'
 import { checkRoutes, type RouteCheck } from './check-routes.ts'
 import { type Command, text } from './command.ts'

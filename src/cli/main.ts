@@ -2,8 +2,8 @@
 // The command line: finds the command, reads its flags, and turns what comes of it into text and an exit code.
 import { writeSync } from 'node:fs'
 import { parseArgs } from 'node:util'
-import { DEFAULT_DIRECTORY } from '../store/default-directory.ts'
-import { explain } from '../store/explain.ts'
+import { DEFAULT_DIRECTORY } from '../store/connection/default-directory.ts'
+import { explain } from '../store/connection/explain.ts'
 import { type Command, helpOf, parseOptions, UsageError, usageOf, type Values } from './command.ts'
 
 interface Entry {

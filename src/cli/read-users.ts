@@ -5,7 +5,7 @@ import { parse } from 'csv-parse/sync'
 import { isTimeZone } from '../quota/period.ts'
 import { isUserId } from '../quota/user-id.ts'
 import { isDay, isEmail } from '../quota/user-profile.ts'
-import type { UserEntry } from '../store/set-users.ts'
+import type { UserEntry } from '../store/operator/set-users.ts'
 
 /** What is wrong is told up to here; the rest is counted. */
 const MAX_FAULTS = 20

@@ -1,8 +1,8 @@
 // fastify-quota reconcile: counters that are not the sum of their log rows and reservations, told or repaired.
-import { requireReady } from '../store/connect-server.ts'
+import { requireReady } from '../store/connection/connect-server.ts'
 import type { Database } from '../store/database.ts'
-import { type Fix, fixCounters } from '../store/fix-counter.ts'
-import { type Discrepancy, findDiscrepancies } from '../store/reconcile.ts'
+import { type Fix, fixCounters } from '../store/operator/fix-counter.ts'
+import { type Discrepancy, findDiscrepancies } from '../store/operator/reconcile.ts'
 import { forgetRollups } from '../store/rollup/forget-rollups.ts'
 import { type Command, text, UsageError, type Values } from './command.ts'
 import { CONNECTION_FLAGS, readTarget, requireEmbedded, withTarget } from './connection.ts'

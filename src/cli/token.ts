@@ -5,7 +5,7 @@ import { isUserId } from '../quota/user-id.ts'
 import { MIN_SECRET_LENGTH } from '../request/identify.ts'
 import { readKeptSecrets } from '../server/kept-secrets.ts'
 import { readConnection, readSecret } from '../server/settings.ts'
-import { DEFAULT_DIRECTORY } from '../store/default-directory.ts'
+import { DEFAULT_DIRECTORY } from '../store/connection/default-directory.ts'
 import { type Command, text, UsageError } from './command.ts'
 
 const DEFAULT_TTL = '1h'

@@ -1,9 +1,9 @@
 // What every call of `app.quota` works with.
 import type { QuotaEvent } from '../quota/events.ts'
-import type { Admission, WantedCharge } from '../store/admit.ts'
+import type { TypeCatalogue } from '../store/catalogue/type-catalogue.ts'
+import type { Admission, WantedCharge } from '../store/charge/admit.ts'
+import type { LiveReservations } from '../store/charge/renew-reservations.ts'
 import type { Database } from '../store/database.ts'
-import type { LiveReservations } from '../store/renew-reservations.ts'
-import type { TypeCatalogue } from '../store/type-catalogue.ts'
 
 export interface MeterContext {
   db: Database

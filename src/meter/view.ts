@@ -3,7 +3,7 @@ import { MAX_AMOUNT } from '../quota/amount.ts'
 import type { Balance } from '../quota/balance.ts'
 import type { QuotaType } from '../quota/quota-type.ts'
 import type { Database } from '../store/database.ts'
-import { viewQuotas } from '../store/view-quotas.ts'
+import { viewQuotas } from '../store/operator/view-quotas.ts'
 
 export async function viewBalance(db: Database, userId: string, type: QuotaType): Promise<Balance> {
   const { quotas } = await viewQuotas(db, userId, type.key)

@@ -1,7 +1,7 @@
 // What is charged of what was held, as it was when that was asked for.
 import { boundMetadata, type Metadata } from '../quota/metadata.ts'
-import type { AdmittedCharge } from '../store/admit.ts'
-import type { CommittedCharge } from '../store/commit.ts'
+import type { AdmittedCharge } from '../store/charge/admit.ts'
+import type { CommittedCharge } from '../store/charge/commit.ts'
 import type { ReservedCharge } from './request-quota.ts'
 
 export class Committed implements CommittedCharge {

@@ -3,8 +3,8 @@ import type { FastifyRequest } from 'fastify'
 import { isAmount } from '../quota/amount.ts'
 import { FST_QUOTA_AMOUNT_FUNCTION, FST_QUOTA_STORE } from '../quota/errors.ts'
 import type { ChargeAmount } from '../quota/rule.ts'
-import type { ChargeCost } from '../store/admit.ts'
-import type { TypeCatalogue } from '../store/type-catalogue.ts'
+import type { TypeCatalogue } from '../store/catalogue/type-catalogue.ts'
+import type { ChargeCost } from '../store/charge/admit.ts'
 import type { RequestMetering } from './match.ts'
 
 /** Where the amounts are fixed: what they come to, while the types are as they were. */

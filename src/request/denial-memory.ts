@@ -1,6 +1,6 @@
 // What was refused a moment ago and would be refused again: answered without asking the database.
 import type { QuotaEvent } from '../quota/events.ts'
-import type { Admission, ChargeCost } from '../store/admit.ts'
+import type { Admission, ChargeCost } from '../store/charge/admit.ts'
 import type { Tariff } from './match.ts'
 import type { DeniedAnswer } from './refuse.ts'
 

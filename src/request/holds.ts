@@ -1,10 +1,10 @@
 // What this process holds, from the moment it asks for it: what must not stay held is given back, and closing waits for the rest.
 import { setTimeout as sleep } from 'node:timers/promises'
 import { FST_QUOTA_STORE } from '../quota/errors.ts'
-import type { Admission, WantedCharge } from '../store/admit.ts'
+import type { Admission, WantedCharge } from '../store/charge/admit.ts'
+import { releaseById } from '../store/charge/release.ts'
+import { mayBeDone } from '../store/connection/may-be-done.ts'
 import type { Database } from '../store/database.ts'
-import { mayBeDone } from '../store/may-be-done.ts'
-import { releaseById } from '../store/release.ts'
 import { Owed } from './owed.ts'
 
 /** How long a closing application waits for handlers whose clients have left: two of its ten seconds are for what they leave behind. */

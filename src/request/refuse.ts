@@ -4,7 +4,7 @@ import type { FastifyReply } from 'fastify'
 import { type DenialOptions, mergeDenial } from '../quota/denial.ts'
 import type { FST_QUOTA_UNAUTHORIZED } from '../quota/errors.ts'
 import { PROBLEM_JSON, problem, quotaExceeded, retryAfter, STORE_RETRY_SECONDS } from '../quota/problem.ts'
-import type { Admission } from '../store/admit.ts'
+import type { Admission } from '../store/charge/admit.ts'
 import { type QuotaHeaders, quotaHeaders } from './headers.ts'
 
 export function refuseUnauthorized(

@@ -5,7 +5,7 @@ import { requireRoom } from '../quota/counter.ts'
 import { FST_QUOTA_INVALID_AMOUNT, FST_QUOTA_NOT_RESERVED, FST_QUOTA_SETTLED } from '../quota/errors.ts'
 import type { Metadata } from '../quota/metadata.ts'
 import type { QuotaTypeKey } from '../quota/rule.ts'
-import type { AdmittedCharge } from '../store/admit.ts'
+import type { AdmittedCharge } from '../store/charge/admit.ts'
 
 export interface ReservedCharge {
   /** The quota type's key. */

@@ -2,7 +2,7 @@
 import { randomUUID } from 'node:crypto'
 import Fastify, { type FastifyInstance, type FastifyRequest } from 'fastify'
 import { quotaPlugin } from '../plugin.ts'
-import { open } from '../store/connect.ts'
+import { open } from '../store/connection/connect.ts'
 import type { Database } from '../store/database.ts'
 import { addAnswers, refuse } from './answers.ts'
 import { addIdentity, requireCaller } from './caller.ts'

@@ -1,8 +1,8 @@
 // GET /health: whether this server can do its work, for whoever watches it. It asks for no token, and tells nothing else.
 import type { FastifyInstance } from 'fastify'
 import { STORE_RETRY_SECONDS } from '../quota/problem.ts'
+import { viewWritableHealth } from '../store/connection/view-health.ts'
 import type { Database } from '../store/database.ts'
-import { viewWritableHealth } from '../store/view-health.ts'
 
 const HEALTH = {
   description: 'The server can do its work.',

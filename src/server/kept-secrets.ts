@@ -2,7 +2,7 @@
 import { randomBytes, randomUUID } from 'node:crypto'
 import { linkSync, readFileSync, unlinkSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
-import { makePrivateDirectory } from '../store/make-private-directory.ts'
+import { makePrivateDirectory } from '../store/connection/make-private-directory.ts'
 
 export interface KeptSecrets {
   adminToken: string

@@ -1,6 +1,6 @@
 // The process of the standalone server: starts it, says what to try, and ends it in order.
 import type { FastifyInstance } from 'fastify'
-import { explainConnection } from '../store/explain.ts'
+import { explainConnection } from '../store/connection/explain.ts'
 import { buildServer } from './app.ts'
 import { greeting } from './greeting.ts'
 import { readSettings, SettingError, type Settings } from './settings.ts'

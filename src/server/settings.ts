@@ -2,7 +2,7 @@
 import { BlockList, isIP } from 'node:net'
 import { MIN_TOKEN_LENGTH } from '../admin/authorize.ts'
 import { MIN_SECRET_LENGTH } from '../request/identify.ts'
-import { DEFAULT_DIRECTORY } from '../store/default-directory.ts'
+import { DEFAULT_DIRECTORY } from '../store/connection/default-directory.ts'
 import { keptSecrets } from './kept-secrets.ts'
 
 export interface Settings {

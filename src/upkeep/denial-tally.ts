@@ -1,7 +1,7 @@
 // Denials of this process that are not in the table yet: added up, so that who is refused a million times costs a row, not a million.
 import type { QuotaEvent } from '../quota/events.ts'
-import { countDenials, type DenialCount } from '../store/count-denials.ts'
 import type { Database } from '../store/database.ts'
+import { countDenials, type DenialCount } from '../store/upkeep/count-denials.ts'
 import { byUser } from './by-user.ts'
 
 const HOUR_MS = 3_600_000

@@ -1,6 +1,7 @@
 // What this process holds, renewed while it lives: a reservation lives as long as its process, and a handler as long as it likes.
+
+import { type LiveReservations, renewReservations } from '../store/charge/renew-reservations.ts'
 import type { Database } from '../store/database.ts'
-import { type LiveReservations, renewReservations } from '../store/renew-reservations.ts'
 import { byUser } from './by-user.ts'
 
 /** Held for as long as it is here. */

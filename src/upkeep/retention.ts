@@ -4,8 +4,8 @@ import { FST_QUOTA_INVALID_OPTION } from '../quota/errors.ts'
 import { refuseUnknown, requireObject } from '../quota/option.ts'
 import { clockOf } from '../store/clock.ts'
 import type { Database } from '../store/database.ts'
-import type { LogPosition } from '../store/list-usage.ts'
-import { pruneDenials, pruneUsage } from '../store/prune-usage.ts'
+import type { LogPosition } from '../store/operator/list-usage.ts'
+import { pruneDenials, pruneUsage } from '../store/upkeep/prune-usage.ts'
 
 export interface RetentionOptions {
   /**

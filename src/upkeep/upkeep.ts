@@ -1,9 +1,9 @@
 // What is done without a request: renewing, expiring, counting, forgetting.
 import { setTimeout as sleep } from 'node:timers/promises'
+import { expireReservations, listExpired } from '../store/charge/expire-reservations.ts'
+import { isRefused } from '../store/connection/refused.ts'
 import { type Database, stateOf } from '../store/database.ts'
-import { expireReservations, listExpired } from '../store/expire-reservations.ts'
-import { pruneIdempotencyKeys } from '../store/prune-idempotency-keys.ts'
-import { isRefused } from '../store/refused.ts'
+import { pruneIdempotencyKeys } from '../store/upkeep/prune-idempotency-keys.ts'
 import type { DenialTally } from './denial-tally.ts'
 import type { LiveReservationSet } from './live-reservations.ts'
 import { type RetentionOptions, retain } from './retention.ts'

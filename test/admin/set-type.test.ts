@@ -1,7 +1,7 @@
 import Fastify, { type FastifyInstance } from 'fastify'
 import t from 'tap'
 import quotaPlugin from '../../src/index.ts'
-import { declareTypes } from '../../src/store/declare-types.ts'
+import { declareTypes } from '../../src/store/catalogue/declare-types.ts'
 import { type Call, isAnswer, isProblem, operated, TOKEN } from '../fixtures/admin.ts'
 import { auditOf } from '../fixtures/charges.ts'
 import { figures, tally } from '../fixtures/meter.ts'

@@ -1,9 +1,9 @@
 import { writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import t from 'tap'
-import { open } from '../../src/store/connect.ts'
-import { declareTypes } from '../../src/store/declare-types.ts'
-import { ensureUser } from '../../src/store/ensure-user.ts'
+import { declareTypes } from '../../src/store/catalogue/declare-types.ts'
+import { ensureUser } from '../../src/store/charge/ensure-user.ts'
+import { open } from '../../src/store/connection/connect.ts'
 import { built } from '../fixtures/built.ts'
 import { server } from '../fixtures/database.ts'
 

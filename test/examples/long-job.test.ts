@@ -1,5 +1,5 @@
 import t from 'tap'
-import { connect } from '../../src/store/connect.ts'
+import { connect } from '../../src/store/connection/connect.ts'
 import { example } from '../fixtures/example.ts'
 import { logsOf } from '../fixtures/metered.ts'
 

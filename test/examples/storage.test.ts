@@ -1,6 +1,6 @@
 import { randomBytes } from 'node:crypto'
 import t from 'tap'
-import { connect } from '../../src/store/connect.ts'
+import { connect } from '../../src/store/connection/connect.ts'
 import { example } from '../fixtures/example.ts'
 import { logsOf } from '../fixtures/metered.ts'
 

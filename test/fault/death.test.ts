@@ -1,7 +1,7 @@
 import { once } from 'node:events'
 import { setTimeout as sleep } from 'node:timers/promises'
 import t from 'tap'
-import { connect } from '../../src/store/connect.ts'
+import { connect } from '../../src/store/connection/connect.ts'
 import { server } from '../fixtures/database.ts'
 import { PATIENT, ROUNDS } from '../fixtures/fault.ts'
 import { violations } from '../fixtures/invariants.ts'

@@ -1,7 +1,7 @@
 import { setTimeout as sleep } from 'node:timers/promises'
 import postgres from 'postgres'
 import t, { type Test } from 'tap'
-import { connect } from '../../src/store/connect.ts'
+import { connect } from '../../src/store/connection/connect.ts'
 import { server } from '../fixtures/database.ts'
 import { RESERVATION_TTL_MS } from '../fixtures/fault.ts'
 import { checkBooks, checkReplies } from '../fixtures/ledger.ts'

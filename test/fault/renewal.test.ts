@@ -2,7 +2,7 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import Fastify from 'fastify'
 import t from 'tap'
 import quotaPlugin from '../../src/index.ts'
-import { connect } from '../../src/store/connect.ts'
+import { connect } from '../../src/store/connection/connect.ts'
 import { server } from '../fixtures/database.ts'
 import { proxy } from '../fixtures/proxy.ts'
 

@@ -1,5 +1,5 @@
 import t from 'tap'
-import { connect } from '../../src/store/connect.ts'
+import { connect } from '../../src/store/connection/connect.ts'
 import { clockAt } from '../fixtures/clock.ts'
 import { server } from '../fixtures/database.ts'
 import { PATIENT } from '../fixtures/fault.ts'

@@ -1,6 +1,6 @@
 import t from 'tap'
 import type { Reservation } from '../../src/index.ts'
-import { deleteUser } from '../../src/store/delete-user.ts'
+import { deleteUser } from '../../src/store/operator/delete-user.ts'
 import { figures, meter, NO_AMOUNTS, rowsOf, tally } from '../fixtures/meter.ts'
 import { logsOf, metered, newUser } from '../fixtures/metered.ts'
 

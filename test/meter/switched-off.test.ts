@@ -1,5 +1,5 @@
 import t from 'tap'
-import { setType } from '../../src/store/set-type.ts'
+import { setType } from '../../src/store/catalogue/set-type.ts'
 import { operated } from '../fixtures/admin.ts'
 import { BY } from '../fixtures/charges.ts'
 import { violations } from '../fixtures/invariants.ts'

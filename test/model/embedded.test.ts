@@ -1,5 +1,5 @@
 import t from 'tap'
-import { connect } from '../../src/store/connect.ts'
+import { connect } from '../../src/store/connection/connect.ts'
 import type { Database } from '../../src/store/database.ts'
 import { embeddedDir } from '../fixtures/database.ts'
 import { KEPT } from './fixtures/kept.ts'

@@ -1,9 +1,9 @@
 // Where tables are distributed by user, no statement of a request may be of two users, and all that holds elsewhere holds.
 import t from 'tap'
 import { v7 } from 'uuid'
+import { declareTypes } from '../../src/store/catalogue/declare-types.ts'
 import type { Database } from '../../src/store/database.ts'
-import { declareTypes } from '../../src/store/declare-types.ts'
-import { Reservations } from '../../src/store/reservations.ts'
+import { Reservations } from '../../src/store/group/reservations.ts'
 import { DenialTally } from '../../src/upkeep/denial-tally.ts'
 import { LiveReservationSet } from '../../src/upkeep/live-reservations.ts'
 import { type Amounts, costing, wanted } from '../fixtures/charges.ts'

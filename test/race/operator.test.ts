@@ -1,7 +1,7 @@
 import Fastify, { type FastifyInstance } from 'fastify'
 import t, { type Test } from 'tap'
 import quotaPlugin from '../../src/index.ts'
-import { connect } from '../../src/store/connect.ts'
+import { connect } from '../../src/store/connection/connect.ts'
 import { transaction } from '../../src/store/database.ts'
 import { DenialTally } from '../../src/upkeep/denial-tally.ts'
 import { TOKEN } from '../fixtures/admin.ts'

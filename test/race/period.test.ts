@@ -1,14 +1,14 @@
 import { setTimeout as sleep } from 'node:timers/promises'
 import { sql } from 'drizzle-orm'
 import t from 'tap'
-import { adjustQuota } from '../../src/store/adjust-quota.ts'
-import { charge } from '../../src/store/charge.ts'
-import { commit } from '../../src/store/commit.ts'
-import { open } from '../../src/store/connect.ts'
-import { declareTypes } from '../../src/store/declare-types.ts'
-import { openPeriods } from '../../src/store/open-period.ts'
-import { release } from '../../src/store/release.ts'
-import { resetQuota } from '../../src/store/reset-quota.ts'
+import { declareTypes } from '../../src/store/catalogue/declare-types.ts'
+import { charge } from '../../src/store/charge/charge.ts'
+import { commit } from '../../src/store/charge/commit.ts'
+import { openPeriods } from '../../src/store/charge/open-period.ts'
+import { release } from '../../src/store/charge/release.ts'
+import { open } from '../../src/store/connection/connect.ts'
+import { adjustQuota } from '../../src/store/operator/adjust-quota.ts'
+import { resetQuota } from '../../src/store/operator/reset-quota.ts'
 import {
   type Amounts,
   auditOf,

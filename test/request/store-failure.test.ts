@@ -2,7 +2,7 @@ import Fastify, { type FastifyRequest } from 'fastify'
 import postgres from 'postgres'
 import t from 'tap'
 import quotaPlugin, { type QuotaOptions } from '../../src/index.ts'
-import { connect } from '../../src/store/connect.ts'
+import { connect } from '../../src/store/connection/connect.ts'
 import { server } from '../fixtures/database.ts'
 import { ask, byHeader, logsOf, newUser, QUOTAS, usedBy } from '../fixtures/metered.ts'
 

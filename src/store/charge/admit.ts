@@ -1,0 +1,267 @@
+// The guard: whether charges of one user fit, all or none, decided and deducted by one UPDATE.
+import { type Balance, remainingOf } from '../../quota/balance.ts'
+import { FST_QUOTA_STORE, type Violation } from '../../quota/errors.ts'
+import { type Database, dateOf, dateOrNull, instantOf, ms } from '../database.ts'
+import { ensureUser } from './ensure-user.ts'
+import { expireReservations } from './expire-reservations.ts'
+import { heldOf } from './held.ts'
+import { insistOnTypes } from './insist-on-types.ts'
+import { openPeriods } from './open-period.ts'
+
+/** One quota type and amount. */
+export interface ChargeCost {
+  typeId: number
+  type: string
+  amount: number
+}
+
+/** With the id that its reservation and its log row will have. */
+export interface WantedCharge extends ChargeCost {
+  id: string
+}
+
+/** How a statement admits. */
+interface Admitting {
+  /** As a reservation, or charged at once. */
+  hold: boolean
+  /** Several charges are all or none, so their counters are locked before any is changed; one needs only its guard. */
+  several: boolean
+}
+
+/**
+ * $1 user, $2 wanted charges, $3 the instant or null. Gives `clock`, `want`, `counter` and `admitted`.
+ *
+ * For one charge the guard stands in the UPDATE's own WHERE, where PostgreSQL evaluates it again on the newest row: under READ
+ * COMMITTED one that stands in a sub-select alone let 81 through a limit of 50. `counter` is read from the snapshot then, and what it
+ * refuses, a full quota, costs no lock at all. 0 fits also where the limit was lowered below the use. Several are locked in one order first, and `counter` has their newest rows: a guard in
+ * the WHERE as well would also be asked about the snapshot's row, and leave out of "all" one that was full until just now.
+ */
+export const admitting = ({ hold, several }: Admitting): string => `
+  clock AS MATERIALIZED (
+    SELECT coalesce($3::timestamptz, now()) AS at
+  ), want AS MATERIALIZED (
+    SELECT * FROM jsonb_to_recordset($2::text::jsonb) AS w (id uuid, quota_type_id int, amount bigint)
+  ), counter AS MATERIALIZED (
+    SELECT l.user_id, l.quota_type_id, l.limit_amount, l.used_amount, l.period_start, l.period_end, w.id, w.amount,
+           w.amount = 0 OR l.used_amount + w.amount <= ${CEILING} AS fits,
+           l.period_end IS NULL OR l.period_end > clock.at AS running
+      FROM quota_limits l JOIN want w ON w.quota_type_id = l.quota_type_id CROSS JOIN clock
+     WHERE l.user_id = $1
+     ${several ? 'ORDER BY l.quota_type_id FOR UPDATE OF l' : ''}
+  ), admitted AS (
+    UPDATE quota_limits l
+       SET used_amount = l.used_amount + c.amount,
+           updated_at = clock.at
+      FROM counter c CROSS JOIN clock
+     WHERE l.user_id = $1
+       AND l.quota_type_id = c.quota_type_id
+       AND (SELECT count(*) FROM counter WHERE fits AND running) = (SELECT count(*) FROM want)
+       ${several ? '' : `AND (c.amount = 0 OR l.used_amount + c.amount <= ${CEILING}) AND (l.period_end IS NULL OR l.period_end > clock.at)`}
+    RETURNING c.id, c.amount, l.quota_type_id, l.limit_amount, l.used_amount,
+              ${heldOf('l')}${hold ? ' + c.amount' : ''} AS reserved_amount, l.period_start, l.period_end,
+              greatest(date_trunc('milliseconds', clock.at), l.period_start) AS admitted_at
+  )`
+
+/** Unlimited ends where JavaScript's whole numbers do. */
+const CEILING = `CASE WHEN l.limit_amount < 0 THEN ${Number.MAX_SAFE_INTEGER} ELSE l.limit_amount END`
+
+/** What became of each wanted charge. */
+export const ADMITTED_ROWS = `
+  SELECT w.id,
+         c.id IS NOT NULL AS found, coalesce(c.fits, false) AS fits, coalesce(c.running, false) AS running, a.id IS NOT NULL AS admitted,
+         coalesce(a.limit_amount, c.limit_amount) AS limit_amount,
+         coalesce(a.used_amount, c.used_amount) AS used_amount,
+         coalesce(a.reserved_amount, ${heldOf('c')}) AS reserved_amount,
+         ${ms('coalesce(a.period_start, c.period_start)')} AS period_start,
+         ${ms('CASE WHEN a.id IS NULL THEN c.period_end ELSE a.period_end END')} AS period_end,
+         ${ms('a.admitted_at')} AS admitted_at, ${ms('clock.at')} AS at,
+         a.id IS NULL AND EXISTS (SELECT 1 FROM quota_reservations r WHERE r.user_id = $1 AND r.expires_at <= clock.at) AS dead
+    FROM want w CROSS JOIN clock LEFT JOIN counter c ON c.id = w.id LEFT JOIN admitted a ON a.id = w.id`
+
+interface AdmittedRow {
+  id: string
+  found: boolean
+  fits: boolean
+  running: boolean
+  admitted: boolean
+  limit_amount: number
+  used_amount: number
+  reserved_amount: number
+  period_start: number
+  period_end: number | null
+  admitted_at: number
+  at: number
+  dead: boolean
+}
+
+/** A charge that was admitted, with its balance afterwards. */
+export class AdmittedCharge implements WantedCharge {
+  readonly id: string
+  readonly typeId: number
+  readonly type: string
+  readonly amount: number
+  /** The period that admitted it. */
+  readonly periodStart: Date
+  readonly admittedAt: Date
+  readonly balance: Balance
+
+  constructor({ id, typeId, type, amount }: WantedCharge, admittedAt: Date, balance: Balance) {
+    this.id = id
+    this.typeId = typeId
+    this.type = type
+    this.amount = amount
+    this.periodStart = balance.periodStart
+    this.admittedAt = admittedAt
+    this.balance = balance
+  }
+}
+
+export type Admission = Admitted | { admitted: false; violations: Violation[]; balances: Balance[]; at: Date }
+
+export class Admitted {
+  readonly admitted = true
+  readonly charges: AdmittedCharge[]
+  readonly at: Date
+
+  constructor(charges: AdmittedCharge[], at: Date) {
+    this.charges = charges
+    this.at = at
+  }
+}
+
+export interface AdmissionOrder {
+  userId: string
+  charges: readonly WantedCharge[]
+  /** The instant; default: the database's clock. */
+  at?: Date | undefined
+}
+
+/**
+ * Runs a statement made of `admitting` and ADMITTED_ROWS. Nothing waits for a sweeper: where it does not fit, ended periods are
+ * rolled over, the user's dead reservations given back and a new user's counters opened, and it is tried again.
+ */
+export async function admit(
+  db: Database,
+  text: string,
+  order: AdmissionOrder,
+  values: readonly (string | number | null)[] = []
+): Promise<Admission> {
+  const want = JSON.stringify(order.charges.map(c => ({ id: c.id, quota_type_id: c.typeId, amount: c.amount })))
+  for (let attempt = 1; ; attempt++) {
+    const rows = await db.query<AdmittedRow>(text, [order.userId, want, instantOf(order.at), ...values])
+    const byId = new Map(rows.map(row => [row.id, row]))
+    const pairs = order.charges.map(charge => [charge, byId.get(charge.id) as AdmittedRow] as const)
+    if (pairs.every(([, row]) => row.admitted)) {
+      const charges = pairs.map(
+        ([charge, row]) => new AdmittedCharge(charge, dateOf(row.admitted_at), balanceOf(charge.type, row))
+      )
+      return new Admitted(charges, dateOf(pairs[0]![1].at))
+    }
+    // Opened just now, and not there: the user was deleted meanwhile, or there is no such type any more.
+    const missing = missingOf(pairs)
+    if (attempt > 1 && missing.length > 0) await insistOnTypes(db, missing)
+    const freshened = attempt < ATTEMPTS && (await freshen(db, order, pairs))
+    if (!freshened) return refusal(pairs)
+  }
+}
+
+/**
+ * More than a new user, an ended period, a dead reservation, a race lost at the last unit and deletions of the user that come between take
+ * together. What ends the waiting is the request's time.
+ */
+const ATTEMPTS = 20
+
+type Pair = readonly [WantedCharge, AdmittedRow]
+
+const missingOf = (pairs: readonly Pair[]): WantedCharge[] =>
+  pairs.filter(([, row]) => !row.found).map(([charge]) => charge)
+
+/** Brings the user's rows up to the present; false when there was nothing to bring. */
+async function freshen(db: Database, order: AdmissionOrder, pairs: readonly Pair[]): Promise<boolean> {
+  const rows = pairs.map(([, row]) => row)
+  if (missingOf(pairs).length > 0) {
+    await ensureUser(
+      db,
+      order.userId,
+      order.charges.map(c => c.typeId),
+      order.at
+    )
+    return true
+  }
+  if (rows.some(row => !row.running)) {
+    await openPeriods(db, order.userId, order.at)
+    return true
+  }
+  // It fitted when it was read, and another request was faster: the next look says by how much it does not fit.
+  if (rows.every(row => row.fits)) return true
+  if (!rows.some(row => row.dead)) return false
+  // None left to give back: somebody else is doing it now, and who waits for the counters sees what comes of it.
+  if ((await expireReservations(db, order.userId, order.at)) === 0) await db.query(WAIT, [order.userId])
+  return true
+}
+
+const WAIT = 'SELECT 1 FROM quota_limits WHERE user_id = $1 ORDER BY quota_type_id FOR UPDATE'
+
+/** What says no, and how all that was asked for stands. */
+function refusal(pairs: readonly Pair[]): Admission & { admitted: false } {
+  const violations = violationsOf(pairs)
+  const balances = pairs.map(([charge, row]) => balanceOf(charge.type, row))
+  return { admitted: false, violations, balances, at: dateOf(pairs[0]![1].at) }
+}
+
+function violationsOf(pairs: readonly Pair[]): Violation[] {
+  const denied = pairs.filter(([, row]) => !row.fits)
+  if (denied.length === 0 || missingOf(pairs).length > 0)
+    throw new FST_QUOTA_STORE('the counters kept changing while they were read')
+  return denied.map(pair => violationOf(...pair))
+}
+
+const violationOf = (charge: WantedCharge, row: CounterRow & { at: number }): Violation => ({
+  ...balanceOf(charge.type, row),
+  required: charge.amount,
+  retryAfter: row.period_end === null ? null : Math.max(Math.ceil((Number(row.period_end) - Number(row.at)) / 1000), 1)
+})
+
+/** Of one charge that does not fit. */
+export const refusalOf = (charge: WantedCharge, row: CounterRow & { at: number }): Admission & { admitted: false } => ({
+  admitted: false,
+  violations: [violationOf(charge, row)],
+  balances: [balanceOf(charge.type, row)],
+  at: dateOf(row.at)
+})
+
+export interface CounterRow {
+  limit_amount: number
+  used_amount: number
+  /** `heldOf` it. */
+  reserved_amount: number
+  period_start: number
+  period_end: number | null
+}
+
+/** As it is given to an application. */
+export const balanceOf = (type: string, row: CounterRow): Balance => ({ ...new CounterBalance(type, row) })
+
+/**
+ * The stored `used_amount` is all that is gone; a balance tells what is charged from what is held. The latter is as it was when the statement
+ * began, and the former may be newer, where it waited for the row.
+ */
+export class CounterBalance implements Balance {
+  readonly type: string
+  readonly limit: number
+  readonly used: number
+  readonly reserved: number
+  readonly remaining: number
+  readonly periodStart: Date
+  readonly resetsAt: Date | null
+
+  constructor(type: string, row: CounterRow) {
+    this.type = type
+    this.limit = Number(row.limit_amount)
+    this.reserved = Math.max(Number(row.reserved_amount), 0)
+    this.used = Math.max(Number(row.used_amount) - this.reserved, 0)
+    this.remaining = remainingOf(this.limit, this.used, this.reserved)
+    this.periodStart = dateOf(row.period_start)
+    this.resetsAt = dateOrNull(row.period_end)
+  }
+}

@@ -1,0 +1,50 @@
+// How settled work moves the counters: those of the running period, or of the closed one that admitted it.
+import { ms } from '../database.ts'
+import { heldOf } from './held.ts'
+
+/**
+ * $1 user; needs `delta (quota_type_id, period_start, used, gone)`, one row a period, since an UPDATE moves a row once; `gone` is what this statement
+ * took from the reservations. A
+ * reservation belongs to the period that admitted it: where the counter has gone on to the next one since, the closed period's row
+ * is moved. The counters are locked first, in one order, and whoever moves a closed period holds its counter's lock. Its row is read
+ * under a lock too: a period that closed after this statement began is empty in its snapshot, and PostgreSQL asks the CHECKs about a
+ * sum with the snapshot's row before it looks for a newer one.
+ */
+export const MOVE_COUNTERS = `
+  running AS (
+    UPDATE quota_limits l
+       SET used_amount = l.used_amount + d.used, updated_at = now()
+      FROM delta d JOIN locked k ON k.quota_type_id = d.quota_type_id AND k.period_start = d.period_start
+     WHERE l.user_id = $1 AND l.quota_type_id = d.quota_type_id
+    RETURNING l.quota_type_id, l.limit_amount, l.used_amount, greatest(${heldOf('l')} - d.gone, 0) AS reserved_amount, l.period_start, l.period_end
+  ), closing AS MATERIALIZED (
+    SELECT p.quota_type_id, p.period_start, p.used_amount + d.used AS used_amount
+      FROM delta d
+      JOIN locked k ON k.quota_type_id = d.quota_type_id AND k.period_start <> d.period_start
+      JOIN quota_periods p ON p.user_id = $1 AND p.quota_type_id = d.quota_type_id AND p.period_start = d.period_start
+     ORDER BY p.quota_type_id, p.period_start
+       FOR UPDATE OF p
+  ), closed AS (
+    UPDATE quota_periods p SET used_amount = c.used_amount
+      FROM closing c WHERE p.user_id = $1 AND p.quota_type_id = c.quota_type_id AND p.period_start = c.period_start
+    RETURNING p.quota_type_id
+  )`
+
+/** The counters that were moved and still run. */
+export const MOVED_ROWS = `
+  SELECT quota_type_id, limit_amount, used_amount, reserved_amount, ${ms('period_start')} AS period_start, ${ms('period_end')} AS period_end FROM running`
+
+/**
+ * $1 user. The counters of the types in `named`, locked before any reservation or log row is touched: who deletes the user holds them, and whoever held a
+ * reservation and waited for its counter would close a circle with the deletion that waits for the reservation.
+ */
+export const lockCounters = (named: string): string => `
+  locked AS MATERIALIZED (
+    SELECT l.quota_type_id, l.period_start, l.used_amount FROM quota_limits l
+     WHERE l.user_id = $1 AND l.quota_type_id IN (SELECT quota_type_id FROM ${named})
+     ORDER BY l.quota_type_id
+       FOR UPDATE
+  )`
+
+/** Makes a step wait for `locked`. */
+export const ONCE_LOCKED = '(SELECT count(*) FROM locked) >= 0'

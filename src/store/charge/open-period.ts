@@ -1,0 +1,72 @@
+// Closes a user's ended periods and opens those that run now; the closed ones are kept.
+import { type PeriodUnit, periodContaining } from '../../quota/period.ts'
+import { isEndless, periodOf, type QuotaKind } from '../../quota/quota-type.ts'
+import { type CalendarRow, calendarOf } from '../calendar.ts'
+import { type Database, dateOf, instantOf, ms } from '../database.ts'
+import { ENDLESS, STILL_ENDLESS } from './end-periods.ts'
+
+const ENDED = `
+SELECT l.quota_type_id, t.kind, t.period, u.time_zone, to_jsonb(u.period_anchor) #>> '{}' AS period_anchor,
+       ${ms('l.period_start')} AS period_start, ${ms('coalesce($2::timestamptz, now())')} AS at
+  FROM quota_limits l JOIN quota_types t ON t.id = l.quota_type_id JOIN quota_users u ON u.id = l.user_id
+ WHERE l.user_id = $1 AND l.period_end <= coalesce($2::timestamptz, now())`
+
+/**
+ * Closes what still is the period that was read, and opens the next: of 50 requests at a boundary one does it, and 49 find it
+ * done. The next never begins in the closed one: a zone that was changed, or an hour cut short by a DST night, would overlap it. The
+ * running period has a row already; a counter that was inserted by hand may lack it.
+ */
+const ROLL = `
+WITH want AS MATERIALIZED (
+  SELECT * FROM jsonb_to_recordset($2::text::jsonb)
+    AS w (quota_type_id int, closing timestamptz, period_start timestamptz, period_end timestamptz, is_endless boolean)
+), ${ENDLESS}, ended AS MATERIALIZED (
+  SELECT l.*, greatest(w.period_start, l.period_end) AS next_start, w.period_end AS next_end
+    FROM quota_limits l JOIN want w ON w.quota_type_id = l.quota_type_id AND w.closing = l.period_start
+   WHERE l.user_id = $1 AND (w.period_end IS NULL OR w.period_end > l.period_end) AND ${STILL_ENDLESS}
+   ORDER BY l.quota_type_id
+     FOR UPDATE OF l
+), closed AS (
+  INSERT INTO quota_periods (user_id, quota_type_id, period_start, period_end, limit_amount, used_amount, closed_at)
+  SELECT user_id, quota_type_id, period_start, period_end, limit_amount, used_amount, period_end FROM ended
+  ON CONFLICT (user_id, quota_type_id, period_start) DO UPDATE
+     SET period_end = excluded.period_end, limit_amount = excluded.limit_amount, used_amount = excluded.used_amount,
+         closed_at = excluded.closed_at
+), opened AS (
+  INSERT INTO quota_periods (user_id, quota_type_id, period_start, period_end) SELECT user_id, quota_type_id, next_start, next_end FROM ended
+), rolled AS (
+  UPDATE quota_limits l
+     SET used_amount = 0, period_start = e.next_start, period_end = e.next_end, updated_at = now()
+    FROM ended e WHERE l.user_id = $1 AND l.quota_type_id = e.quota_type_id
+)
+SELECT ${STILL_ENDLESS} AS done`
+
+interface EndedRow extends CalendarRow {
+  quota_type_id: number
+  kind: QuotaKind
+  period: PeriodUnit
+  period_start: number
+  at: number
+}
+
+/** Rolls over every period of this user that has ended by `at`, or by the database's clock. */
+export async function openPeriods(db: Database, userId: string, at?: Date): Promise<void> {
+  for (;;) {
+    const ended = await db.query<EndedRow>(ENDED, [userId, instantOf(at)])
+    if (ended.length === 0) return
+    const want = ended.map(row => {
+      const { start, end } = periodContaining(periodOf(row), calendarOf(row), dateOf(row.at))
+      const closing = dateOf(row.period_start)
+      return {
+        quota_type_id: row.quota_type_id,
+        closing,
+        period_start: start,
+        period_end: end,
+        is_endless: isEndless(row)
+      }
+    })
+    const [rolled] = await db.query<{ done: boolean }>(ROLL, [userId, JSON.stringify(want)])
+    if (rolled?.done) return
+    // A type starts again that did not when it was read.
+  }
+}

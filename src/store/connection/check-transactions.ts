@@ -1,0 +1,30 @@
+// Whether the application's driver keeps a transaction apart from what is asked meanwhile.
+import { FST_QUOTA_CONNECTION } from '../../quota/errors.ts'
+import { type Database, stateOf, transaction } from '../database.ts'
+
+const MARK = "SELECT set_config('fastify_quota.transaction', 'open', true)"
+const IS_MARKED = "SELECT coalesce(current_setting('fastify_quota.transaction', true), '') = 'open' AS inside"
+
+/**
+ * A `Client` of node-postgres is one connection, and Drizzle sends everything over it: what is charged while a transaction is open would be a part of it,
+ * refused where that only reads, and undone with it where it fails.
+ */
+export async function requireApart(db: Database): Promise<void> {
+  const asked = await transaction(db, async query => {
+    await query(MARK)
+    // Not waited for: a pool of one connection answers after the transaction.
+    const answer = db.query<{ inside: boolean }>(IS_MARKED)
+    answer.catch(() => {})
+    await query('SELECT 1')
+    return { answer }
+  }).catch(error => {
+    if (stateOf(error) !== undefined) throw error
+    // A driver that has no transactions, as that of HTTP requests, says so where one is needed.
+    return undefined
+  })
+  const [row] = (await asked?.answer) ?? []
+  if (row?.inside)
+    throw new FST_QUOTA_CONNECTION(
+      'is a Drizzle database on a single connection, whose transactions take in what others ask meanwhile; give it a pool (`new Pool()` of node-postgres), or give a postgres:// URL'
+    )
+}

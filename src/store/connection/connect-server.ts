@@ -1,0 +1,260 @@
+// A PostgreSQL server, through a pool of our own.
+import { setTimeout as sleep } from 'node:timers/promises'
+import { drizzle } from 'drizzle-orm/postgres-js'
+import postgres from 'postgres'
+import { FST_QUOTA_CONNECTION, FST_QUOTA_SCHEMA, FST_QUOTA_UNREACHABLE } from '../../quota/errors.ts'
+import { type Database, type Orm, rowsOf, stateOf, type Values, withDeadline } from '../database.ts'
+import { lackingRights } from '../migration/check-rights.ts'
+import { missingFromSchema, tellMissing } from '../migration/check-schema.ts'
+import { dial } from './dial.ts'
+import { Hosts } from './hosts.ts'
+import { CLOSE_SECONDS, endClient, endedAfter, Lane, type Session } from './lane.ts'
+import { readServer, type ServerConnection } from './server-url.ts'
+import { SharedLanes } from './shared-lanes.ts'
+import { Transactions } from './transactions.ts'
+
+/** How long a statement of an operator's or of the upkeep may take. */
+const DEADLINE_MS = 5_000
+/** With the close still below Fastify's plugin timeout of 10 s, so that the error is ours and says what is wrong. */
+const BOOT_PATIENCE_MS = 5_000
+/** How long a step of an export may take: the first may have to sort. */
+const EXPORT_DEADLINE_MS = 60_000
+/** Connections for all that no request waits for: an operator's questions, upkeep, and what is owed. */
+const OPERATOR_CONNECTIONS = 3
+/** One for transactions stays open for so long: somebody may set a level with each upload. */
+const IDLE_SECONDS = 60
+
+export interface Patience {
+  /** How long a statement may take that no request waits for. */
+  deadlineMs?: number | undefined
+  /** How long a request waits for the store, for a reserve or for a charge. */
+  storeTimeoutMs?: number | undefined
+}
+
+export const DEFAULT_STORE_TIMEOUT_MS = 900
+
+type Settings = postgres.Options<Record<string, never>>
+
+/** Connects lazily: nothing is sent before the first statement. */
+export function connectServer(
+  connection: ServerConnection,
+  { deadlineMs = DEADLINE_MS, storeTimeoutMs = DEFAULT_STORE_TIMEOUT_MS }: Patience = {}
+): Database {
+  const { url, max, addresses, ...options } = readServer(connection)
+  const hosts = new Hosts(addresses)
+  const settings = {
+    fetch_types: false,
+    onnotice: () => {},
+    socket: dial,
+    ...options,
+    // Ours are the names of the columns that are asked for.
+    transform: undefined,
+    connection: { application_name: 'fastify-quota', ...options.connection }
+  }
+  const few = Math.min(max, OPERATOR_CONNECTIONS)
+  const operator = new Lane(
+    url,
+    hosts,
+    { ...settings, max: few },
+    {
+      ...OPERATOR_SESSION,
+      statement_timeout: endedAfter(deadlineMs)
+    }
+  )
+  const metering = new Lane(url, hosts, { ...settings, max }, sessionWithin(storeTimeoutMs))
+  const sharedSession = { ...sessionWithin(storeTimeoutMs), ...SHARED_SESSION }
+  const shared = new SharedLanes(statements => new Lane(url, hosts, { ...settings, max: 1 }, sharedSession, statements))
+  const alone = { ...settings, max: 1, idle_timeout: IDLE_SECONDS, max_lifetime: null }
+  const transactions = new Transactions(
+    onclose => postgres(url, { ...alone, ...hosts.address, onclose } as Settings),
+    hosts,
+    few,
+    OPERATOR_SESSION
+  )
+  const prepares = preparing(operator, options.prepare)
+  const ask =
+    (run: Lane['run']): Database['query'] =>
+    async <Row>(text: string, values: Values = [], within = deadlineMs) => {
+      const prepare = await withDeadline(prepares(), within)
+      return rowsOf<Row>(await run(text, values, prepare, within))
+    }
+  return {
+    kind: 'postgres',
+    get orm() {
+      return ormOf(operator.client)
+    },
+    query: ask((...given) => operator.run(...given)),
+    metering: { query: ask((...given) => metering.run(...given)) },
+    holding: { query: ask(shared.runHolding), spare: { query: ask(shared.runSpareHolding) } },
+    charging: { query: ask(shared.runCharging), spare: { query: ask(shared.runSpareCharging) } },
+    stream: <Row>(text: string, values: Values, batch: number) =>
+      streamRows<Row>(
+        postgres(url, { ...settings, ...hosts.address, max: 1, prepare: false } as Settings),
+        text,
+        values,
+        batch
+      ),
+    transact: async (mode, work, within = deadlineMs) => {
+      const prepare = await withDeadline(prepares(), within)
+      return await transactions.run({ mode, work, prepare, deadlineMs: within })
+    },
+    close: async () => {
+      await Promise.all([operator, metering, shared, transactions].map(connections => connections.close()))
+    }
+  }
+}
+
+/** What the statements rest on, whatever the server's defaults are. To compile one takes longer than to run it. */
+const SESSION: Session = { default_transaction_isolation: 'read committed', DateStyle: 'ISO', jit: 'off' }
+
+/**
+ * Shorter than the deadline, so that a change whose answer nobody waits for any more is not made later. Planned for the values of each call: a plan for
+ * any user, who has some twenty log rows, reads and sorts all of the one who has a million, for a page of a hundred.
+ */
+const OPERATOR_SESSION: Session = {
+  ...SESSION,
+  lock_timeout: 4_000,
+  idle_in_transaction_session_timeout: 60_000,
+  plan_cache_mode: 'force_custom_plan'
+}
+
+/** Shorter than the client's patience, so that the server's word is heard. */
+const sessionWithin = (storeTimeoutMs: number): Session => ({
+  ...SESSION,
+  statement_timeout: Math.max(Math.floor(storeTimeoutMs * 0.9), 1),
+  lock_timeout: Math.max(Math.floor(storeTimeoutMs * 0.8), 1)
+})
+
+/**
+ * For the statements that many requests share. They look up a few rows by their keys, whatever the tables' statistics say, or do not say yet, and need
+ * be planned only once: by itself PostgreSQL plans each call anew, for a third more of its time, since arrays of known length look cheaper.
+ */
+const SHARED_SESSION: Session = {
+  plan_cache_mode: 'force_generic_plan',
+  enable_seqscan: 'off',
+  enable_bitmapscan: 'off'
+}
+
+const orms = new WeakMap<postgres.Sql, Orm>()
+
+/** Of the pool as it is now: it may have been made anew. */
+function ormOf(client: postgres.Sql): Orm {
+  const orm = orms.get(client) ?? drizzle(client)
+  orms.set(client, orm)
+  return orm
+}
+
+/** A cursor's own connection: however slowly it is read, it takes none from those who meter, and none is left behind stuck. */
+async function* streamRows<Row>(
+  client: postgres.Sql,
+  text: string,
+  values: Values,
+  batch: number
+): AsyncGenerator<Row[]> {
+  const run = (statement: string, given: Values = []) =>
+    withDeadline(client.unsafe(statement, [...given]).then(rowsOf<Row>), EXPORT_DEADLINE_MS)
+  try {
+    await run('BEGIN READ ONLY')
+    // Who reads slowly is cut off by who sends it, and not by the role's settings.
+    await run(`SET LOCAL statement_timeout = ${EXPORT_DEADLINE_MS}; SET LOCAL idle_in_transaction_session_timeout = 0`)
+    await run(`DECLARE quota_export NO SCROLL CURSOR FOR ${text}`, values)
+    for (;;) {
+      const rows = await run(`FETCH ${batch} FROM quota_export`)
+      if (rows.length > 0) yield [...rows]
+      if (rows.length < batch) return
+    }
+  } finally {
+    await endClient(client, CLOSE_SECONDS)
+  }
+}
+
+/**
+ * Whether statements are prepared by name: unless told, where the connection is the server's own. Behind a pooler in transaction
+ * mode (PgBouncer before 1.21, and others) the next statement meets another server, and postgres.js reads garbage. A pooler shows
+ * itself: it makes up the backend's process id that a client is told.
+ */
+function preparing(lane: Lane, told: boolean | undefined): () => Promise<boolean> {
+  let known = told
+  let asking: Promise<boolean> | undefined
+  const ask = async () => {
+    const rows = rowsOf<{ pid: number }>(await lane.run('SELECT pg_backend_pid() AS pid', [], false, DEADLINE_MS))
+    known = rows[0]?.pid === (rows as unknown as { state: { pid: number } }).state.pid
+    return known
+  }
+  return async () => {
+    if (known !== undefined) return known
+    // Asked once, also by many at once.
+    asking ??= ask().finally(() => {
+      asking = undefined
+    })
+    return await asking
+  }
+}
+
+/** Waits for a server that is starting, and refuses one without our tables, or whose tables we may not use. */
+export async function requireReady(db: Database): Promise<void> {
+  refuseIsolation(await requireReachable(db), db)
+  const missing = await missingFromSchema(db)
+  if (missing.length > 0)
+    throw new FST_QUOTA_SCHEMA(
+      tellMissing(missing),
+      'Run `npx fastify-quota init --schema-only` (or `npx drizzle-kit push`) with DATABASE_URL set to this database'
+    )
+  const lacking = await lackingRights(db)
+  if (lacking !== undefined) throw new FST_QUOTA_SCHEMA(lacking.what, `To mend it, ${lacking.remedy}`)
+}
+
+/** Asked together, because a boot waits for each question. */
+const IS_THERE = "SELECT current_setting('transaction_isolation') AS isolation_level"
+
+/** Waits for a server that is starting; gives the isolation that a statement has where none is asked for. */
+export async function requireReachable(db: Database): Promise<string> {
+  const end = Date.now() + BOOT_PATIENCE_MS
+  // Once refused, postgres.js waits longer and longer before it tries again, and the later attempts only say that they had no answer.
+  let telling: unknown
+  for (;;) {
+    try {
+      const [row] = await withDeadline(db.query<object>(IS_THERE), Math.max(end - Date.now(), 1))
+      return isolationIn(row)
+    } catch (error) {
+      if (error instanceof FST_QUOTA_CONNECTION) throw error
+      if (telling === undefined || stateOf(error) !== undefined) telling = error
+      if (!isTransient(stateOf(error)) || Date.now() >= end)
+        throw new FST_QUOTA_UNREACHABLE(reasonOf(telling), { cause: telling })
+      await sleep(250)
+    }
+  }
+}
+
+/** Else each field would be undefined, and a type that is active would be taken for one that is not. */
+function isolationIn(row: object | undefined): string {
+  if (row === undefined || !('isolation_level' in row))
+    throw new FST_QUOTA_CONNECTION(
+      'gives columns other names, as a client with `transform: postgres.camel` does; give one that leaves them'
+    )
+  return row.isolation_level as string
+}
+
+/** Above READ COMMITTED a statement that has waited for another is refused (40001), and its request answered 503: all that meet at one counter. */
+export const isIsolated = (isolation: string): boolean => !/^read (un)?committed$/.test(isolation)
+
+export const SET_ISOLATION = "set default_transaction_isolation to 'read committed' for its role or database"
+
+/** Our own connections ask for it, but not where a pooler keeps that from the server. */
+function refuseIsolation(isolation: string, { kind }: Database): void {
+  if (!isIsolated(isolation)) return
+  const own = kind === 'drizzle' ? ', or give a postgres:// URL, whose connections ask for it' : ''
+  throw new FST_QUOTA_CONNECTION(
+    `runs statements as ${isolation.toUpperCase()}, so that requests which meet at one counter fail with 503; ${SET_ISOLATION}${own}`
+  )
+}
+
+/** A wrong password (28…) or an unknown database (3D000) will not mend itself in ten seconds. */
+const isTransient = (state: string | undefined): boolean => state === undefined || !/^(28|3D)/.test(state)
+
+function reasonOf(error: unknown): string {
+  const cause = (error as Error).cause
+  return cause instanceof Error && cause.message !== ''
+    ? cause.message
+    : String(stateOf(error) ?? (error as Error).message.replace(/\.$/, ''))
+}

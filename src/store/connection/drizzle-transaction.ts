@@ -1,0 +1,56 @@
+// A transaction through a Drizzle database that is the application's, whatever its driver.
+import { FST_QUOTA_STORE } from '../../quota/errors.ts'
+import {
+  isWord,
+  type Orm,
+  type Query,
+  rowsOf,
+  runThrough,
+  stateOf,
+  type TransactionMode,
+  type Values
+} from '../database.ts'
+
+/**
+ * Where its connection is lost postgres.js (3.4.9) rejects a transaction, and lets its work go on: the next statement, or the ROLLBACK of work that has
+ * failed, is written to a socket that is there no more, and the error ends the process. So the work stops where it is. And the mode is set by a
+ * statement of it, which may be lost like any other.
+ */
+export function transactThrough<T>(orm: Orm, mode: TransactionMode, work: (query: Query) => Promise<T>): Promise<T> {
+  if (!isPostgresJs(orm)) return orm.transaction(tx => work(queryThrough(tx)), mode)
+  const { isolationLevel, accessMode = '' } = mode
+  let isLost = false
+  const transaction = orm.transaction(async tx => {
+    const ask = queryThrough(tx)
+    const query: Query = async <Row>(text: string, values?: Values) => {
+      try {
+        if (!isLost) return await ask<Row>(text, values)
+      } catch (error) {
+        if (!isOfConnection(error)) throw error
+        isLost = true
+      }
+      return await never()
+    }
+    await query(`SET TRANSACTION ISOLATION LEVEL ${isolationLevel} ${accessMode}`)
+    const result = await work(query)
+    return isLost ? await never() : result
+  })
+  transaction.catch(() => {
+    isLost = true
+  })
+  return transaction
+}
+
+const never = () => new Promise<never>(() => {})
+
+const isPostgresJs = (orm: Orm): boolean =>
+  typeof (orm as { $client?: { begin?: unknown } }).$client?.begin === 'function'
+
+/** What the driver says itself, or the server of its end; an answer that is none is ours to tell. */
+const isOfConnection = (error: unknown): boolean =>
+  error instanceof FST_QUOTA_STORE || (stateOf(error) !== undefined && !isWord(error))
+
+function queryThrough(tx: Orm): Query {
+  const ask = runThrough(tx)
+  return async <Row>(text: string, values: Values = []) => rowsOf<Row>(await ask(text, values))
+}

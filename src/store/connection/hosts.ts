@@ -1,0 +1,59 @@
+// Which of a URL's servers is asked: one at a time, the same for all connections, and the next where that one is not to be had or only reads.
+import { stateOf } from '../database.ts'
+import type { Address } from './server-url.ts'
+
+/** All of them are tried no more often: while none will do, every statement would begin anew. */
+const ROUND_MS = 1_000
+/** SQLSTATE of a standby, and of a server that was made read-only. */
+const ONLY_READS = '25006'
+/** Of one that is starting or stopping. */
+const NOT_NOW = '57P03'
+
+/**
+ * postgres.js (3.4.9) is given one address at a time. Of several that refuse it tries one after the other without a pause and without an end, also
+ * once it is closed.
+ */
+export class Hosts {
+  readonly #addresses: readonly Address[]
+  #generation = 0
+  #roundAt = Number.NEGATIVE_INFINITY
+
+  constructor(addresses: readonly Address[]) {
+    this.#addresses = addresses
+  }
+
+  get address(): Address {
+    return this.#addresses[this.#generation % this.#addresses.length] as Address
+  }
+
+  /** How often a server was left. A connection of an older generation leads to one that is not asked any more. */
+  get generation(): number {
+    return this.#generation
+  }
+
+  /**
+   * Whether what failed so, and did nothing, may be asked again: of the next server, or where there is one address, by a new connection, which behind
+   * a name or a proxy that follows the primary leads elsewhere. `wasSent`: it had a connection, of this generation.
+   */
+  isElsewhere(error: unknown, generation: number, wasSent: boolean): boolean {
+    const state = stateOf(error)
+    if (state === undefined) return false
+    const isAway = !wasSent && this.#addresses.length > 1 && (state === NOT_NOW || !SQLSTATE.test(state))
+    return (state === ONLY_READS || isAway) && this.#leave(generation)
+  }
+
+  /** False: all were tried just now. */
+  #leave(generation: number): boolean {
+    // Somebody else has left it already.
+    if (generation !== this.#generation) return true
+    const isRound = (generation + 1) % this.#addresses.length === 0
+    const now = performance.now()
+    if (isRound && now - this.#roundAt < ROUND_MS) return false
+    if (isRound) this.#roundAt = now
+    this.#generation += 1
+    return true
+  }
+}
+
+/** Else it is the driver's code, or that of the network. */
+const SQLSTATE = /^(?=.*\d)[0-9A-Z]{5}$/

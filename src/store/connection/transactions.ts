@@ -1,0 +1,153 @@
+// Transactions on a server: each has a connection for itself until it is over.
+import type postgres from 'postgres'
+import { FST_QUOTA_STORE } from '../../quota/errors.ts'
+import { type Query, rowsOf, type TransactionMode, type Values, withDeadline } from '../database.ts'
+import type { Hosts } from './hosts.ts'
+import { CLOSE_SECONDS, endClient, endedAfter, type Session } from './lane.ts'
+import { type Turn, waitInLine } from './wait-in-line.ts'
+
+/** A client of one connection. */
+interface Channel {
+  client: postgres.Sql
+  /** How often its connection was lost. It is made anew for the next statement, which must not take that for the same transaction. */
+  losses: number
+  /** Of the server that it leads to. */
+  generation: number
+  /** Its BEGIN was answered: until then nothing is done. */
+  isBegun: boolean
+}
+
+export interface TransactionOrder<T> {
+  mode: TransactionMode
+  work: (query: Query) => Promise<T>
+  /** By name, where the connection is the server's own. */
+  prepare: boolean
+  deadlineMs: number
+}
+
+/**
+ * Not by `begin` of postgres.js (3.4.9). Where the connection is lost within one, that writes to a socket which is there no more, and the error ends
+ * the process. And it prepares COMMIT by name, which behind a pooler in transaction mode fails, is tried again, and is taken for done when the
+ * server has answered ROLLBACK: of 40 limits that were set so, 31 were not.
+ */
+export class Transactions {
+  readonly #open: (onclose: () => void) => postgres.Sql
+  readonly #hosts: Hosts
+  readonly #size: number
+  readonly #settings: string
+  readonly #idle: Channel[] = []
+  readonly #taken = new Set<Channel>()
+  readonly #waiting = new Set<Turn<void>>()
+  #running = 0
+  #isClosed = false
+
+  /**
+   * `open` gives a client of one connection that tells of each loss of it; there are at most `size`. `settings` hold for each transaction: a
+   * pooler takes them here.
+   */
+  constructor(open: (onclose: () => void) => postgres.Sql, hosts: Hosts, size: number, settings: Session) {
+    this.#open = open
+    this.#hosts = hosts
+    this.#size = size
+    this.#settings = Object.entries(settings)
+      .map(([name, value]) => `; SET LOCAL ${name} = '${value}'`)
+      .join('')
+  }
+
+  /** Rejects with FST_QUOTA_STORE, and then nothing of it was done, unless nobody can tell whether its COMMIT was answered. */
+  async run<T>({ deadlineMs, ...order }: TransactionOrder<T>): Promise<T> {
+    const end = performance.now() + deadlineMs
+    await this.#turn(deadlineMs)
+    if (this.#isClosed) {
+      this.#next()
+      throw new FST_QUOTA_STORE('it is closed')
+    }
+    const channel = this.#takeIdle() ?? this.#channel()
+    this.#taken.add(channel)
+    const running = this.#runOn(channel, order, deadlineMs)
+    try {
+      const result = await withDeadline(running, Math.max(end - performance.now(), 1))
+      this.#idle.push(channel)
+      return result
+    } catch (error) {
+      // The server rolls back what is open on a connection that ends.
+      void endClient(channel.client, 0)
+      if (!this.#hosts.isElsewhere(error, channel.generation, channel.isBegun) || performance.now() >= end) throw error
+    } finally {
+      this.#taken.delete(channel)
+      this.#next()
+    }
+    return await this.run({ ...order, deadlineMs: end - performance.now() })
+  }
+
+  async close(): Promise<void> {
+    this.#isClosed = true
+    await Promise.all([...this.#idle, ...this.#taken].map(({ client }) => endClient(client, CLOSE_SECONDS)))
+  }
+
+  /** One that leads to the server that is asked now. */
+  #takeIdle(): Channel | undefined {
+    for (;;) {
+      const channel = this.#idle.pop()
+      if (channel === undefined || channel.generation === this.#hosts.generation) return channel
+      void endClient(channel.client, 0)
+    }
+  }
+
+  #channel(): Channel {
+    const channel: Channel = {
+      client: this.#open(() => {
+        channel.losses += 1
+      }),
+      losses: 0,
+      generation: this.#hosts.generation,
+      isBegun: false
+    }
+    return channel
+  }
+
+  /** The first come first. */
+  async #turn(deadlineMs: number): Promise<void> {
+    if (this.#running < this.#size) {
+      this.#running += 1
+      return
+    }
+    await waitInLine(this.#waiting, deadlineMs)
+  }
+
+  #next(): void {
+    const [next] = this.#waiting
+    if (next === undefined) {
+      this.#running -= 1
+      return
+    }
+    this.#waiting.delete(next)
+    next()
+  }
+
+  async #runOn<T>(
+    channel: Channel,
+    { mode, work, prepare }: Omit<TransactionOrder<T>, 'deadlineMs'>,
+    deadlineMs: number
+  ): Promise<T> {
+    const { isolationLevel, accessMode = '' } = mode
+    const { client } = channel
+    channel.isBegun = false
+    // Not READ WRITE: a standby refuses that as what it does not know (0A000), and a server that was made read-only would be written to.
+    await client.unsafe(
+      `BEGIN ISOLATION LEVEL ${isolationLevel} ${accessMode}${this.#settings}; SET LOCAL statement_timeout = ${endedAfter(deadlineMs)}`
+    )
+    channel.isBegun = true
+    const { losses } = channel
+    const ask = (text: string, values: Values, isPrepared: boolean) => {
+      if (channel.losses !== losses) throw new FST_QUOTA_STORE('the connection was lost within a transaction')
+      return client.unsafe(text, [...values], { prepare: isPrepared })
+    }
+    const result = await work(async <Row>(text: string, values: Values = []) =>
+      rowsOf<Row>(await ask(text, values, prepare))
+    )
+    const { command } = await ask('COMMIT', [], false)
+    if (command !== 'COMMIT') throw new FST_QUOTA_STORE(`the transaction ended with ${command}`)
+    return result
+  }
+}

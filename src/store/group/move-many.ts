@@ -1,0 +1,207 @@
+// Reserves, charges and gives back for many requests in one statement, each of one quota type, one after another: for whoever gives back, charges
+// another amount than was held, or could not be held together with others. Whoever gets no answer here asks by itself.
+import type { Metadata } from '../../quota/metadata.ts'
+import type { CounterRow } from '../charge/admit.ts'
+import { heldOf } from '../charge/held.ts'
+import type { Database } from '../database.ts'
+import { isLate } from '../rollup/mark-usage.ts'
+
+export type Move = { userId: string; id: string; typeId: number } & (
+  | { do: 'reserve'; amount: number; leaseMs: number }
+  | { do: 'commit'; amount: number; endpoint: string | null; metadata: Metadata }
+  | { do: 'release' }
+)
+
+/** The counter afterwards; for a reserve that was made, as it was after its own turn. */
+export interface Moved extends CounterRow {
+  done: boolean
+  /** A reserve that does not fit, also after all that was moved here, and nothing is dead that could be given back. */
+  full: boolean
+  /** The period has ended. */
+  ended: boolean
+  /** It did not fit, and something is dead that could be given back. */
+  dead: boolean
+  /** The instant, by the database's clock. */
+  at: number
+}
+
+/** Unlimited ends where JavaScript's whole numbers do. */
+const MOST = Number.MAX_SAFE_INTEGER
+
+/** Milliseconds; of an instant that has no fraction of one. */
+const ms = (expression: string) => `round(date_part('epoch', ${expression}) * 1000)`
+
+/**
+ * Each move has a number, `n`, and that of the first move of its counter, `k`. What is charged or given back
+ * comes before what is reserved.
+ *
+ * `counter` is locked first and in one order, like everywhere. What somebody else has locked is skipped, so that one user who is held up
+ * holds up nobody else. A reservation is charged or given back if it is there and its period runs; what has expired, belongs to a closed
+ * period, or was admitted so long ago that its log row leaves a mark, is left out. Those who want are let in while the sum of all before them fits, also of those who are refused: too few at worst.
+ * Nobody who is left out is told "no" here.
+ *
+ * The counters are set to what was read under the lock, not moved: an UPDATE sees the snapshot's row first.
+ */
+const moveMany = ({ ofOneUser }: { ofOneUser: boolean }) => `
+WITH item AS MATERIALIZED (
+  SELECT n, k, what, user_id, quota_type_id, id, amount, lease_ms, endpoint, metadata
+    FROM jsonb_to_recordset($1::text::jsonb)
+      AS i (n int, k int, what "char", user_id text, quota_type_id int, id uuid, amount bigint, lease_ms int, endpoint text, metadata jsonb)
+), counter AS MATERIALIZED (
+  SELECT i.k, l.user_id, l.quota_type_id, l.limit_amount, l.used_amount, l.period_start, l.period_end
+    FROM item i JOIN quota_limits l ON l.user_id = i.user_id AND l.quota_type_id = i.quota_type_id
+   WHERE i.n = i.k ${ofOneUser ? 'AND l.user_id = $2' : ''}
+   ORDER BY l.user_id, l.quota_type_id
+     FOR UPDATE OF l ${ofOneUser ? '' : 'SKIP LOCKED'}
+), held AS MATERIALIZED (
+  DELETE FROM quota_reservations r
+   USING item i JOIN counter c ON c.k = i.k
+   -- Both columns of the key from one side: else a plan that was made while the table was empty looks for the id through the whole index.
+   WHERE i.what <> 'r' AND r.user_id = ${ofOneUser ? '$2' : 'i.user_id'} AND r.id = i.id AND r.period_start = c.period_start
+     AND NOT ${isLate('r.created_at')}
+  RETURNING i.n, i.what, CASE i.what WHEN 'c' THEN i.amount ELSE 0 END AS amount, r.amount AS held, r.id, r.created_at, i.endpoint, i.metadata, c.*
+), logged AS (
+  INSERT INTO usage_logs (user_id, id, quota_type_id, amount, endpoint, metadata, created_at)
+  SELECT ${ofOneUser ? '$2' : 'user_id'}, id, quota_type_id, amount, endpoint, coalesce(metadata, '{}'), created_at FROM held WHERE what = 'c'
+), turn AS (
+  SELECT n, amount - held AS used, -held AS reserved, NULL::uuid AS id, NULL::int AS lease_ms,
+         k, user_id, quota_type_id, limit_amount, used_amount, period_start, period_end
+    FROM held
+  UNION ALL
+  SELECT i.n, i.amount, i.amount, i.id, i.lease_ms,
+         c.k, c.user_id, c.quota_type_id, c.limit_amount, c.used_amount, c.period_start, c.period_end
+    FROM item i JOIN counter c ON c.k = i.k WHERE i.what = 'r'
+), made AS MATERIALIZED (
+  SELECT t.*, t.id IS NULL OR (t.period_end IS NULL OR t.period_end > now())
+         AND t.used_amount + sum(t.used) OVER (PARTITION BY t.k ORDER BY t.n) <= CASE WHEN t.limit_amount < 0 THEN ${MOST} ELSE t.limit_amount END AS done
+    FROM turn t
+), moved AS MATERIALIZED (
+  SELECT k, user_id, quota_type_id, limit_amount, period_start, period_end,
+         used_amount + coalesce(sum(used) FILTER (WHERE done), 0)::bigint AS used_amount,
+         coalesce(sum(reserved) FILTER (WHERE done), 0)::bigint AS reserved,
+         string_agg(n::text, ',') FILTER (WHERE done) AS done, bool_and(done) AS all_done
+    FROM made GROUP BY k, user_id, quota_type_id, limit_amount, used_amount, period_start, period_end
+), counted AS (
+  UPDATE quota_limits l SET used_amount = m.used_amount, updated_at = now()
+    FROM moved m
+   WHERE l.user_id = ${ofOneUser ? '$2' : 'm.user_id'} AND l.quota_type_id = m.quota_type_id AND m.done IS NOT NULL
+), reserved AS (
+  INSERT INTO quota_reservations (user_id, id, quota_type_id, amount, period_start, created_at, expires_at)
+  SELECT ${ofOneUser ? '$2' : 'user_id'}, id, quota_type_id, used, period_start, greatest(date_trunc('milliseconds', now()), period_start),
+         now() + lease_ms * interval '1 millisecond'
+    FROM made WHERE id IS NOT NULL AND done
+)
+SELECT m.k, m.done, m.period_end IS NULL OR m.period_end > now() AS running, m.limit_amount, m.used_amount,
+       greatest(${heldOf('m', ofOneUser ? '$2' : 'm.user_id')} + m.reserved, 0) AS reserved_amount,
+       ${ms('m.period_start')} AS period_start, ${ms('m.period_end')} AS period_end, ${ms("date_trunc('milliseconds', now())")} AS at,
+       NOT m.all_done AND EXISTS (SELECT 1 FROM quota_reservations r WHERE r.user_id = ${ofOneUser ? '$2' : 'm.user_id'} AND r.expires_at <= now()) AS dead
+  FROM moved m`
+
+const OF_MANY = moveMany({ ofOneUser: false })
+/** Waits for the rows, and for nobody else's; says whose they are at every table, for a database that is distributed by user. */
+const OF_ONE = moveMany({ ofOneUser: true })
+
+/** A counter afterwards, and the numbers of the moves that were made. */
+interface MovedCounter extends CounterRow {
+  k: number
+  done: string | null
+  running: boolean
+  dead: boolean
+  at: number
+}
+
+/** What became of each, in the order of `moves`; undefined where the counter is locked by somebody else, or not there. */
+export const moveManyUsers = (db: Pick<Database, 'query'>, moves: readonly Move[]): Promise<(Moved | undefined)[]> =>
+  move(db, OF_MANY, moves)
+
+/** The same for moves of one user, also while others move that user's counters. */
+export const moveOneUser = (db: Pick<Database, 'query'>, moves: readonly Move[]): Promise<(Moved | undefined)[]> =>
+  move(db, OF_ONE, moves, [(moves[0] as Move).userId])
+
+async function move(
+  db: Pick<Database, 'query'>,
+  text: string,
+  moves: readonly Move[],
+  user: [string] | [] = []
+): Promise<(Moved | undefined)[]> {
+  const counters = countersOf(moves)
+  const rows = await db.query<MovedCounter>(text, [itemsOf(counters), ...user])
+  const answers: (Moved | undefined)[] = moves.map(() => undefined)
+  const byFirst = new Map(rows.map(row => [row.k, row]))
+  for (const numbered of counters.values()) {
+    const row = byFirst.get((numbered[0] as Numbered).n)
+    if (row !== undefined) answer(answers, numbered, row)
+  }
+  return answers
+}
+
+interface Numbered {
+  n: number
+  /** Its place among all moves. */
+  place: number
+  move: Move
+}
+
+/** The moves of each counter, settlements first, and numbered in that order. */
+function countersOf(moves: readonly Move[]): Map<string, Numbered[]> {
+  const counters = new Map<string, Numbered[]>()
+  let n = 0
+  const add = (move: Move, place: number) => {
+    const key = `${move.typeId} ${move.userId}`
+    const numbered = counters.get(key)
+    if (numbered === undefined) counters.set(key, [{ n, place, move }])
+    else numbered.push({ n, place, move })
+    n += 1
+  }
+  for (const [place, move] of moves.entries()) if (move.do !== 'reserve') add(move, place)
+  for (const [place, move] of moves.entries()) if (move.do === 'reserve') add(move, place)
+  return counters
+}
+
+function itemsOf(counters: Map<string, readonly Numbered[]>): string {
+  const items: object[] = []
+  for (const numbered of counters.values()) {
+    const k = (numbered[0] as Numbered).n
+    for (const { n, move } of numbered) items.push(itemOf(n, k, move))
+  }
+  return JSON.stringify(items)
+}
+
+/** Written out: to spread what they share took a tenth of what a request costs this process. */
+function itemOf(n: number, k: number, move: Move): object {
+  const { userId: user_id, typeId: quota_type_id, id } = move
+  if (move.do === 'release') return { n, k, what: 'x', user_id, quota_type_id, id }
+  const { amount } = move
+  if (move.do === 'reserve') return { n, k, what: 'r', user_id, quota_type_id, id, amount, lease_ms: move.leaseMs }
+  return { n, k, what: 'c', user_id, quota_type_id, id, amount, endpoint: move.endpoint, metadata: move.metadata }
+}
+
+/** From the last turn back to the first: what the row says is the counter after all of them. */
+function answer(answers: (Moved | undefined)[], numbered: readonly Numbered[], row: MovedCounter): void {
+  const done = new Set(row.done?.split(',').map(Number))
+  const [limit_amount, at] = [Number(row.limit_amount), row.at]
+  const { period_start, period_end } = row
+  let [used_amount, reserved_amount] = [Number(row.used_amount), Number(row.reserved_amount)]
+  const room = (limit_amount < 0 ? MOST : limit_amount) - used_amount
+  for (let i = numbered.length - 1; i >= 0; i--) {
+    const { n, place, move } = numbered[i] as Numbered
+    const isDone = done.has(n)
+    const full = move.do === 'reserve' && !isDone && row.running && !row.dead && move.amount > room
+    answers[place] = {
+      done: isDone,
+      full,
+      ended: !row.running,
+      dead: row.dead,
+      limit_amount,
+      used_amount,
+      reserved_amount,
+      period_start,
+      period_end,
+      at
+    }
+    if (move.do === 'reserve' && isDone) {
+      used_amount -= move.amount
+      reserved_amount -= move.amount
+    }
+  }
+}

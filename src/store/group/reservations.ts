@@ -1,0 +1,279 @@
+// What requests ask of the store for what they reserve: grouped where it is plain, one by one where it is not, and each within its time.
+import type { Balance } from '../../quota/balance.ts'
+import type { Metadata } from '../../quota/metadata.ts'
+import {
+  type Admission,
+  Admitted,
+  AdmittedCharge,
+  balanceOf,
+  CounterBalance,
+  refusalOf,
+  type WantedCharge
+} from '../charge/admit.ts'
+import { type CommittedCharge, commit, type HeldCharge } from '../charge/commit.ts'
+import { release } from '../charge/release.ts'
+import { reserve } from '../charge/reserve.ts'
+import { voidCharges } from '../charge/void.ts'
+import { Presence } from '../connection/presence.ts'
+import { isRefused } from '../connection/refused.ts'
+import { SLOW_MS } from '../connection/shared-lanes.ts'
+import { type Database, dateOf, type Shared, within } from '../database.ts'
+import { type Charge, chargeMany } from './charge-many.ts'
+import { Group } from './group.ts'
+import { type Held, holdMany, type Wish } from './hold-many.ts'
+import { moveInTurn } from './move-in-turn.ts'
+import { type Move, type Moved, moveManyUsers } from './move-many.ts'
+import { UserTurns } from './user-turns.ts'
+
+/** Writes what became of a request; each may be done twice, and is then done once. */
+export interface Settling {
+  commit(userId: string, charges: readonly CommittedCharge[], endpoint: string | null): Promise<Map<string, Balance>>
+  release(userId: string, charges: readonly HeldCharge[]): Promise<Map<string, Balance>>
+  voidCharges(userId: string, charges: readonly HeldCharge[]): Promise<void>
+}
+
+/** One request's at a time. */
+export const settlingOn = (db: Database): Settling => ({
+  commit: (...given) => commit(db, ...given),
+  release: (...given) => release(db, ...given),
+  voidCharges: (...given) => voidCharges(db, ...given)
+})
+
+/** The database refused all that shared a statement, because of one of them: each asks for itself. */
+const NOT_MOVED = { done: false, full: false } as const
+
+/** Undefined: there is no such counter, or among many users' somebody else has locked it. */
+type Answer = Moved | typeof NOT_MOVED | undefined
+
+type Moves = Group<Move, Answer, Answer>
+
+/** What waits for a statement, with what is asked for where that leaves it. */
+class Reserving implements Wish {
+  readonly userId: string
+  readonly id: string
+  readonly typeId: number
+  readonly amount: number
+  readonly leaseMs: number
+  /** The one. */
+  readonly charges: readonly WantedCharge[]
+
+  constructor(userId: string, charges: readonly WantedCharge[], leaseMs: number) {
+    const { id, typeId, amount } = charges[0] as WantedCharge
+    this.userId = userId
+    this.id = id
+    this.typeId = typeId
+    this.amount = amount
+    this.leaseMs = leaseMs
+    this.charges = charges
+  }
+}
+
+class Committing implements Charge {
+  readonly userId: string
+  readonly id: string
+  readonly amount: number
+  readonly endpoint: string | null
+  readonly metadata: Metadata
+  readonly charge: CommittedCharge
+
+  constructor(userId: string, charge: CommittedCharge, endpoint: string | null) {
+    this.userId = userId
+    this.id = charge.id
+    this.amount = charge.amount
+    this.endpoint = endpoint
+    this.metadata = charge.metadata
+    this.charge = charge
+  }
+}
+
+/**
+ * Of more, this process and the server wait for each other: with 200 connections up to 200 in a statement gave 0.88 to 0.96 times as many requests,
+ * 50 and 100 as many.
+ */
+const GROUP_SIZE = 80
+const NO_BALANCES: Map<string, Balance> = new Map()
+
+/**
+ * Four ways, each for what the one before left: `#holds` and `#charges` are for what is as usual; `#moves` for whoever gives back, or charges another
+ * amount than was held; `#users`, a user at a time, for whoever is new, waits for somebody else, or must see to something first; and one by one.
+ * Distributed, there are only the latter two.
+ */
+export class Reservations implements Settling {
+  readonly #db: Database
+  readonly #timeoutMs: number
+  readonly #holds: Group<Reserving, Held | undefined, Admission> | undefined
+  readonly #charges: Group<Committing, true | undefined, Map<string, Balance>> | undefined
+  readonly #moves: Moves | undefined
+  readonly #users = new Map<string, Moves>()
+  /** Of requests with several charges. */
+  readonly #reserving = new UserTurns()
+  readonly #settling = new UserTurns()
+  readonly #presence: Presence
+  /** How many of a user's requests were left by `#holds`: who comes after them goes behind them. */
+  readonly #left = new Map<string, number>()
+
+  /** `timeoutMs` is how long a request waits for each of these; `distributed`: no statement is of more than one user. */
+  constructor(db: Database, timeoutMs: number, { distributed }: { distributed?: boolean } = {}) {
+    this.#db = db
+    this.#timeoutMs = timeoutMs
+    this.#presence = new Presence(timeoutMs)
+    if (distributed || db.kind !== 'postgres') return
+    const { holding, charging, metering } = db
+    const shared = { size: GROUP_SIZE, more: { spareAfterMs: SLOW_MS } }
+    const on = (lane: Shared, isSpare: boolean) => (isSpare ? lane.spare : lane)
+    this.#holds = new Group((wishes, is) => this.#ask(holdMany, wishes, on(holding, is), undefined), {
+      ...shared,
+      answer: (wish, held, deadline) =>
+        held && isFinal(wish, held.held) ? outcomeOf(wish, held) : this.#reserveLeft(wish, deadline)
+    })
+    this.#charges = new Group((charges, is) => this.#ask(chargeMany, charges, on(charging, is), undefined), {
+      ...shared,
+      answer: (charge, isCharged, deadline) => (isCharged ? NO_BALANCES : this.#commitLeft(charge, deadline))
+    })
+    this.#moves = new Group(moves => this.#ask(moveManyUsers, moves, metering, NOT_MOVED), {
+      size: GROUP_SIZE,
+      answer: asGiven
+    })
+  }
+
+  /** Holds all charges, or none. */
+  reserve(userId: string, charges: readonly WantedCharge[], leaseMs: number): Promise<Admission> {
+    const deadline = this.#deadline()
+    if (this.#plain(charges) === undefined)
+      return this.#alone(this.#reserving, userId, deadline, db => reserve(db, { userId, charges, leaseMs }))
+    const wish = new Reserving(userId, charges, leaseMs)
+    if (this.#holds === undefined || this.#left.has(userId)) return this.#reserveLeft(wish, deadline)
+    return this.#holds.join(wish, deadline)
+  }
+
+  commit(userId: string, charges: readonly CommittedCharge[], endpoint: string | null): Promise<Map<string, Balance>> {
+    const deadline = this.#deadline()
+    const charge = this.#plain(charges)
+    if (charge === undefined)
+      return this.#alone(this.#settling, userId, deadline, db => commit(db, userId, charges, endpoint))
+    const committing = new Committing(userId, charge, endpoint)
+    if (this.#charges === undefined || charge.amount !== charge.heldAmount)
+      return this.#commitLeft(committing, deadline)
+    return this.#charges.join(committing, deadline)
+  }
+
+  async release(userId: string, charges: readonly HeldCharge[]): Promise<Map<string, Balance>> {
+    const deadline = this.#deadline()
+    const charge = this.#plain(charges)
+    if (charge === undefined)
+      return await this.#alone(this.#settling, userId, deadline, db => release(db, userId, charges))
+    const { id, typeId, type } = charge
+    const moved = await this.#move({ do: 'release', userId, id, typeId }, deadline)
+    if (!moved?.done) return await release(this.#until(deadline), userId, charges)
+    return new Map([[type, balanceOf(type, moved)]])
+  }
+
+  voidCharges(userId: string, charges: readonly HeldCharge[]): Promise<void> {
+    return voidCharges(this.#until(this.#deadline()), userId, charges)
+  }
+
+  /** Of a request's wait, by `performance.now()`: what is not done with others has what is left of it. */
+  #deadline = (): number => performance.now() + this.#timeoutMs
+
+  #until = (deadline: number): Database => within(this.#db, Math.max(deadline - performance.now(), 1), this.#hearing)
+
+  readonly #hearing: Pick<Database, 'query'> = {
+    query: (...given) => this.#presence.hear(this.#db.metering.query(...given))
+  }
+
+  /** Whether a request that failed so only waited behind others, of a database that is there. */
+  isCrowded(error: unknown): boolean {
+    return this.#presence.isCrowded(error)
+  }
+
+  /** The embedded engine takes all in turn by itself. */
+  #alone<T>(turns: UserTurns, userId: string, deadline: number, work: (db: Database) => Promise<T>): Promise<T> {
+    if (this.#db.kind === 'embedded') return work(this.#until(deadline))
+    return turns.run(userId, deadline, () => work(this.#until(deadline)))
+  }
+
+  /**
+   * Several charges of one request are all or none, which the statements for many do not see to. The embedded engine plans a statement anew
+   * each time, and gains nothing.
+   */
+  #plain<One>(charges: readonly One[]): One | undefined {
+    return charges.length === 1 && this.#db.kind === 'postgres' ? charges[0] : undefined
+  }
+
+  #reserveLeft(wish: Reserving, deadline: number): Promise<Admission> {
+    const { charges, ...order } = wish
+    return this.#afterOthers(wish.userId, async () => {
+      const moved = await this.#moveAlone({ do: 'reserve', ...order }, deadline)
+      if (moved?.done || (moved?.full && isFinal(wish, false))) return outcomeOf(wish, { ...moved, held: moved.done })
+      return await reserve(this.#until(deadline), { ...order, charges })
+    })
+  }
+
+  async #commitLeft({ userId, charge, endpoint }: Committing, deadline: number): Promise<Map<string, Balance>> {
+    const { id, typeId, type, amount, metadata } = charge
+    const moved = await this.#move({ do: 'commit', userId, id, typeId, amount, metadata, endpoint }, deadline)
+    if (!moved?.done) return await commit(this.#until(deadline), userId, [charge], endpoint)
+    return new Map([[type, balanceOf(type, moved)]])
+  }
+
+  /** The first come, the first served. */
+  async #afterOthers<T>(userId: string, work: () => Promise<T>): Promise<T> {
+    this.#left.set(userId, (this.#left.get(userId) ?? 0) + 1)
+    try {
+      return await work()
+    } finally {
+      const others = (this.#left.get(userId) as number) - 1
+      if (others === 0) this.#left.delete(userId)
+      else this.#left.set(userId, others)
+    }
+  }
+
+  /** Who comes while others of this user wait for its rows waits behind them. */
+  async #move(move: Move, deadline: number): Promise<Answer> {
+    const moved = this.#users.has(move.userId) ? undefined : await this.#moves?.join(move, deadline)
+    return moved ?? (await this.#moveAlone(move, deadline))
+  }
+
+  /** For a user whose counters somebody else is moving: many processes at one user wait for the row once a group, not once a request. */
+  #moveAlone(move: Move, deadline: number): Promise<Answer> {
+    const { userId } = move
+    const group =
+      this.#users.get(userId) ??
+      new Group<Move, Answer, Answer>(moves => this.#ask(moveInTurn, moves, this.#db.metering, NOT_MOVED), {
+        size: GROUP_SIZE,
+        answer: asGiven,
+        onIdle: () => this.#users.delete(userId)
+      })
+    this.#users.set(userId, group)
+    return group.join(move, deadline)
+  }
+
+  async #ask<Item, Given, Refused>(
+    statement: (db: Database, items: readonly Item[]) => Promise<Given[]>,
+    items: readonly Item[],
+    on: Pick<Database, 'query'>,
+    refused: Refused
+  ): Promise<(Given | Refused)[]> {
+    try {
+      return await this.#presence.hear(statement(within(this.#db, this.#timeoutMs, on), items))
+    } catch (error) {
+      if (!isRefused(error)) throw error
+      return items.map(() => refused)
+    }
+  }
+}
+
+/** What many share refuses 0 where the use is past the limit, and it fits all the same. */
+const isFinal = ({ amount }: Wish, isHeld: boolean): boolean => isHeld || amount > 0
+
+const asGiven = (_: Move, given: Answer): Answer => given
+
+function outcomeOf({ charges }: Reserving, row: Held): Admission {
+  if (!row.held) return refusalOf(charges[0] as WantedCharge, row)
+  const at = dateOf(row.at)
+  const admittedAt = row.at < row.period_start ? dateOf(row.period_start) : at
+  return new Admitted(
+    charges.map(charge => new AdmittedCharge(charge, admittedAt, new CounterBalance(charge.type, row))),
+    at
+  )
+}

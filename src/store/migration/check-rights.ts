@@ -1,0 +1,70 @@
+// Whether the role we log in as may do what our statements do: without one right each request would be answered 503.
+import { getTableName } from 'drizzle-orm'
+import type { Database } from '../database.ts'
+import { listed, tables } from './check-schema.ts'
+
+const ALL = ['SELECT', 'INSERT', 'UPDATE', 'DELETE']
+
+/** Of the others nothing is changed, or nothing deleted but by a foreign key, which the tables' owner does. */
+const LESS: Readonly<Record<string, readonly string[]>> = {
+  usage_logs: ['SELECT', 'INSERT', 'DELETE'],
+  quota_audit_logs: ['SELECT', 'INSERT'],
+  quota_types: ['SELECT', 'INSERT', 'UPDATE'],
+  quota_limits: ['SELECT', 'INSERT', 'UPDATE'],
+  quota_periods: ['SELECT', 'INSERT', 'UPDATE'],
+  quota_idempotency_keys: ['SELECT', 'INSERT', 'DELETE'],
+  quota_usage_marks: ['SELECT', 'INSERT', 'DELETE']
+}
+
+const needed = JSON.stringify(
+  Object.fromEntries(tables.map(getTableName).map(table => [table, LESS[table] ?? ALL] as const))
+)
+
+export const GRANT = 'give it the rights that the README lists under GRANT, as the role that owns the tables'
+
+/** As policies name them. */
+const COMMANDS = { SELECT: 'r', INSERT: 'a', UPDATE: 'w', DELETE: 'd' } as const
+
+type Right = keyof typeof COMMANDS
+
+/** A right may be given column by column, but for DELETE. Where row level security holds for this role, a policy must give it besides. */
+const LACKING = `
+SELECT n.table, r.right, current_user::text AS role, r.granted
+  FROM jsonb_each($1::text::jsonb) n ("table", rights)
+ CROSS JOIN LATERAL (
+   SELECT w.right, CASE w.right WHEN 'DELETE' THEN has_table_privilege(to_regclass(n.table), 'DELETE')
+                                ELSE has_any_column_privilege(to_regclass(n.table), w.right) END AS granted
+     FROM jsonb_array_elements_text(n.rights) w ("right")
+ ) r
+ WHERE NOT r.granted
+    OR row_security_active(to_regclass(n.table))
+   AND NOT EXISTS (SELECT 1 FROM pg_policy p
+                    WHERE p.polrelid = to_regclass(n.table) AND p.polpermissive AND p.polcmd::text IN ('*', $2::text::jsonb->>r.right)
+                      AND EXISTS (SELECT 1 FROM unnest(p.polroles) AS m (id) WHERE m.id = 0 OR pg_has_role(m.id, 'USAGE')))
+ ORDER BY r.granted, n.table`
+
+interface LackingRow {
+  table: string
+  right: Right
+  role: string
+  /** And no policy lets it be used. */
+  granted: boolean
+}
+
+const PREPOSITIONS: Readonly<Record<Right, string>> = { SELECT: ' from', INSERT: ' into', UPDATE: '', DELETE: ' from' }
+
+/** What the role may not do, as a clause, and what helps; undefined when it may do all. The tables are there already. */
+export async function lackingRights(db: Database): Promise<{ what: string; remedy: string } | undefined> {
+  const rows = await db.query<LackingRow>(LACKING, [needed, JSON.stringify(COMMANDS)])
+  const [first] = rows
+  if (first === undefined) return undefined
+  // Rights come first: without them no policy is asked.
+  const alike = rows.filter(({ granted }) => granted === first.granted)
+  const what = `the role ${first.role} may not ${listed(alike.map(({ table, right }) => `${right}${PREPOSITIONS[right]} ${table}`))}`
+  return first.granted
+    ? {
+        what: `${what}: row level security is on, and no policy lets it`,
+        remedy: `ALTER TABLE ${first.table} DISABLE ROW LEVEL SECURITY, or CREATE POLICY with USING (true) for this role, on each of them`
+      }
+    : { what, remedy: GRANT }
+}

@@ -1,0 +1,26 @@
+// Which of the shipped migrations the database has written down as applied.
+import { readMigrationFiles } from 'drizzle-orm/migrator'
+import type { Database } from '../database.ts'
+import { MIGRATIONS_FOLDER } from './migrate.ts'
+
+export interface Migrations {
+  /** How many this version ships. */
+  shipped: number
+  /** How many of them are recorded. None, with a complete schema: `drizzle-kit push` made it. */
+  recorded: number
+  /** Recorded, and not shipped with this version: a newer one was here. */
+  unknown: number
+}
+
+/** Undefined where this role may not read it, which only `init` must. */
+export async function listMigrations(db: Database): Promise<Migrations | undefined> {
+  const shipped = readMigrationFiles({ migrationsFolder: MIGRATIONS_FOLDER }).map(migration => migration.hash)
+  // Null: there is no such table.
+  const [table] = await db.query<{ readable: boolean | null }>(
+    "SELECT has_table_privilege(to_regclass('quota_migrations'), 'SELECT') AS readable"
+  )
+  if (table?.readable === false) return undefined
+  const rows = table?.readable ? await db.query<{ hash: string }>('SELECT hash FROM quota_migrations') : []
+  const recorded = rows.filter(row => shipped.includes(row.hash)).length
+  return { shipped: shipped.length, recorded, unknown: rows.length - recorded }
+}

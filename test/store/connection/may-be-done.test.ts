@@ -1,0 +1,49 @@
+import t from 'tap'
+import { FST_QUOTA_STORE } from '../../../src/quota/errors.ts'
+import { mayBeDone } from '../../../src/store/connection/may-be-done.ts'
+import { withDeadline } from '../../../src/store/database.ts'
+import { answeredLate, NOT_SENT } from '../../../src/store/late-answer.ts'
+
+const PATIENCE_MS = 50
+
+/** What a statement rejects with whose driver says so, in time or later. */
+const failed = (code: string, afterMs = 0): Promise<unknown> =>
+  withDeadline(
+    new Promise((_, reject) => setTimeout(() => reject(Object.assign(new Error('planted'), { code })), afterMs)),
+    20
+  ).catch(error => error)
+
+for (const code of ['57014', '55P03', '40P01', '23505', 'XX000', 'ECONNREFUSED', 'CONNECT_TIMEOUT']) {
+  for (const afterMs of [0, 60])
+    t.test(`not done: ${code}, after ${afterMs} ms`, async t => {
+      t.notOk(await mayBeDone(await failed(code, afterMs), PATIENCE_MS))
+    })
+}
+
+for (const code of ['57P01', '08006', 'ECONNRESET', 'EPIPE', 'CONNECTION_CLOSED', 'CONNECTION_DESTROYED'])
+  t.test(`may be done, and is over once the patience is: ${code}`, async t => {
+    const error = await failed(code)
+    const start = performance.now()
+    t.ok(await mayBeDone(error, PATIENCE_MS))
+    t.ok(performance.now() - start >= PATIENCE_MS - 1)
+  })
+
+t.test('what was not sent is not done', async t => {
+  t.notOk(await mayBeDone(answeredLate(new FST_QUOTA_STORE('planted'), NOT_SENT), PATIENCE_MS))
+})
+
+t.test('what is answered late is done, and runs once', async t => {
+  let runs = 0
+  // As a statement of Drizzle, which runs whenever somebody asks for its answer.
+  const lazy: PromiseLike<unknown> = {
+    // biome-ignore lint/suspicious/noThenProperty: that is what it is about
+    then: (...given) => {
+      runs += 1
+      return new Promise(resolve => setTimeout(resolve, 60)).then(...(given as []))
+    }
+  }
+  const error = await withDeadline(lazy, 20).catch(error => error)
+  t.match(error, { code: 'FST_QUOTA_STORE' })
+  t.ok(await mayBeDone(error, PATIENCE_MS))
+  t.equal(runs, 1)
+})

@@ -1,0 +1,384 @@
+// Statistics from what is added up are those of the log, whatever is done to the log meanwhile. Days of 'UTC' are added up here, those of
+// 'Etc/UTC' never: what one says the other must say.
+import { setTimeout as sleep } from 'node:timers/promises'
+import postgres from 'postgres'
+import t, { type Test } from 'tap'
+import { declareTypes } from '../../../src/store/catalogue/declare-types.ts'
+import { commit } from '../../../src/store/charge/commit.ts'
+import { voidCharges } from '../../../src/store/charge/void.ts'
+import { open } from '../../../src/store/connection/connect.ts'
+import type { Database } from '../../../src/store/database.ts'
+import { Reservations } from '../../../src/store/group/reservations.ts'
+import { deleteUser } from '../../../src/store/operator/delete-user.ts'
+import { viewStatistics } from '../../../src/store/operator/view-statistics.ts'
+import { forgetMarked, forgetRollups, pruneRollups } from '../../../src/store/rollup/forget-rollups.ts'
+import { rollUsage } from '../../../src/store/rollup/roll-usage.ts'
+import { rollWindow } from '../../../src/store/rollup/roll-window.ts'
+import { lookAround, SafeTime } from '../../../src/store/rollup/safe-time.ts'
+import { pruneUsage } from '../../../src/store/upkeep/prune-usage.ts'
+import { UsageRollups } from '../../../src/upkeep/usage-rollups.ts'
+import { both } from '../../fixtures/both.ts'
+import { costing, hold } from '../../fixtures/charges.ts'
+import { server } from '../../fixtures/database.ts'
+
+const onBothWith = await both(t)
+const pg = await server(t)
+const onBoth = (title: string, body: (t: Test, db: Database) => Promise<unknown>) =>
+  onBothWith(title, body, { logAlone: true })
+const DAYS = 4
+
+async function begin(db: Database): Promise<void> {
+  await declareTypes(db, { calls: { limit: -1, period: 'never' }, others: { limit: -1, period: 'never' } })
+  // Without a counter, which would have to agree with the log.
+  await db.query("INSERT INTO quota_users (id) VALUES ('user-0')")
+}
+
+/** Charges of these users and both types, all over the last days, by a statement of nobody's. */
+const scatter = (db: Database, rows: number, users = 7) =>
+  db.query(
+    `INSERT INTO usage_logs (user_id, quota_type_id, amount, created_at)
+     SELECT 'user-' || (n % $2::int), t.id, n % 10, now() - (n * $3::float8 / $1::int) * interval '1 day'
+       FROM generate_series(1, $1::int) n CROSS JOIN quota_types t`,
+    [rows, users, DAYS]
+  )
+
+/** Every day, however few rows it has. */
+async function rolled(db: Database, zone = 'UTC'): Promise<void> {
+  const safe = new SafeTime()
+  await lookAround(db, safe)
+  await lookAround(db, safe)
+  await forgetMarked(db)
+  if (!(await rollUsage(db, zone, safe, { fewest: 1 }))) throw new Error('somebody else was at it')
+  await rollWindow(db, zone, DAYS + 1, safe)
+}
+
+async function sameAsLog(t: Test, db: Database, what: string, zones: [string, string] = ['UTC', 'Etc/UTC']) {
+  const types = await db.query<{ id: number; type_key: string }>('SELECT id, type_key FROM quota_types ORDER BY id')
+  for (const { id: typeId, type_key } of types)
+    for (const interval of ['day', 'hour'] as const) {
+      const [sums, log] = await Promise.all(
+        zones.map(timeZone => viewStatistics(db, { typeId, days: DAYS + 1, interval, timeZone, topUsers: 3 }))
+      )
+      t.strictSame(sums, log, `${what}: ${type_key} by ${interval}`)
+    }
+}
+
+const countOf = async (db: Database, table: string): Promise<number> =>
+  Number((await db.query<{ n: number }>(`SELECT count(*) AS n FROM ${table}`))[0]!.n)
+
+onBoth('says what the log says, before and after it is added up, and does not read it twice', async (t, db) => {
+  await begin(db)
+  await scatter(db, 3_000)
+  await sameAsLog(t, db, 'before')
+  await rolled(db)
+  t.ok((await countOf(db, 'quota_usage_days')) >= DAYS * 7)
+  t.equal(
+    await countOf(db, `quota_usage_days WHERE time_zone = 'UTC/${DAYS + 1} days'`),
+    2 * 7,
+    'a row a user and type for all days together'
+  )
+  await sameAsLog(t, db, 'after')
+  // What is deleted without a mark is still there: proof that the sums are read.
+  await db.query("DELETE FROM usage_logs WHERE created_at < now() - interval '36 hours'")
+  const { id: typeId } = (await db.query<{ id: number }>('SELECT id FROM quota_types'))[0]!
+  const view = (timeZone: string) =>
+    viewStatistics(db, { typeId, days: DAYS + 1, interval: 'day', timeZone, topUsers: 3 })
+  const calls = ({ series }: Awaited<ReturnType<typeof view>>) => series.reduce((sum, piece) => sum + piece.calls, 0)
+  t.equal(calls(await view('UTC')), 3_000)
+  t.ok(calls(await view('Etc/UTC')) < 1_500)
+  await forgetRollups(db)
+  await sameAsLog(t, db, 'forgotten')
+  await rolled(db)
+  await db.query('DELETE FROM quota_rollups')
+  await rolled(db)
+  await sameAsLog(t, db, 'added up anew where only that was emptied')
+})
+
+const hoursAgo = (hours: number) => new Date(Date.now() - hours * 3_600_000)
+const by = { actor: 'test', reason: null, requestId: null }
+
+/** Held then, and charged now. */
+async function use(db: Database, userId: string, at?: Date) {
+  const held = await hold(db, userId, { calls: 50, others: 60 }, { at, leaseMs: 1e9 })
+  await commit(db, userId, costing(held, { calls: 40 }), null)
+  return held
+}
+
+const changes: Record<string, (db: Database) => Promise<unknown>> = {
+  'a charge that comes late': db => use(db, 'late', hoursAgo(30)),
+  'a late charge among many': async db => {
+    const [held] = await hold(db, 'late', { calls: 50 }, { at: hoursAgo(30), leaseMs: 1e9 })
+    await new Reservations(db, 5_000).commit('late', costing([held!]), null)
+  },
+  'a late charge that is undone': async db => {
+    const held = await use(db, 'late', hoursAgo(30))
+    await rolled(db)
+    await voidCharges(db, 'late', held)
+  },
+  'a charge of now': db => use(db, 'fresh'),
+  'a user is deleted': db => deleteUser(db, 'user-0', by),
+  'the oldest rows are pruned': db => pruneUsage(db, hoursAgo(50))
+}
+
+for (const [what, change] of Object.entries(changes))
+  onBoth(`says what the log says after ${what}`, async (t, db) => {
+    await begin(db)
+    await scatter(db, 1_000)
+    await rolled(db)
+    const before = await countOf(db, 'usage_logs')
+    await change(db)
+    t.not(await countOf(db, 'usage_logs'), before + (what.endsWith('undone') ? 1 : 0))
+    await sameAsLog(t, db, 'changed')
+    await rolled(db)
+    t.equal(await countOf(db, 'quota_usage_marks'), 0)
+    await sameAsLog(t, db, 'added up anew')
+    const names = await db.query<{ user_id: string }>("SELECT user_id FROM quota_usage_days WHERE user_id = 'user-0'")
+    t.equal(names.length === 0, what === 'a user is deleted')
+  })
+
+/** As if all that was written before that instant could be seen. */
+function safeUntil(at: Date): SafeTime {
+  const safe = new SafeTime()
+  for (const transaction of [1n, 3n])
+    safe.see({ at: at.getTime() + 17 * 60_000, oldest: transaction, newest: transaction + 1n })
+  return safe
+}
+
+onBoth('goes on by the hour with the days that are added up together', async (t, db) => {
+  await begin(db)
+  await scatter(db, 2_000)
+  const midnight = new Date()
+  midnight.setUTCHours(-24, 0, 0, 0)
+  const oClock = (hour: number) => new Date(midnight.getTime() + hour * 3_600_000)
+  const use = (userId: string, hour: number, amount: number) =>
+    db.query(
+      "INSERT INTO usage_logs (user_id, quota_type_id, amount, created_at) SELECT $1, id, $2::bigint, $3::timestamptz FROM quota_types WHERE type_key = 'calls'",
+      [userId, amount, oClock(hour).toISOString()]
+    )
+  for (const [userId, hour, amount] of [
+    ['before', 9, 5_000],
+    ['before', 14, -300],
+    ['between', 14, 4_700],
+    ['later', 22, 4_700],
+    ['before', 23, 1]
+  ] as const)
+    await use(userId, hour, amount)
+  const [type] = await db.query<{ id: number }>("SELECT id FROM quota_types WHERE type_key = 'calls'")
+  const view = (timeZone: string, interval: 'day' | 'hour') =>
+    viewStatistics(db, { typeId: type!.id, days: DAYS, interval, timeZone, topUsers: 2, at: oClock(12) })
+  const same = async (what: string) => {
+    for (const interval of ['day', 'hour'] as const)
+      t.strictSame(await view('UTC', interval), await view('Etc/UTC', interval), `${what}, by ${interval}`)
+  }
+  const window = async () => {
+    const [row] = await db.query<{ until: string }>(
+      `SELECT rolled_until AT TIME ZONE 'UTC' || '' AS until FROM quota_rollups WHERE time_zone = 'UTC/${DAYS} days'`
+    )
+    return row?.until.slice(11, 16)
+  }
+  const roll = async (hour: number) => {
+    t.ok(await rollUsage(db, 'UTC', safeUntil(oClock(hour)), { fewest: 1 }))
+    t.ok(await rollWindow(db, 'UTC', DAYS, safeUntil(oClock(hour))))
+  }
+  await roll(10)
+  t.equal(await window(), '10:00')
+  await same('at ten')
+  // Without a mark nobody looks at the log again: what stands here stays.
+  await db.query(
+    `UPDATE quota_usage_days SET usage = usage + 50000 WHERE user_id = 'before' AND time_zone = 'UTC/${DAYS} days'`
+  )
+  t.strictSame((await view('UTC', 'day')).topUsers, [
+    { userId: 'before', usage: 54_701, calls: 3 },
+    { userId: 'between', usage: 4_700, calls: 1 }
+  ])
+  await rollUsage(db, 'UTC', safeUntil(oClock(15)), { fewest: 1 })
+  await same('while the days are ahead of it')
+  await roll(15)
+  t.equal(await window(), '15:00')
+  const { topUsers, uniqueUsers } = await view('UTC', 'hour')
+  t.strictSame(topUsers.slice(0, 1), [{ userId: 'before', usage: 54_701, calls: 3 }])
+  t.equal(uniqueUsers, 7 + 3)
+  await db.query(
+    `UPDATE quota_usage_days SET usage = usage - 50000 WHERE user_id = 'before' AND time_zone = 'UTC/${DAYS} days'`
+  )
+  await same('at three')
+  await roll(23)
+  t.equal(await window(), '23:00')
+  await same('at eleven, where two who are in it used the same')
+  await roll(24)
+  await same('at midnight')
+})
+
+onBoth('adds up in a zone half an hour off, and one day after the other', async (t, db) => {
+  await begin(db)
+  await scatter(db, 2_000)
+  await rolled(db, 'Asia/Kolkata')
+  await sameAsLog(t, db, 'India', ['Asia/Kolkata', 'Asia/Calcutta'])
+  const safe = new SafeTime()
+  await lookAround(db, safe)
+  await lookAround(db, safe)
+  t.notOk(await rollUsage(db, 'Asia/Tokyo', safe, { signal: { aborted: true }, fewest: 1 }))
+  t.equal(await countOf(db, "quota_rollups WHERE time_zone = 'Asia/Tokyo'"), 0)
+})
+
+onBoth('adds up the days after a clock changed by half an hour', async (t, db) => {
+  await begin(db)
+  await db.query(
+    `INSERT INTO usage_logs (user_id, quota_type_id, amount, created_at)
+     SELECT 'user-' || n % 5, id, n, timestamptz '2026-04-03 12:00:00Z' + n * interval '7 minutes' FROM generate_series(1, 700) n CROSS JOIN quota_types`
+  )
+  const at = new Date('2026-04-07T10:00:00Z')
+  t.ok(await rollUsage(db, 'Australia/Lord_Howe', safeUntil(at), { fewest: 1 }))
+  t.ok(await rollWindow(db, 'Australia/Lord_Howe', DAYS, safeUntil(at)))
+  t.equal(await countOf(db, 'quota_rollups'), 5 + 1, 'five days, and four of them together')
+  const { id: typeId } = (await db.query<{ id: number }>('SELECT id FROM quota_types'))[0]!
+  for (const interval of ['day', 'hour'] as const) {
+    const [sums, log] = await Promise.all(
+      ['Australia/Lord_Howe', 'Australia/LHI'].map(timeZone =>
+        viewStatistics(db, { typeId, days: DAYS, interval, timeZone, topUsers: 3, at })
+      )
+    )
+    t.strictSame(sums, log, `by ${interval}`)
+  }
+})
+
+onBoth('leaves days to the log that have few rows', async (t, db) => {
+  await begin(db)
+  await scatter(db, 1_000)
+  const safe = new SafeTime()
+  await lookAround(db, safe)
+  await lookAround(db, safe)
+  t.ok(await rollUsage(db, 'UTC', safe))
+  t.equal(await countOf(db, 'quota_rollups'), 0)
+})
+
+onBoth('forgets what no statistic looks back to', async (t, db) => {
+  await begin(db)
+  await scatter(db, 100)
+  await rolled(db)
+  const days = await countOf(db, 'quota_rollups')
+  await db.query(
+    "INSERT INTO quota_rollups SELECT 'UTC', day, day + interval '1 day', day + interval '1 day' FROM (SELECT date_trunc('day', now(), 'UTC') - interval '400 days' AS day) d"
+  )
+  await db.query(
+    "INSERT INTO quota_usage_days SELECT 'old', 1, 'UTC', day_start, 1, 1 FROM quota_rollups ORDER BY day_start LIMIT 1"
+  )
+  await db.query(
+    "INSERT INTO quota_rollups SELECT 'UTC/57', day - interval '57 days', day, day FROM (SELECT date_trunc('day', now(), 'UTC') - interval '3 days' AS day) d"
+  )
+  await db.query(
+    "INSERT INTO quota_usage_days SELECT 'old', 1, time_zone, day_start, 1, 1 FROM quota_rollups WHERE time_zone = 'UTC/57'"
+  )
+  await pruneRollups(db)
+  t.equal(await countOf(db, 'quota_rollups'), days)
+  t.equal(await countOf(db, "quota_usage_days WHERE user_id = 'old'"), 0)
+})
+
+t.test('a charge whose transaction takes long is not lost', async t => {
+  const url = await pg.migrated()
+  const db = await open(url)
+  const slow = postgres(url, { max: 1 })
+  t.teardown(async () => {
+    await slow.end()
+    await db.close()
+  })
+  await begin(db)
+  await scatter(db, 300)
+  const safe = new SafeTime()
+  let commit = () => {}
+  let inserted = () => {}
+  const isInserted = new Promise<void>(resolve => {
+    inserted = resolve
+  })
+  const done = slow.begin(async sql => {
+    await sql`INSERT INTO usage_logs (user_id, quota_type_id, amount, created_at) SELECT 'slow', id, 7, now() FROM quota_types`
+    inserted()
+    await new Promise<void>(resolve => {
+      commit = resolve
+    })
+  })
+  await isInserted
+  for (let turn = 0; turn < 4; turn++) await lookAround(db, safe)
+  t.equal(safe.until, Number.NEGATIVE_INFINITY, 'nothing is taken for all there is while it writes')
+  commit()
+  await done
+  await lookAround(db, safe)
+  t.ok(Date.now() - safe.until < 25 * 60_000)
+})
+
+t.test('while the log is written late, undone and added up at once', async t => {
+  const db = await open(await pg.migrated())
+  t.teardown(() => db.close())
+  await begin(db)
+  await scatter(db, 1_000)
+  let isOver = false
+  const write = async (userId: string) => {
+    for (let turn = 0; !isOver; turn++) {
+      const held = await hold(db, userId, { calls: 1, others: 2 }, { at: hoursAgo((turn % 80) + 1), leaseMs: 1e9 })
+      await commit(db, userId, costing(held, { calls: 3, others: 3 }), null)
+      if (turn % 3 === 0) await voidCharges(db, userId, held)
+      await sleep(1)
+    }
+  }
+  const roll = async () => {
+    for (let turn = 0; turn < 30; turn++) {
+      const safe = new SafeTime()
+      await lookAround(db, safe)
+      await lookAround(db, safe)
+      await forgetMarked(db)
+      await rollUsage(db, 'UTC', safe, { fewest: 1 })
+      if (Number.isFinite(safe.until)) await rollWindow(db, 'UTC', DAYS + 1, safe)
+      await sleep(5)
+    }
+    isOver = true
+  }
+  // A moment at a time, which no two statements are.
+  const look = async () => {
+    const [type] = await db.query<{ id: number }>('SELECT id FROM quota_types')
+    while (!isOver) {
+      const { series, topUsers } = await viewStatistics(db, {
+        typeId: type!.id,
+        days: 5,
+        interval: 'day',
+        timeZone: 'UTC',
+        topUsers: 100
+      })
+      const sum = (parts: readonly { usage: number }[]) => parts.reduce((total, { usage }) => total + usage, 0)
+      t.equal(sum(series), sum(topUsers), 'by day and by user it is the same')
+      await sleep(20)
+    }
+  }
+  await Promise.all([write('alice'), write('bob'), roll(), roll(), look()])
+  await sameAsLog(t, db, 'as it was left')
+  await rolled(db)
+  await sameAsLog(t, db, 'at the end')
+})
+
+t.test('the upkeep keeps the time zones and spans that were asked for, and says what fails', async t => {
+  const db = await open(await pg.migrated())
+  t.teardown(() => db.close().catch(() => {}))
+  await begin(db)
+  await scatter(db, 6_000)
+  const errors: unknown[] = []
+  const rollups = new UsageRollups(db, error => errors.push(error))
+  rollups.want('Europe/Berlin', DAYS + 1)
+  await rollups.keep()
+  await rollups.keep()
+  const names = await db.query<{ name: string }>('SELECT DISTINCT time_zone AS name FROM quota_rollups ORDER BY 1')
+  t.strictSame(
+    names.map(({ name }) => name),
+    ['Europe/Berlin', `Europe/Berlin/${DAYS + 1} days`, 'UTC', 'UTC/30 days']
+  )
+  await sameAsLog(t, db, 'Berlin', ['Europe/Berlin', 'Europe/Paris'])
+  const [held] = await hold(db, 'late', { calls: 50 }, { at: hoursAgo(30), leaseMs: 1e9 })
+  await commit(db, 'late', costing([held!], { calls: 40 }), null)
+  await rollups.keep()
+  t.equal(await countOf(db, 'quota_usage_marks'), 0)
+  t.ok((await countOf(db, "quota_usage_days WHERE user_id = 'late'")) >= 4)
+  await sameAsLog(t, db, 'after a late charge', ['Europe/Berlin', 'Europe/Paris'])
+  t.strictSame(errors, [])
+  await db.close()
+  await rollups.keep()
+  t.equal(errors.length, 1)
+  await rollups.stop()
+})
