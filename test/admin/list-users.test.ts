@@ -1,5 +1,6 @@
 import t from 'tap'
 import { isAnswer, isProblem, operated } from '../fixtures/admin.ts'
+import { BUT_TYPES, empty } from '../fixtures/empty.ts'
 import { ODD_USERS } from '../fixtures/meter.ts'
 import { newUser } from '../fixtures/metered.ts'
 
@@ -37,7 +38,7 @@ async function pages(query: Query, between: () => Promise<unknown> = async () =>
 }
 
 /** Each test lists its own users alone. */
-t.beforeEach(async () => void (await db.query('TRUNCATE quota_users, quota_reservations, usage_logs CASCADE')))
+t.beforeEach(() => empty(db, BUT_TYPES))
 
 t.test('200: every user once, with the quota nearest to its limit, the nearest first', async t => {
   await quota.consume('alice', 'tokens', 500)

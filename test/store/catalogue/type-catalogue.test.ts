@@ -6,9 +6,10 @@ import { TypeCatalogue } from '../../../src/store/catalogue/type-catalogue.ts'
 import type { Database } from '../../../src/store/database.ts'
 import { BY } from '../../fixtures/charges.ts'
 import { embedded } from '../../fixtures/database.ts'
+import { empty } from '../../fixtures/empty.ts'
 
 const db = await embedded(t)
-t.beforeEach(async () => void (await db.query('TRUNCATE quota_types, quota_reservations, usage_logs CASCADE')))
+t.beforeEach(() => empty(db))
 
 const UNKNOWN = { code: 'FST_QUOTA_UNKNOWN_TYPE' }
 
