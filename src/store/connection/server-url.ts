@@ -175,6 +175,8 @@ const toldBy = (value: string | undefined): boolean | undefined => (value === un
 /** Leaves out what is for other clients. */
 function keepSettings(query: URLSearchParams, { ssl }: Options): void {
   for (const name of NOT_THE_SERVERS) query.delete(name)
+  // node-postgres' word for what libpq means by the other; postgres.js takes any that it does not know for verify-full.
+  if (query.get('sslmode') === 'no-verify') query.set('sslmode', 'require')
   if (query.get('sslrootcert') === 'system') {
     query.set('sslmode', 'verify-full')
     query.delete('sslrootcert')

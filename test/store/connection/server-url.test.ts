@@ -69,6 +69,7 @@ t.test("leaves out what is libpq's or Prisma's, and keeps what is the server's o
     'postgres://me@db/app?schema=public&pgbouncer=true&connection_limit=1&statement_timeout=500&options=-cjit%3Doff'
   t.strictSame(made(prisma).sent, { statement_timeout: '500', options: '-cjit=off' })
   t.equal(made('postgres://me@db/app?sslrootcert=system').ssl, 'verify-full')
+  t.equal(made('postgres://me@db/app?sslmode=no-verify').ssl, 'require', 'as node-postgres and Heroku write it')
   t.strictSame(made('postgres://me@db/app?sslrootcert=system&target_session_attrs=any').sent, {})
 })
 
