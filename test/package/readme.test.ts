@@ -48,3 +48,21 @@ t.test('links to files that exist', async t => {
   for (const [, target] of readme.matchAll(/\]\((?!https?:)([^)#]+)/g))
     t.ok(existsSync(join(root, target as string)), String(target))
 })
+
+t.test('says of its speed what the bench measured', async t => {
+  const measured = await readFile(join(root, 'bench/README.md'), 'utf8')
+  const rounded = (load: string) => {
+    const [, ratio] = new RegExp(`^\\| ${load} \\|.*\\| ([\\d.]+) \\| [^|]*\\|$`, 'm').exec(measured) ?? []
+    return Number(ratio).toFixed(1)
+  }
+  const all = readme.replace(/\s+/g, ' ')
+  t.match(
+    all,
+    `serves ${rounded('50 connections, 1 000 users: × flexible-postgres')} times as many as \`rate-limiter-flexible\``
+  )
+  t.match(all, `(${rounded('50 connections, one hot user: × flexible-postgres')} times as many of one hot user)`)
+  t.match(
+    all,
+    `and ${rounded('50 connections, 1 000 users: × drizzle-check-update-insert')} times as many as check, update, insert`
+  )
+})
