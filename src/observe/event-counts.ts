@@ -4,6 +4,7 @@ import type { EventCounts, QuotaEvent } from '../quota/events.ts'
 export class EventCounter {
   readonly #counts: EventCounts = {
     charged: 0,
+    amended: 0,
     released: 0,
     denied: 0,
     unenforced: 0,

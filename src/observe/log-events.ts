@@ -10,6 +10,10 @@ export function logEvent(event: QuotaEvent, log: FastifyBaseLogger): void {
       for (const { type, amount, remaining } of event.charges)
         log.info({ user, type, amount, remaining, endpoint }, 'quota charged')
       break
+    case 'amended':
+      for (const { type, amount, remaining } of event.charges)
+        log.info({ user, type, amount, remaining, endpoint }, 'quota charged anew, with what it really cost')
+      break
     case 'released':
       for (const { type, amount, remaining } of event.charges)
         log.debug({ user, type, amount, remaining, endpoint, status: event.statusCode }, 'quota given back')

@@ -11,6 +11,8 @@ interface ChargeFacts {
 export type QuotaEvent =
   /** Charged, with its log rows written. */
   | { name: 'charged'; userId: string; endpoint: string | null; charges: readonly ChargeFacts[] }
+  /** Charged already, and now with what it really cost: `setAmount` came when its log row was written. */
+  | { name: 'amended'; userId: string; endpoint: string | null; charges: readonly ChargeFacts[] }
   /** Given back: the reply was not one that is charged; without a status, `release` was called. */
   | {
       name: 'released'

@@ -2,7 +2,7 @@
 import { isAmount } from '../quota/amount.ts'
 import type { Balance } from '../quota/balance.ts'
 import { requireRoom } from '../quota/counter.ts'
-import { FST_QUOTA_INVALID_AMOUNT, FST_QUOTA_NOT_RESERVED, FST_QUOTA_SETTLED } from '../quota/errors.ts'
+import { FST_QUOTA_INVALID_AMOUNT, FST_QUOTA_NOT_RESERVED } from '../quota/errors.ts'
 import type { Metadata } from '../quota/metadata.ts'
 import type { QuotaTypeKey } from '../quota/rule.ts'
 import type { AdmittedCharge } from '../store/charge/admit.ts'
@@ -26,10 +26,11 @@ export interface RequestQuota {
   /** Goes into the usage log, at most 8 levels and 4 KiB of JSON. What is personal is yours to leave out. */
   metadata: Metadata
   /**
-   * What it really cost, known late: replaces the reserved amount, also above it and past the limit, until the reply passes
-   * `onSend` (a stream: until it ends). Throws FST_QUOTA_INVALID_AMOUNT, also where the counter would pass 2^53−1 with it, FST_QUOTA_NOT_RESERVED
-   * for a type that this route does not charge, FST_QUOTA_SETTLED when it comes too late. Where nothing is charged, because the store failed
-   * open or the type is switched off, it has no effect.
+   * What it really cost, known late: replaces the reserved amount, also above it and past the limit. Best before the reply passes this plugin's
+   * `onSend`, or of a stream before it ends. Later, as in an `onSend` hook of the application's or where a client has left a stream, what was charged is
+   * amended right after: the log row is written anew, and the reply does not wait for it. Throws FST_QUOTA_INVALID_AMOUNT, also where the counter
+   * would pass 2^53−1 with it, and FST_QUOTA_NOT_RESERVED for a type that this route does not charge. Where nothing is charged, because the reply
+   * was not one that is, the store failed open or the type is switched off, it has no effect.
    */
   setAmount(type: QuotaTypeKey, amount: number): void
 }
@@ -54,7 +55,8 @@ export class MeteredQuota implements RequestQuota {
   metadata: Metadata = {}
   /** What the rule charges: where an operator has switched it off, it is nothing to the handler. */
   readonly #named: readonly { type: string }[]
-  #isSettled = false
+  /** Who must be told of a new amount, once what is charged was decided. */
+  #late: { amend(): void } | undefined
 
   constructor(userId: string, admitted: readonly AdmittedCharge[], named: readonly { type: string }[]) {
     this.userId = userId
@@ -67,13 +69,13 @@ export class MeteredQuota implements RequestQuota {
     const charge = this.charges.find(c => c.type === type)
     if (charge === undefined && this.#named.some(named => named.type === type)) return
     if (charge === undefined) throw new FST_QUOTA_NOT_RESERVED(type)
-    if (this.#isSettled) throw new FST_QUOTA_SETTLED('settled')
     requireRoom('The amount', amount, charge.balance, charge.reserved)
     charge.amount = amount
+    this.#late?.amend()
   }
 
-  close(): void {
-    this.#isSettled = true
+  close(late: { amend(): void }): void {
+    this.#late = late
   }
 }
 

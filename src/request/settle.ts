@@ -6,6 +6,7 @@ import type { Admitted, AdmittedCharge } from '../store/charge/admit.ts'
 import type { CommittedCharge } from '../store/charge/commit.ts'
 import type { Database } from '../store/database.ts'
 import { type Reservations, type Settling, settlingOn } from '../store/group/reservations.ts'
+import { amendCharges } from './amendment.ts'
 import { Committed } from './committed.ts'
 import type { DenialMemory } from './denial-memory.ts'
 import { type Cost, Projected, type QuotaHeaders, quotaHeaders } from './headers.ts'
@@ -44,6 +45,7 @@ export class Settlement implements Hold, OwedListener<Balances> {
   readonly quota: MeteredQuota
   readonly endpoint: string
   readonly charges: readonly AdmittedCharge[]
+  readonly log: FastifyBaseLogger
   /** The client left before anything was sent: no later event will tell the status, so onSend must. */
   isAbandoned = false
   isLost = false
@@ -58,7 +60,6 @@ export class Settlement implements Hold, OwedListener<Balances> {
   openStatus: number | undefined
   readonly #metering: RequestMetering
   readonly #context: SettleContext
-  readonly #log: FastifyBaseLogger
   /** What the database's clock is ahead of `performance.now()`, as of the admission. */
   readonly #clockOffset: number
   #isPastBody = false
@@ -82,6 +83,7 @@ export class Settlement implements Hold, OwedListener<Balances> {
   #said: Promise<void> = NOTHING
   #owedUntil: Promise<void> | undefined
   #isOwed = false
+  #isAmendDue = false
 
   constructor(
     context: SettleContext,
@@ -95,7 +97,7 @@ export class Settlement implements Hold, OwedListener<Balances> {
     this.endpoint = url
     this.charges = charges
     this.#context = context
-    this.#log = log
+    this.log = log
     this.#metering = metering
     this.#clockOffset = at.getTime() - performance.now()
     context.live.join(this)
@@ -113,7 +115,7 @@ export class Settlement implements Hold, OwedListener<Balances> {
   isCharged(statusCode: number): boolean {
     if (this.#judgedStatus !== statusCode) {
       this.#judgedStatus = statusCode
-      this.#isJudgedCharged = judge(this.#metering, statusCode, this.#log)
+      this.#isJudgedCharged = judge(this.#metering, statusCode, this.log)
     }
     return this.#isJudgedCharged
   }
@@ -162,10 +164,43 @@ export class Settlement implements Hold, OwedListener<Balances> {
     return this.quota.charges.map(({ type, balance, reserved, amount }) => {
       const cost = target === 'charged' ? amount : 0
       const written = this.#written?.get(type)
-      // Nothing is held any more in what was written; where the target is another by now, the cost comes on or goes off.
-      if (written) return new Projected(written, 0, this.#writtenAs === target ? 0 : cost || -amount, cost)
+      // Nothing is held any more in what was written; where it is another cost by now, the difference comes on or goes off.
+      if (written)
+        return new Projected(written, 0, cost - (this.#writtenAs === 'charged' ? this.#chargedOf(type) : 0), cost)
       return new Projected(balance, reserved, cost, cost)
     })
+  }
+
+  #chargedOf(type: string): number {
+    return this.#committed.find(charge => charge.type === type)?.amount ?? 0
+  }
+
+  /** What it cost was told when it was charged already: amended as soon as that is written, together with what else is told at this moment. */
+  amend(): void {
+    this.#told = undefined
+    // Should they not be sent yet, the headers must say it.
+    this.isSaidCharged = undefined
+    if (this.#isAmendDue || this.#wanted !== 'charged') return
+    this.#isAmendDue = true
+    this.#said = this.#amendAfter(this.#said)
+  }
+
+  async #amendAfter(before: Promise<void>): Promise<void> {
+    await before
+    await this.#owedUntil
+    this.#isAmendDue = false
+    const former = this.#committed
+    const charges = this.#commits()
+    await amendCharges(this.#context, this, { former, charges }, balances => {
+      this.#committed = charges
+      this.#note(new Map([...(this.#written ?? []), ...balances]))
+      return this.#costs('charged')
+    })
+  }
+
+  #commits(): CommittedCharge[] {
+    const { charges, metadata } = this.quota
+    return this.charges.map((charge, i) => new Committed(charge, charges[i] as ReservedCharge, metadata))
   }
 
   #moveTo(target: Target, statusCode: number): Promise<void> {
@@ -190,9 +225,8 @@ export class Settlement implements Hold, OwedListener<Balances> {
     this.#statusCode = statusCode
     const { owed, store } = this.#context
     if (target === 'charged') {
-      const { charges, metadata } = this.quota
-      this.#committed = this.charges.map((charge, i) => new Committed(charge, charges[i] as ReservedCharge, metadata))
-      this.quota.close()
+      this.#committed = this.#commits()
+      this.quota.close(this)
     }
     return owed.attempt(this.#write(store), this)
   }
@@ -233,8 +267,8 @@ export class Settlement implements Hold, OwedListener<Balances> {
       amount: (target === 'charged' ? quota.charges[i]?.amount : quota.charges[i]?.reserved) ?? 0,
       remaining
     }))
-    if (target === 'charged') emit({ name: 'charged', userId, endpoint, charges }, this.#log)
-    else emit({ name: 'released', userId, endpoint, charges, statusCode: this.#statusCode }, this.#log)
+    if (target === 'charged') emit({ name: 'charged', userId, endpoint, charges }, this.log)
+    else emit({ name: 'released', userId, endpoint, charges, statusCode: this.#statusCode }, this.log)
   }
 
   owed(error: unknown, over: Promise<void>): void {
@@ -242,12 +276,12 @@ export class Settlement implements Hold, OwedListener<Balances> {
     const { emit, owed } = this.#context
     this.#isOwed = true
     this.#owedUntil = over.then(() => this.#end())
-    emit({ name: 'owed', userId, endpoint, error, pending: owed.size }, this.#log)
+    emit({ name: 'owed', userId, endpoint, error, pending: owed.size }, this.log)
   }
 
   dropped(error: unknown): void {
     const { userId, endpoint } = this
-    this.#context.emit({ name: 'dropped', userId, endpoint, error }, this.#log)
+    this.#context.emit({ name: 'dropped', userId, endpoint, error }, this.log)
     this.#end()
   }
 

@@ -30,6 +30,21 @@ export const MOVE_COUNTERS = `
     RETURNING p.quota_type_id
   )`
 
+/**
+ * `delta` of a `change` of the same columns, where what was charged comes back. A level that was set lower since may be too low for this. Below
+ * what is held, the counter would be negative once that is given back, so it is refused now (23514), by the CHECK that it is not below 0. What is held
+ * is as of the statement's start: where it was given back since, a level may be refused that has it all, and the next attempt finds it. A flow always
+ * has what is given back.
+ */
+export const ABOVE_WHAT_IS_HELD = `
+  delta AS MATERIALIZED (
+    SELECT g.quota_type_id, g.period_start, g.gone,
+           CASE WHEN t.kind = 'level' AND g.used < 0 AND k.used_amount + g.used < ${heldOf('k', '$1')} - g.gone THEN -1 - k.used_amount ELSE g.used END AS used
+      FROM change g
+      LEFT JOIN locked k ON k.quota_type_id = g.quota_type_id AND k.period_start = g.period_start
+      LEFT JOIN quota_types t ON t.id = g.quota_type_id
+  )`
+
 /** The counters that were moved and still run. */
 export const MOVED_ROWS = `
   SELECT quota_type_id, limit_amount, used_amount, reserved_amount, ${ms('period_start')} AS period_start, ${ms('period_end')} AS period_end FROM running`

@@ -3,14 +3,8 @@
 import type { Database } from '../database.ts'
 import { markLate } from '../rollup/mark-usage.ts'
 import type { HeldCharge } from './commit.ts'
-import { heldOf } from './held.ts'
-import { lockCounters, MOVE_COUNTERS, MOVED_ROWS, ONCE_LOCKED } from './move-counters.ts'
+import { ABOVE_WHAT_IS_HELD, lockCounters, MOVE_COUNTERS, MOVED_ROWS, ONCE_LOCKED } from './move-counters.ts'
 
-/**
- * A level that was set lower since may be too low for this. Below what is held, the counter would be negative once that is given back, so it is refused
- * now (23514), by the CHECK that it is not below 0. What is held is as of the statement's start: where it was given back since, a level may be
- * refused that has it all, and the next attempt finds it. A flow always has what is given back.
- */
 const VOID = `
 WITH want AS MATERIALIZED (
   SELECT * FROM jsonb_to_recordset($2::text::jsonb) AS w (id uuid, quota_type_id int, period_start timestamptz)
@@ -18,16 +12,10 @@ WITH want AS MATERIALIZED (
   DELETE FROM quota_reservations r USING want w WHERE r.user_id = $1 AND r.id = w.id AND ${ONCE_LOCKED} RETURNING r.id, r.amount
 ), unlogged AS (
   DELETE FROM usage_logs l USING want w WHERE l.user_id = $1 AND l.id = w.id AND (SELECT count(*) FROM held) >= 0 RETURNING l.id, l.amount, l.created_at
-), ${markLate('unlogged', '$1')}, gone AS MATERIALIZED (
+), ${markLate('unlogged', '$1')}, change AS MATERIALIZED (
   SELECT w.quota_type_id, w.period_start, -sum(coalesce(u.amount, 0) + coalesce(h.amount, 0))::bigint AS used, sum(coalesce(h.amount, 0))::bigint AS gone
     FROM want w LEFT JOIN unlogged u ON u.id = w.id LEFT JOIN held h ON h.id = w.id GROUP BY 1, 2
-), delta AS MATERIALIZED (
-  SELECT g.quota_type_id, g.period_start, g.gone,
-         CASE WHEN t.kind = 'level' AND g.used < 0 AND k.used_amount + g.used < ${heldOf('k', '$1')} - g.gone THEN -1 - k.used_amount ELSE g.used END AS used
-    FROM gone g
-    LEFT JOIN locked k ON k.quota_type_id = g.quota_type_id AND k.period_start = g.period_start
-    LEFT JOIN quota_types t ON t.id = g.quota_type_id
-), ${MOVE_COUNTERS}
+), ${ABOVE_WHAT_IS_HELD}, ${MOVE_COUNTERS}
 ${MOVED_ROWS}`
 
 export async function voidCharges(db: Database, userId: string, charges: readonly HeldCharge[]): Promise<void> {

@@ -10,6 +10,7 @@ import {
   refusalOf,
   type WantedCharge
 } from '../charge/admit.ts'
+import { amend } from '../charge/amend.ts'
 import { type CommittedCharge, commit, type HeldCharge } from '../charge/commit.ts'
 import { release } from '../charge/release.ts'
 import { reserve } from '../charge/reserve.ts'
@@ -30,13 +31,15 @@ export interface Settling {
   commit(userId: string, charges: readonly CommittedCharge[], endpoint: string | null): Promise<Map<string, Balance>>
   release(userId: string, charges: readonly HeldCharge[]): Promise<Map<string, Balance>>
   voidCharges(userId: string, charges: readonly HeldCharge[]): Promise<void>
+  amend(userId: string, charges: readonly CommittedCharge[]): Promise<Map<string, Balance>>
 }
 
 /** One request's at a time. */
 export const settlingOn = (db: Database): Settling => ({
   commit: (...given) => commit(db, ...given),
   release: (...given) => release(db, ...given),
-  voidCharges: (...given) => voidCharges(db, ...given)
+  voidCharges: (...given) => voidCharges(db, ...given),
+  amend: (...given) => amend(db, ...given)
 })
 
 /** The database refused all that shared a statement, because of one of them: each asks for itself. */
@@ -170,6 +173,10 @@ export class Reservations implements Settling {
 
   voidCharges(userId: string, charges: readonly HeldCharge[]): Promise<void> {
     return voidCharges(this.#until(this.#deadline()), userId, charges)
+  }
+
+  amend(userId: string, charges: readonly CommittedCharge[]): Promise<Map<string, Balance>> {
+    return amend(this.#until(this.#deadline()), userId, charges)
   }
 
   /** Of a request's wait, by `performance.now()`: what is not done with others has what is left of it. */

@@ -1,0 +1,56 @@
+// A charge that is written already, and cost another amount than it says: its log row is written anew.
+import type { FastifyBaseLogger } from 'fastify'
+import type { Balance } from '../quota/balance.ts'
+import type { Emit } from '../quota/events.ts'
+import type { CommittedCharge } from '../store/charge/commit.ts'
+import type { Database } from '../store/database.ts'
+import { type Settling, settlingOn } from '../store/group/reservations.ts'
+import type { DenialMemory } from './denial-memory.ts'
+import type { Cost } from './headers.ts'
+import type { Owed, OwedListener } from './owed.ts'
+
+interface AmendContext {
+  db: Database
+  store: Settling
+  owed: Owed
+  denials: DenialMemory
+  emit: Emit<FastifyBaseLogger>
+}
+
+/** Whose charge it is, and who hears of what could not be written. */
+interface Charged extends Pick<OwedListener<never>, 'owed' | 'dropped'> {
+  readonly userId: string
+  readonly endpoint: string
+  readonly log: FastifyBaseLogger
+}
+
+interface Amendment {
+  former: readonly CommittedCharge[]
+  /** Each in the place of the one before. */
+  charges: readonly CommittedCharge[]
+}
+
+/** Resolves when it is written, or known to be owed; never rejects. `written` gives the costs that follow from the balances. */
+export async function amendCharges(
+  { db, denials, emit, owed, store }: AmendContext,
+  charged: Charged,
+  { former, charges }: Amendment,
+  written: (balances: Map<string, Balance>) => Cost[]
+): Promise<void> {
+  const { userId, endpoint, log } = charged
+  const amended = charges.filter(({ amount }, i) => amount !== former[i]?.amount)
+  if (amended.length === 0) return
+  await owed.attempt(store.amend(userId, amended), {
+    again: () => settlingOn(db).amend(userId, amended),
+    written: balances => {
+      // There may be room again.
+      denials.forget(userId)
+      const types = new Set(amended.map(({ type }) => type))
+      const told = written(balances).filter(({ type }) => types.has(type))
+      const facts = told.map(({ type, cost, remaining }) => ({ type, amount: cost, remaining }))
+      emit({ name: 'amended', userId, endpoint, charges: facts }, log)
+    },
+    owed: (error, over) => charged.owed(error, over),
+    dropped: error => charged.dropped(error)
+  })
+}

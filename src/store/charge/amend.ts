@@ -1,0 +1,43 @@
+// Charges another amount than was charged: what it really cost came to be known when its log row was written already.
+import type { Balance } from '../../quota/balance.ts'
+import type { Database } from '../database.ts'
+import { markLate } from '../rollup/mark-usage.ts'
+import type { CounterRow } from './admit.ts'
+import { balancesByType, type CommittedCharge } from './commit.ts'
+import { ABOVE_WHAT_IS_HELD, lockCounters, MOVE_COUNTERS, MOVED_ROWS, ONCE_LOCKED } from './move-counters.ts'
+
+/** By the difference from what the row says now, so that twice is once; where there is no row any more, nothing. The log's rows are never updated: a role needs no right to. */
+const AMEND = `
+WITH want AS MATERIALIZED (
+  SELECT * FROM jsonb_to_recordset($2::text::jsonb) AS w (id uuid, quota_type_id int, amount bigint, period_start timestamptz, metadata jsonb)
+), ${lockCounters('want')}, former AS MATERIALIZED (
+  DELETE FROM usage_logs l USING want w WHERE l.user_id = $1 AND l.id = w.id AND ${ONCE_LOCKED}
+  RETURNING l.id, l.quota_type_id, l.amount, l.endpoint, l.created_at
+), logged AS (
+  INSERT INTO usage_logs (user_id, id, quota_type_id, amount, endpoint, metadata, created_at)
+  SELECT $1, f.id, f.quota_type_id, w.amount, f.endpoint, w.metadata, f.created_at FROM former f JOIN want w ON w.id = f.id
+  RETURNING created_at
+), ${markLate('logged', '$1')}, change AS MATERIALIZED (
+  SELECT w.quota_type_id, w.period_start, sum(coalesce(w.amount - f.amount, 0))::bigint AS used, 0::bigint AS gone
+    FROM want w LEFT JOIN former f ON f.id = w.id GROUP BY 1, 2
+), ${ABOVE_WHAT_IS_HELD}, ${MOVE_COUNTERS}
+${MOVED_ROWS}`
+
+/** The balances afterwards, of those charges whose period still runs. */
+export async function amend(
+  db: Database,
+  userId: string,
+  charges: readonly CommittedCharge[]
+): Promise<Map<string, Balance>> {
+  const want = charges.map(({ id, typeId, amount, periodStart, metadata }) => ({
+    id,
+    quota_type_id: typeId,
+    amount,
+    period_start: periodStart,
+    metadata
+  }))
+  return balancesByType(
+    charges,
+    await db.query<CounterRow & { quota_type_id: number }>(AMEND, [userId, JSON.stringify(want)])
+  )
+}

@@ -1,0 +1,152 @@
+// What `setAmount` says when the charge is written already: no client that leaves early pays less for it, and none ends the process.
+import { once } from 'node:events'
+import { connect as openSocket } from 'node:net'
+import { PassThrough, Readable } from 'node:stream'
+import { setTimeout as sleep } from 'node:timers/promises'
+import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify'
+import t, { type Test } from 'tap'
+import { embedded } from '../fixtures/database.ts'
+import { logsOf, metered, newUser, usedBy } from '../fixtures/metered.ts'
+
+const db = await embedded(t)
+const COSTS = { config: { quota: { type: 'tokens', amount: 1 } } } as const
+
+type Handler = (request: FastifyRequest, reply: FastifyReply) => unknown
+
+/** Leaves after the first byte. */
+async function leave(app: FastifyInstance, user: string): Promise<void> {
+  await app.listen({ port: 0, host: '127.0.0.1' })
+  const { port } = app.server.address() as { port: number }
+  const socket = openSocket(port, '127.0.0.1')
+  socket.write(`GET / HTTP/1.1\r\nhost: x\r\nx-user: ${user}\r\n\r\n`)
+  await once(socket, 'data')
+  socket.destroy()
+}
+
+/** Waits until the one log row has this amount; what it has in the end. */
+async function amountOf(user: string, amount: number): Promise<number> {
+  for (let i = 0; ; i++) {
+    const logs = await logsOf(db, user)
+    if (logs.length !== 1) throw new Error(`${logs.length} log rows`)
+    if (logs[0]!.amount === amount || i === 200) return logs[0]!.amount
+    await sleep(10)
+  }
+}
+
+async function chargesLate(t: Test, handler: Handler): Promise<void> {
+  const app = await metered(t, db, app => void app.get('/', COSTS, handler))
+  const user = newUser()
+  await leave(app, user)
+  t.equal(await amountOf(user, 50), 50)
+  t.equal(await usedBy(db, user, 'tokens'), 50)
+}
+
+t.test("a generator's finally, after its client has left", t =>
+  chargesLate(t, (request, reply) =>
+    reply.send(
+      Readable.from(
+        (async function* () {
+          try {
+            for (;;) {
+              yield 'word '
+              await sleep(5)
+            }
+          } finally {
+            request.quota.setAmount('tokens', 50)
+          }
+        })()
+      )
+    )
+  )
+)
+
+t.test("a listener of the raw reply's own end", t =>
+  chargesLate(t, (request, reply) => {
+    reply.hijack()
+    reply.raw.writeHead(200)
+    const writing = setInterval(() => reply.raw.write('word '), 5)
+    reply.raw.on('close', () => {
+      clearInterval(writing)
+      request.quota.setAmount('tokens', 50)
+    })
+  })
+)
+
+t.test('a source that goes on while nobody reads', t =>
+  chargesLate(t, (request, reply) => {
+    const out = new PassThrough()
+    out.write('word')
+    reply.raw.on('close', () => setTimeout(() => request.quota.setAmount('tokens', 50), 30))
+    return reply.send(out)
+  })
+)
+
+t.test('a hijacked reply whose handler works on', t =>
+  chargesLate(t, async (request, reply) => {
+    reply.hijack()
+    reply.raw.writeHead(200)
+    for (let i = 0; i < 10; i++) {
+      reply.raw.write('word ')
+      await sleep(10)
+    }
+    request.quota.setAmount('tokens', 50)
+    reply.raw.end()
+  })
+)
+
+t.test("an onSend hook of the application's: the headers say it, and the row", async t => {
+  const app = await metered(t, db, app => {
+    app.addHook('onSend', async (request, _, payload) => {
+      request.quota.setAmount('tokens', Buffer.byteLength(payload as string))
+      request.quota.setAmount('tokens', Buffer.byteLength(payload as string) * 2)
+    })
+    app.get('/', COSTS, async () => 'ü'.repeat(100))
+  })
+  const user = newUser()
+  const { statusCode, headers } = await app.inject({ url: '/', headers: { 'x-user': user } })
+  t.equal(statusCode, 200)
+  t.match(headers, { 'x-quota-cost': 400, 'x-quota-used': 400, 'x-quota-remaining': 600 })
+  t.equal(await amountOf(user, 400), 400)
+  t.match(app.quota.counts(), { charged: 1, amended: 1 })
+  const again = await app.inject({ url: '/', headers: { 'x-user': user } })
+  t.match(again.headers, { 'x-quota-cost': 400, 'x-quota-used': 800, 'x-quota-remaining': 200 })
+})
+
+t.test('less than was charged makes room at once, also for who was refused', async t => {
+  let set = (_: number) => {}
+  const app = await metered(t, db, app => {
+    app.get('/', { config: { quota: { type: 'tokens', amount: 1000 } } }, async request => {
+      set = amount => request.quota.setAmount('tokens', amount)
+      return 'done'
+    })
+  })
+  const user = newUser()
+  const ask = async () => (await app.inject({ url: '/', headers: { 'x-user': user } })).statusCode
+  t.equal(await ask(), 200)
+  t.equal(await ask(), 402)
+  set(0)
+  t.equal(await amountOf(user, 0), 0)
+  t.equal(await ask(), 200)
+})
+
+t.test('of a reply that was not charged, and one that is not any more, nothing is', async t => {
+  let set = (_: number) => {}
+  const app = await metered(t, db, app => {
+    app.addHook('onSend', async (request, reply) => {
+      set = amount => request.quota.setAmount('tokens', amount)
+      if (request.url === '/undone') reply.code(500)
+      set(7)
+    })
+    app.get('/failed', COSTS, (_, reply) => reply.code(404).send('none'))
+    app.get('/undone', COSTS, async () => 'done')
+  })
+  for (const url of ['/failed', '/undone']) {
+    const user = newUser()
+    const { headers } = await app.inject({ url, headers: { 'x-user': user } })
+    t.equal(Number(headers['x-quota-cost']), 0)
+    set(9)
+    await sleep(50)
+    t.strictSame(await logsOf(db, user), [])
+    t.equal(await usedBy(db, user, 'tokens'), 0)
+  }
+})
