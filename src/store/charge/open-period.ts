@@ -14,7 +14,7 @@ SELECT l.quota_type_id, t.kind, t.period, u.time_zone, to_jsonb(u.period_anchor)
 /**
  * Closes what still is the period that was read, and opens the next: of 50 requests at a boundary one does it, and 49 find it
  * done. The next never begins in the closed one: a zone that was changed, or an hour cut short by a DST night, would overlap it. The
- * running period has a row already; a counter that was inserted by hand may lack it.
+ * running period has a row already; a counter that was inserted by hand may lack it, and one that was moved to an earlier period has left its own behind.
  */
 const ROLL = `
 WITH want AS MATERIALIZED (
@@ -34,6 +34,9 @@ WITH want AS MATERIALIZED (
          closed_at = excluded.closed_at
 ), opened AS (
   INSERT INTO quota_periods (user_id, quota_type_id, period_start, period_end) SELECT user_id, quota_type_id, next_start, next_end FROM ended
+  ON CONFLICT (user_id, quota_type_id, period_start) DO UPDATE
+     SET period_end = excluded.period_end, limit_amount = excluded.limit_amount, used_amount = excluded.used_amount,
+         closed_at = excluded.closed_at
 ), rolled AS (
   UPDATE quota_limits l
      SET used_amount = 0, period_start = e.next_start, period_end = e.next_end, updated_at = now()

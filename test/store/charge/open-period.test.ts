@@ -240,3 +240,22 @@ onBoth('a flow that never restarts opens without an end, and rolls over to none'
   await hold(db, 'alice', { more: 2 }, { at: day('2026-02-10') })
   t.match((await viewQuotas(db, 'alice', 'more', day('2026-02-10'))).quotas, [{ reserved: 2, resetsAt: null }])
 })
+
+onBoth(
+  'a counter that was moved to an earlier period by hand rolls over into the one that it came from',
+  async (t, db) => {
+    await declareTypes(db, { calls: { limit: 10 } })
+    await consumeAt(db, 2, '2026-02-10')
+    await db.query("UPDATE quota_limits SET period_start = '2026-01-01Z', period_end = '2026-02-01Z'")
+    await db.query("UPDATE usage_logs SET created_at = '2026-01-10Z'")
+    await consumeAt(db, 1, '2026-02-10')
+    t.strictSame(
+      (await periodsOf(db, 'alice', 'calls')).map(p => [p.start, p.end, p.limit, p.used, p.closed]),
+      [
+        [iso('2026-01-01'), iso('2026-02-01'), 10, 2, true],
+        [iso('2026-02-01'), iso('2026-03-01'), null, 0, false]
+      ]
+    )
+    t.strictSame(await standing(db, 'alice', 'calls', day('2026-02-10')), [1, 0, 9])
+  }
+)
