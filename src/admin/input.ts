@@ -103,16 +103,24 @@ export function readTimeZone(query: Query, field: string, { default: fallback }:
   return value
 }
 
-const ISO_DATE = /^\d{4}-\d{2}-\d{2}(T\d{2}:\d{2}(:\d{2}(\.\d{1,9})?)?(Z|[+-]\d{2}:\d{2}))?$/
+const ISO_DATE = /^(\d{4}-\d{2}-\d{2})(?:T(\d{2}:\d{2}(?::\d{2}(?:\.\d{1,9})?)?)(Z|([+-]\d{2}):?(\d{2})?)?)?$/
 
-/** ISO 8601: a day (its first instant, in UTC), or an instant with its offset. */
+/** As JavaScript reads them all alike: it takes a time without an offset for its own zone's. */
+function dateIn(value: string): Date {
+  const [, day, time = '00:00', offset, hours, minutes = '00'] = ISO_DATE.exec(value) ?? []
+  return new Date(
+    day === undefined ? Number.NaN : `${day}T${time}${hours === undefined ? (offset ?? 'Z') : `${hours}:${minutes}`}`
+  )
+}
+
+/** ISO 8601: a day (its first instant), or an instant; in UTC where it has no offset. */
 function readInstant(query: Query, field: string): Date | undefined {
   const value = query[field]
   if (value === undefined) return undefined
   // In a query a + is a space.
-  if (/ \d{2}:\d{2}$/.test(value))
+  if (/T.* \d{2}:?(\d{2})?$/.test(value))
     throw refuse(field, 'has a space where its offset begins; in a URL a + is written %2B')
-  const date = ISO_DATE.test(value) ? new Date(value) : new Date(Number.NaN)
+  const date = dateIn(value)
   const year = date.getUTCFullYear()
   if (!(year >= 1970 && year <= 9999))
     throw refuse(

@@ -31,12 +31,13 @@ export const REASON_FIELD = {
 export const SPAN_FIELDS = {
   start_date: {
     type: 'string',
-    description: 'From this ISO 8601 day (UTC) or instant on.',
+    description: 'From this ISO 8601 day or instant on; in UTC where it has no offset.',
     examples: ['2026-01-01']
   },
   end_date: {
     type: 'string',
-    description: 'Until this ISO 8601 instant, which is not included; a day is included whole.',
+    description:
+      'Until this ISO 8601 instant, which is not included; a day is included whole. In UTC where it has no offset.',
     examples: ['2099-12-31']
   }
 } as const

@@ -109,6 +109,7 @@ function answer(
 ): Balance | undefined {
   if (first === undefined) return undefined
   if (first.typeId !== typeId || first.amount !== amount) throw new FST_QUOTA_IDEMPOTENCY_MISMATCH()
-  const { limit, used, reserved } = first.balance
-  return { type, ...first.balance, remaining: remainingOf(limit, used, reserved) }
+  const { limit, used, reserved, periodStart, resetsAt } = first.balance
+  // In the order of the first answer, so that both are the same text as JSON.
+  return { type, limit, used, reserved, remaining: remainingOf(limit, used, reserved), periodStart, resetsAt }
 }

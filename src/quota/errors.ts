@@ -86,7 +86,7 @@ export const FST_QUOTA_INVALID_REQUEST = createError<[field: string, remedy: str
 /** `amount` threw, or gave what is no amount: the rule's fault, not the client's. */
 export const FST_QUOTA_AMOUNT_FUNCTION = createError<[type: string, what: string, cause?: { cause: unknown }]>(
   'FST_QUOTA_AMOUNT_FUNCTION',
-  "The amount function of quota type '%s' %s; nothing was charged.",
+  "The amount function of quota type '%s' %s; nothing was charged. It runs before the body is read.",
   500
 )
 export const FST_QUOTA_KIND_MISMATCH = createError<[type: string, kind: string, remedy: string]>(
@@ -167,7 +167,9 @@ export class FST_QUOTA_EXCEEDED extends Exceeded {
 
   constructor(violations: readonly Violation[]) {
     const [first] = violations as [Violation]
-    super(first.type, first.required, first.remaining)
+    // Unlimited ends where JavaScript's whole numbers do.
+    const { limit, used, reserved } = first
+    super(first.type, first.required, limit < 0 ? Number.MAX_SAFE_INTEGER - used - reserved : first.remaining)
     this.violations = violations
   }
 }

@@ -124,6 +124,12 @@ function readCharge<Request>(
 ): Required<Charge<Request>> {
   if (typeof item === 'string') return { type: item as QuotaTypeKey, amount: fallback ?? 1 }
   requireObject(path, item, "{ type: 'api_calls', amount: 1 }")
+  const ofAll = OPTION_FIELDS.find(field => field in item)
+  if (ofAll !== undefined)
+    throw new FST_QUOTA_INVALID_OPTION(
+      `${path}.${ofAll}`,
+      `stands beside the charges, for all of them together: { quota: …, ${ofAll} }`
+    )
   refuseUnknown(path, item, ['type', 'amount'])
   const { type, amount = fallback ?? 1 } = item
   if (typeof type !== 'string') throw new FST_QUOTA_INVALID_OPTION(`${path}.type`, 'must be the key of a quota type')

@@ -43,17 +43,23 @@ async function askedCosts(
   return costs
 }
 
-/** Throws FST_QUOTA_AMOUNT_FUNCTION: a cost that is unknown is the rule's fault, and never a default. Where it asked `app.quota`, the store's error is given on. */
+/**
+ * Throws FST_QUOTA_AMOUNT_FUNCTION: a cost that is unknown is the rule's fault, and never a default. What says by itself how it is to be answered
+ * is given on: the store's error, where it asked `app.quota`, and one that has a status, as a 413 of the application's.
+ */
 async function amountOf(type: string, amount: ChargeAmount<FastifyRequest>, request: FastifyRequest): Promise<number> {
   if (typeof amount === 'number') return amount
   let value: unknown
   try {
     value = await amount(request)
   } catch (error) {
-    if (error instanceof FST_QUOTA_STORE) throw error
+    if (error instanceof FST_QUOTA_STORE || hasStatus(error)) throw error
     throw new FST_QUOTA_AMOUNT_FUNCTION(type, 'threw', { cause: error })
   }
   if (!isAmount(value))
     throw new FST_QUOTA_AMOUNT_FUNCTION(type, `gave ${String(value)}, which is no whole number from 0 to 2^53−1`)
   return value
 }
+
+const hasStatus = (error: unknown): boolean =>
+  error instanceof Error && Number.isInteger((error as { statusCode?: unknown }).statusCode)

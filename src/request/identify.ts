@@ -3,11 +3,14 @@ import type { FastifyRequest } from 'fastify'
 import { FST_QUOTA_UNAUTHORIZED } from '../quota/errors.ts'
 import { isUserId } from '../quota/user-id.ts'
 
+/** A list is nobody: it is here because Node types a header so. */
+type Identity = string | readonly string[] | null | undefined
+
 /**
- * The id of who is charged: 1–255 characters, no control characters. Nothing (null, undefined, '') is answered with 401; an
+ * The id of who is charged: 1–255 characters, no control characters. Nothing (null, undefined, '') is answered with 401, and so is a list; an
  * error it throws goes to the application's error handler, with its own status code.
  */
-export type Identify = (request: FastifyRequest) => string | null | undefined | Promise<string | null | undefined>
+export type Identify = (request: FastifyRequest) => Identity | Promise<Identity>
 
 /** Of a text that signs tokens. */
 export const MIN_SECRET_LENGTH = 32

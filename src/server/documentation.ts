@@ -47,8 +47,11 @@ export async function addDocumentation(
     }),
     transformObject: document => markOptionalBodies('openapiObject' in document ? document.openapiObject : {})
   })
-  await app.register(swaggerUi, { routePrefix: '/docs', staticCSP: true })
+  await app.register(swaggerUi, { routePrefix: '/docs', staticCSP: true, transformStaticCSP: overHttp })
 }
+
+/** It is served over plain HTTP, and may be by another host than the reader's own: there browsers would ask for its scripts by HTTPS, in vain. */
+const overHttp = (policy: string): string => policy.replace(/\s*upgrade-insecure-requests;?/, '')
 
 function securityOf(url: string, caller: Scheme): { [scheme: string]: [] }[] {
   if (url === '/health') return []

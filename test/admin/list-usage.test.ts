@@ -96,6 +96,9 @@ t.test('200: between two instants, the first included and the last not, a day as
   t.notOk((await amounts({ user_id: user, end_date: created })).includes(1))
   const offset = created.replace('Z', '+00:00')
   t.equal((await amounts({ user_id: user, start_date: offset })).length, 3)
+  const local = new Date(Date.parse(created) + 2 * 3_600_000).toISOString().replace('Z', '')
+  for (const same of [created.replace('Z', ''), `${local}+02:00`, `${local}+0200`, `${local}+02`])
+    t.strictSame(await amounts({ user_id: user, start_date: same }), await amounts(from), same)
   const [day] = created.split('T') as [string]
   t.ok((await amounts({ user_id: user, start_date: day, end_date: day })).includes(1))
   t.strictSame(await amounts({ user_id: user, end_date: '2020-01-01' }), [])
@@ -116,7 +119,8 @@ t.test('400: what is malformed, by its field', async t => {
       '',
       '1969-12-31'
     ].map((v): [string, string] => ['start_date', v]),
-    ['end_date', '2026-11-24T10:00:00'],
+    ['end_date', '2026-11-24T10:00:00+25:00'],
+    ['end_date', '2026-11-24 10:00:00'],
     ['user_id', ''],
     ['user_id', 'a\u0000b'],
     ['user_id', 'a'.repeat(256)],

@@ -11,6 +11,7 @@ t.test('gives the first answer again, and charges nothing more', async t => {
   await quota.consume(user, 'calls', 5)
   const again = await quota.consume(user, 'calls', 3, { idempotencyKey: 'order-1', metadata: { retry: true } })
   t.strictSame(again, first)
+  t.equal(JSON.stringify(again), JSON.stringify(first))
   t.strictSame(await tally(quota, user), [8, 0, 2])
   t.strictSame(
     (await logsOf(db, user)).map(({ amount }) => amount),

@@ -92,6 +92,19 @@ t.test('keeps what caused an error, and out of its message', async t => {
 })
 
 t.test('takes a percent sign in a value as it stands', async t => {
+  const unlimited = {
+    type: 'calls',
+    limit: -1,
+    used: 9,
+    reserved: 1,
+    remaining: -1,
+    periodStart: new Date(),
+    resetsAt: null
+  }
+  t.match(
+    new errors.FST_QUOTA_EXCEEDED([{ ...unlimited, required: Number.MAX_SAFE_INTEGER, retryAfter: null }]).message,
+    `${Number.MAX_SAFE_INTEGER} needed, ${Number.MAX_SAFE_INTEGER - 10} left`
+  )
   t.equal(new errors.FST_QUOTA_SETTLED('100%s').message, 'The reservation is 100%s already.')
 })
 

@@ -144,6 +144,19 @@ t.test('refuses one amount for several types', async t => {
   }
 })
 
+t.test('says where the options of all charges stand', async t => {
+  const refused: [written: unknown, path: string][] = [
+    [['calls', { type: 'tokens', charge: isSuccess }], 'config.quota[1].charge'],
+    [{ quota: { type: 'calls', denial: {} } }, 'config.quota.quota.denial'],
+    [[{ type: 'calls', storeFailure: 'open' }], 'config.quota[0].storeFailure']
+  ]
+  for (const [written, path] of refused) {
+    const field = path.split('.').at(-1)
+    const message = `Option ${path} stands beside the charges, for all of them together: { quota: …, ${field} }.`
+    t.throws(() => read(written), { code, message }, path)
+  }
+})
+
 t.test('refuses a type that is named twice', async t => {
   for (const written of [
     ['calls', 'calls'],
@@ -158,9 +171,7 @@ t.test('refuses a field that nobody knows, by its path', async t => {
   const refused: [written: unknown, path: string][] = [
     [{ type: 'calls', ammount: 5 }, 'config.quota.ammount'],
     [{ quota: 'calls', limit: 5 }, 'config.quota.limit'],
-    [{ quota: 'calls', type: 'calls' }, 'config.quota.type'],
-    [['calls', { type: 'tokens', charge: isSuccess }], 'config.quota[1].charge'],
-    [{ quota: { type: 'calls', denial: {} } }, 'config.quota.quota.denial']
+    [{ quota: 'calls', type: 'calls' }, 'config.quota.type']
   ]
   for (const [written, path] of refused) {
     t.throws(() => read(written), { code, message: `Option ${path} is not known; known here: ` }, path)

@@ -177,6 +177,21 @@ for (const [n, what] of [
   })
 }
 
+t.test('an error of an amount function that has a status is answered with it', async t => {
+  const amount = () => {
+    throw Object.assign(new Error('too large'), { statusCode: 413 })
+  }
+  const app = await metered(
+    t,
+    db,
+    app => void app.get('/work', { config: { quota: { type: 'calls', amount } } }, async () => 'done')
+  )
+  const user = newUser()
+  const response = await ask(app, user, '/work')
+  t.match(response.json(), { statusCode: 413, message: 'too large' })
+  t.equal(await usedBy(db, user), 0)
+})
+
 t.test('charges a late amount above the reservation in full, also past the limit, and the log row says so', async t => {
   const app = await metered(
     t,

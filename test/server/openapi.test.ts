@@ -245,4 +245,7 @@ t.test('is shown as a page', async t => {
   const page = await app.inject('/docs/')
   t.equal(page.statusCode, 200)
   t.match(page.headers['content-type'], /^text\/html/)
+  const policy = String(page.headers['content-security-policy'])
+  t.match(policy, "default-src 'self'")
+  t.notMatch(policy, 'upgrade-insecure-requests', 'also where it is asked for over HTTP by another host')
 })

@@ -62,6 +62,7 @@ export async function optionTypes(): Promise<void> {
   await app.register(quotaPlugin)
   await app.register(quotaPlugin, { quotas: { calls: { limit: 5 } } })
   await app.register(quotaPlugin, { identify: async request => request.headers.authorization })
+  await app.register(quotaPlugin, { identify: request => request.headers['x-user-id'] })
   // @ts-expect-error a limit is needed
   await app.register(quotaPlugin, { quotas: { calls: {} } })
   // @ts-expect-error a misspelt option

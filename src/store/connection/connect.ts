@@ -1,9 +1,11 @@
 // From the option `connection` to a database that is ready: a URL, a directory, or the application's own Drizzle database.
-import { is } from 'drizzle-orm'
+import { entityKind, is } from 'drizzle-orm'
 import { PgDatabase } from 'drizzle-orm/pg-core'
 import { FST_QUOTA_CONNECTION } from '../../quota/errors.ts'
 import { refuseUnknown } from '../../quota/option.ts'
 import { type Database, type Driver, type Orm, openDatabase, runThrough } from '../database.ts'
+import { missingFromSchema } from '../migration/check-schema.ts'
+import { migrate } from '../migration/migrate.ts'
 import { requireApart } from './check-transactions.ts'
 import { connectEmbedded } from './connect-embedded.ts'
 import { connectServer, type Patience, requireReady } from './connect-server.ts'
@@ -16,7 +18,7 @@ import type { ServerConnection } from './server-url.ts'
  *   server; what is libpq's or Prisma's alone is left out
  * - `{ url, … }`: the same with options of postgres.js (`max`, `ssl`, `prepare` …)
  * - `{ dataDir }`: the embedded database in this directory, for one process
- * - a Drizzle database of yours, on a pool of any PostgreSQL driver; it stays yours, and is not closed
+ * - a Drizzle database of yours, on a pool of any PostgreSQL driver, or on PGlite, where the tables are made; it stays yours, and is not closed
  */
 export type Connection = string | ServerConnection | { dataDir: string } | Orm
 
@@ -24,6 +26,7 @@ export type Connection = string | ServerConnection | { dataDir: string } | Orm
 export async function connect(connection: Connection | undefined, patience?: Patience): Promise<Database> {
   const db = await open(connection, patience)
   try {
+    if (db.kind === 'drizzle' && isInProcess(db.orm) && (await missingFromSchema(db)).length > 0) await migrate(db)
     if (db.kind !== 'embedded') await requireReady(db)
     if (db.kind === 'drizzle') await requireApart(db)
     return db
@@ -32,6 +35,10 @@ export async function connect(connection: Connection | undefined, patience?: Pat
     throw error
   }
 }
+
+/** An engine within the application's own process: no command of ours can reach it. */
+const isInProcess = (orm: Orm): boolean =>
+  (orm.constructor as { [entityKind]?: string })[entityKind] === 'PgliteDatabase'
 
 /**
  * Opens it and asks nothing of its tables: for those who are about to make them. Its `deadlineMs` may be long where nobody
