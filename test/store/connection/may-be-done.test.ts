@@ -13,7 +13,12 @@ const failed = (code: string, afterMs = 0): Promise<unknown> =>
     20
   ).catch(error => error)
 
-for (const code of ['57014', '55P03', '40P01', '23505', 'XX000', 'ECONNREFUSED', 'CONNECT_TIMEOUT']) {
+const NOT_DONE = [
+  ...['57014', '55P03', '40P01', '23505', 'XX000'],
+  ...['ECONNREFUSED', 'ENOTFOUND', 'EAI_AGAIN', 'CONNECT_TIMEOUT', 'CONNECTION_ENDED']
+]
+
+for (const code of NOT_DONE) {
   for (const afterMs of [0, 60])
     t.test(`not done: ${code}, after ${afterMs} ms`, async t => {
       t.notOk(await mayBeDone(await failed(code, afterMs), PATIENCE_MS))
