@@ -12,7 +12,8 @@ import { holdMany } from '../../src/store/group/hold-many.ts'
 import { Reservations } from '../../src/store/group/reservations.ts'
 import { adjustQuota } from '../../src/store/operator/adjust-quota.ts'
 import { listUsage } from '../../src/store/operator/list-usage.ts'
-import { BY, costing, logOf, standing, wanted } from '../fixtures/charges.ts'
+import { resetQuota } from '../../src/store/operator/reset-quota.ts'
+import { BY, costing, logOf, periodsOf, standing, wanted } from '../fixtures/charges.ts'
 import { server } from '../fixtures/database.ts'
 import { violations } from '../fixtures/invariants.ts'
 import { untilWaiting } from '../fixtures/lock-waits.ts'
@@ -231,6 +232,22 @@ t.test('what cost another amount than was held is charged together with others a
     })
   )
   for (const [i, user] of users.entries()) t.strictSame(await standing(db, user, 'calls'), [i, 1, 999 - i])
+  t.strictSame(await violations(db), [])
+})
+
+t.test('what a closed period held is given back and charged there, and the running one is left alone', async t => {
+  const { db, store, reserve } = await begin(t, 10)
+  const [first, second] = [await reserve('alice', { amount: 3 }), await reserve('alice', { amount: 4 })]
+  if (!first.admitted || !second.admitted) throw new Error('denied')
+  await resetQuota(db, 'alice', 'calls', BY)
+  await reserve('alice', { amount: 8 })
+  await store.release('alice', first.charges)
+  await store.commit('alice', costing(second.charges, { calls: 2 }), '/a')
+  t.strictSame(await standing(db, 'alice', 'calls'), [0, 8, 2])
+  t.match(await periodsOf(db, 'alice', 'calls'), [
+    { used: 2, reserved: 0, closed: true },
+    { used: 0, closed: false }
+  ])
   t.strictSame(await violations(db), [])
 })
 
