@@ -368,7 +368,7 @@ t.test('a new user and an ended period are seen to once, and the first come are 
   const { db } = begun
   const { watched: seenThrough, sent } = watched(db)
   const { reserve } = reservingOn(new Reservations(seenThrough, PATIENCE_MS), begun.type)
-  const amounts = [4, 7, 5, 1, 1]
+  const amounts = [4, 7, 6, 1, 1]
   const all = async () =>
     (await Promise.all(amounts.map(amount => reserve('alice', { amount })))).map(({ admitted }) => admitted)
   t.strictSame(await all(), inTurn(10, amounts))
