@@ -255,6 +255,8 @@ t.test('who is held up by somebody else holds up nobody', async t => {
   const { url, db, store, reserve } = await begin(t)
   const users = usersOf(5)
   await seen(users, reserve)
+  const held = await reserve('user-0')
+  if (!held.admitted) throw new Error('denied')
   const other = postgres(url, { max: 1 })
   t.teardown(() => other.end())
   let letGo = () => {}
@@ -270,21 +272,26 @@ t.test('who is held up by somebody else holds up nobody', async t => {
     })
   })
   await isLocked
-  let isAnswered = false
-  const stuck = reserve('user-0').finally(() => {
-    isAnswered = true
-  })
-  for (const user of users.slice(1)) {
+  let answered = 0
+  const answer = () => {
+    answered += 1
+  }
+  const released = store.release('user-0', held.charges).finally(answer)
+  const stuck = reserve('user-0').finally(answer)
+  for (const [calls, user] of users.entries()) {
+    if (user === 'user-0') continue
     const outcome = await reserve(user)
     if (!outcome.admitted) throw new Error('denied')
-    await store.commit(user, costing(outcome.charges), '/a')
+    await store.commit(user, costing(outcome.charges, { calls }), '/a')
   }
   await untilWaiting(db)
-  t.notOk(isAnswered)
+  t.equal(answered, 0)
   t.equal((await logOf(db, 'user-4')).length, 1)
   letGo()
   await holding
+  await released
   t.ok((await stuck).admitted)
+  t.strictSame(await standing(db, 'user-0', 'calls'), [0, 2, 998])
   t.strictSame(await violations(db), [])
 })
 
