@@ -495,3 +495,18 @@ t.test('what is given back and charged in the same statement makes room for what
   t.notOk((await reserve('alice')).admitted)
   t.strictSame(await violations(db), [])
 })
+
+t.test('what is given back of one type makes no room in another', async t => {
+  const { db, type } = await begin(t, 10)
+  await declareTypes(db, { calls: { limit: 10 }, others: { limit: 10 } })
+  const store = new Reservations(db, PATIENCE_MS, { distributed: true })
+  const calls = reservingOn(store, type)
+  const others = reservingOn(store, (await wanted(db, { others: 1 }))[0]!)
+  const held = await calls.reserve('alice', { amount: 6 })
+  if (!held.admitted) throw new Error('denied')
+  await others.reserve('alice', { amount: 10 })
+  const [, refused] = await Promise.all([store.release('alice', held.charges), others.reserve('alice', { amount: 5 })])
+  t.notOk(refused.admitted)
+  t.strictSame(await standing(db, 'alice', 'calls'), [0, 0, 10])
+  t.strictSame(await violations(db), [])
+})
