@@ -1,0 +1,78 @@
+import { syncBuiltinESMExports } from 'node:module'
+import timers from 'node:timers/promises'
+import t from 'tap'
+import { declareTypes } from '../../src/store/catalogue/declare-types.ts'
+import { DenialTally } from '../../src/upkeep/denial-tally.ts'
+import { LiveReservationSet } from '../../src/upkeep/live-reservations.ts'
+import { startUpkeep } from '../../src/upkeep/upkeep.ts'
+import { UsageRollups } from '../../src/upkeep/usage-rollups.ts'
+import { hold } from '../fixtures/charges.ts'
+import { embedded } from '../fixtures/database.ts'
+import { until } from '../fixtures/ledger.ts'
+
+const HOUR_MS = 3_600_000
+const { setTimeout: sleep } = timers
+
+/** What each table has until the upkeep has seen to it, by what is lost where it does not. */
+const LEFT = {
+  'what is dead is given back': "quota_reservations WHERE user_id = 'alice'",
+  'what lives is renewed': "quota_reservations WHERE user_id = 'bob' AND expires_at < now() + interval '30 minutes'",
+  'denials are counted': "(SELECT 1 WHERE NOT EXISTS (SELECT 1 FROM quota_denials WHERE user_id = 'alice')) d",
+  'the log is added up': "(SELECT 1 WHERE NOT EXISTS (SELECT 1 FROM quota_usage_days WHERE user_id = 'gone')) d",
+  'all idempotency keys that are a day old are forgotten': "quota_idempotency_keys WHERE key <> 'young'",
+  'sums that nobody looks back to are forgotten': "quota_rollups WHERE day_end < now() - interval '400 days'",
+  'what is not to be kept is deleted': "usage_logs WHERE user_id = 'old'"
+}
+
+t.test('all that is done without a request is done, each at its time', async t => {
+  const db = await embedded(t)
+  await declareTypes(db, { calls: { limit: 10, period: 'never' } })
+  const live = new LiveReservationSet(HOUR_MS)
+  const errors: unknown[] = []
+  const tally = new DenialTally(db)
+  const rollups = new UsageRollups(db, error => errors.push(error))
+  await hold(db, 'alice', { calls: 1 }, { leaseMs: 1 })
+  const charges = await hold(db, 'bob', { calls: 1 })
+  const held = { userId: 'bob', charges, renewAt: 0, renewUntil: Number.POSITIVE_INFINITY, livePlace: -1 }
+  live.join(held)
+  held.renewAt = 0
+  await db.query(`
+    INSERT INTO usage_logs (user_id, quota_type_id, amount, created_at)
+    SELECT CASE WHEN n = 0 THEN 'old' ELSE 'gone' END, id, 1, now() - CASE WHEN n = 0 THEN interval '32 days' ELSE interval '2 days' END
+      FROM generate_series(0, 1000) n CROSS JOIN quota_types`)
+  await db.query(`
+    INSERT INTO quota_idempotency_keys (user_id, key, quota_type_id, amount, balance, created_at)
+    SELECT 'alice', CASE WHEN n = 0 THEN 'young' ELSE n::text END, id, 1, '{}', now() - least(n, 1) * interval '25 hours'
+      FROM generate_series(0, 1001) n CROSS JOIN quota_types`)
+  await db.query(`
+    INSERT INTO quota_rollups (time_zone, day_start, day_end, rolled_until)
+    SELECT 'UTC', day, day + interval '1 day', day FROM (SELECT now() - interval '500 days' AS day) d`)
+  const left = async (table: string) => (await db.query<{ n: number }>(`SELECT count(*)::int AS n FROM ${table}`))[0]!.n
+  for (const [what, table] of Object.entries(LEFT)) t.ok((await left(table)) > 0, `not yet: ${what}`)
+
+  // Little more than an hour passes, within a fortieth of a second: what is done by the hour is done once.
+  let hourly = 2
+  const passing = (ms: number) => (ms < HOUR_MS || (ms === HOUR_MS && hourly-- > 0) ? ms / 144_000 : 2 ** 31 - 1)
+  t.intercept(timers, 'setTimeout', {
+    value: (ms: number, ...given: [undefined, object]) => sleep(passing(ms), ...given)
+  })
+  syncBuiltinESMExports()
+  const upkeep = startUpkeep(
+    db,
+    { live, tally, rollups },
+    { reservationTtlMs: HOUR_MS, retention: { usageLogs: 30 } },
+    error => errors.push(error)
+  )
+  tally.hear({
+    name: 'denied',
+    userId: 'alice',
+    endpoint: '/a',
+    charges: [{ type: 'calls', amount: 1, remaining: 0, limit: 10 }],
+    statusCode: 402,
+    at: new Date()
+  })
+  for (const [what, table] of Object.entries(LEFT)) await until(what, 5_000, async () => (await left(table)) === 0)
+  t.equal(await left('quota_idempotency_keys'), 1)
+  await upkeep.stop()
+  t.strictSame(errors, [])
+})
