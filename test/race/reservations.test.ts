@@ -228,10 +228,15 @@ t.test('what cost another amount than was held is charged together with others a
   await Promise.all(
     outcomes.map((outcome, i) => {
       if (!outcome.admitted) throw new Error('denied')
-      return store.commit(users[i] as string, costing(outcome.charges, { calls: i }), '/a')
+      const charges = costing(outcome.charges, { calls: i }).map(charge => ({ ...charge, metadata: { i } }))
+      return store.commit(users[i] as string, charges, `/${i}`)
     })
   )
-  for (const [i, user] of users.entries()) t.strictSame(await standing(db, user, 'calls'), [i, 1, 999 - i])
+  for (const [i, user] of users.entries()) {
+    t.strictSame(await standing(db, user, 'calls'), [i, 1, 999 - i])
+    const [row] = await listUsage(db, { userId: user }, { limit: 1 })
+    t.match(row, { amount: i, endpoint: `/${i}`, metadata: `{"i": ${i}}` })
+  }
   t.strictSame(await violations(db), [])
 })
 
@@ -486,12 +491,23 @@ t.test('what is given back and charged in the same statement makes room for what
   const first = await reserve('alice', { amount: 6 })
   const second = await reserve('alice', { amount: 4 })
   if (!first.admitted || !second.admitted) throw new Error('denied')
-  const [, , third] = await Promise.all([
+  const [released, charged, ...held] = await Promise.all([
     store.release('alice', first.charges),
     store.commit('alice', costing(second.charges), '/a'),
-    reserve('alice', { amount: 6 })
+    reserve('alice', { amount: 4 }),
+    reserve('alice', { amount: 2 })
   ])
-  t.ok(third.admitted)
+  const balances = held.map(outcome => (outcome.admitted ? outcome.charges[0]!.balance : undefined))
+  t.strictSame(
+    [released.get('calls'), charged.get('calls'), ...balances].map(of => of && [of.used, of.reserved, of.remaining]),
+    [
+      [4, 0, 6],
+      [4, 0, 6],
+      [4, 4, 2],
+      [4, 6, 0]
+    ],
+    'each is told what there was after its own turn'
+  )
   t.notOk((await reserve('alice')).admitted)
   t.strictSame(await violations(db), [])
 })
