@@ -1,0 +1,70 @@
+import t from 'tap'
+import { declareTypes } from '../../src/store/catalogue/declare-types.ts'
+import { type RetentionOptions, readRetention, retain } from '../../src/upkeep/retention.ts'
+import { hold } from '../fixtures/charges.ts'
+import { embedded } from '../fixtures/database.ts'
+import { empty } from '../fixtures/empty.ts'
+
+const db = await embedded(t)
+t.beforeEach(() => empty(db))
+
+const countOf = async (table: string) =>
+  (await db.query<{ n: number }>(`SELECT count(*)::int AS n FROM ${table}`))[0]!.n
+
+/** So many rows of a user who is gone, a second apart. */
+const log = (rows: number, daysAgo: number) =>
+  db.query(
+    `INSERT INTO usage_logs (user_id, quota_type_id, amount, created_at)
+     SELECT 'gone', id, 1, now() - $2::float8 * interval '1 day' + n * interval '1 second' FROM generate_series(1, $1::int) n CROSS JOIN quota_types`,
+    [rows, daysAgo]
+  )
+
+t.test('takes whole days from 1 to 36 500, and nothing else', async t => {
+  for (const days of [1, 36_500]) t.strictSame(readRetention({ usageLogs: days }), { usageLogs: days })
+  for (const days of [0, -1, 1.5, 36_501, Number.NaN, '30', null])
+    for (const field of ['usageLogs', 'denials'])
+      t.throws(
+        () => readRetention({ [field]: days } as RetentionOptions),
+        { code: 'FST_QUOTA_INVALID_OPTION', message: new RegExp(`retention\\.${field} `) },
+        `${field}: ${days}`
+      )
+})
+
+t.test(
+  'deletes all that is too old, also where it is more than a batch, and what was refused by its own days',
+  async t => {
+    await declareTypes(db, { calls: { limit: 10 } })
+    await hold(db, 'alice', { calls: 1 })
+    for (const daysAgo of [40, 100])
+      await db.query(
+        "INSERT INTO quota_denials SELECT 'alice', id, date_trunc('hour', now()) - $1::int * interval '1 day', 1 FROM quota_types",
+        [daysAgo]
+      )
+    await log(1_001, 40)
+    await log(5, 20)
+    await retain(db, { usageLogs: 30, denials: 90 }, new AbortController().signal)
+    t.equal(await countOf('usage_logs'), 5)
+    t.equal(await countOf('quota_denials'), 1)
+  }
+)
+
+t.test('a user whose period cannot be closed keeps the log of nobody else, and is told of', async t => {
+  await declareTypes(db, { calls: { limit: 10, period: 'day' } })
+  const at = new Date(Date.now() - 50 * 86_400_000)
+  await hold(db, 'alice', { calls: 1 }, { at })
+  await db.query(
+    "INSERT INTO usage_logs (user_id, quota_type_id, amount, created_at) SELECT 'alice', id, 1, $1::timestamptz FROM quota_types",
+    [at.toISOString()]
+  )
+  await db.query("UPDATE quota_users SET time_zone = 'Nowhere/At_all'")
+  await log(1_001, 40)
+  await t.rejects(retain(db, { usageLogs: 30 }, new AbortController().signal))
+  t.strictSame(await db.query('SELECT user_id FROM usage_logs'), [{ user_id: 'alice' }])
+})
+
+t.test('ends after the batch it is at where the application closes', async t => {
+  await declareTypes(db, { calls: { limit: 10 } })
+  await log(1_001, 40)
+  await retain(db, { usageLogs: 30 }, AbortSignal.abort())
+  t.equal(await countOf('usage_logs'), 1)
+})
