@@ -1,16 +1,18 @@
 // Statistics from what is added up are those of the log, whatever is done to the log meanwhile. Days of 'UTC' are added up here, those of
 // 'Etc/UTC' never: what one says the other must say.
 import { setTimeout as sleep } from 'node:timers/promises'
+import { drizzle } from 'drizzle-orm/postgres-js'
 import postgres from 'postgres'
 import t, { type Test } from 'tap'
 import { declareTypes } from '../../../src/store/catalogue/declare-types.ts'
 import { commit } from '../../../src/store/charge/commit.ts'
 import { voidCharges } from '../../../src/store/charge/void.ts'
 import { open } from '../../../src/store/connection/connect.ts'
-import type { Database } from '../../../src/store/database.ts'
+import type { Database, Values } from '../../../src/store/database.ts'
 import { Reservations } from '../../../src/store/group/reservations.ts'
 import { deleteUser } from '../../../src/store/operator/delete-user.ts'
 import { viewStatistics } from '../../../src/store/operator/view-statistics.ts'
+import { alone } from '../../../src/store/rollup/alone.ts'
 import { forgetMarked, forgetRollups, pruneRollups } from '../../../src/store/rollup/forget-rollups.ts'
 import { rollUsage } from '../../../src/store/rollup/roll-usage.ts'
 import { rollWindow } from '../../../src/store/rollup/roll-window.ts'
@@ -20,6 +22,7 @@ import { UsageRollups } from '../../../src/upkeep/usage-rollups.ts'
 import { both } from '../../fixtures/both.ts'
 import { costing, hold } from '../../fixtures/charges.ts'
 import { server } from '../../fixtures/database.ts'
+import { untilWaiting } from '../../fixtures/lock-waits.ts'
 
 const onBothWith = await both(t)
 const pg = await server(t)
@@ -106,6 +109,11 @@ async function use(db: Database, userId: string, at?: Date) {
 
 const changes: Record<string, (db: Database) => Promise<unknown>> = {
   'a charge that comes late': db => use(db, 'late', hoursAgo(30)),
+  'late charges of the first moment of a day, and of the last of another': async db => {
+    const midnight = new Date().setUTCHours(-48, 0, 0, 0)
+    await use(db, 'late', new Date(midnight))
+    await use(db, 'later', new Date(midnight - 86_400_001))
+  },
   'a late charge among many': async db => {
     const [held] = await hold(db, 'late', { calls: 50 }, { at: hoursAgo(30), leaseMs: 1e9 })
     await new Reservations(db, 5_000).commit('late', costing([held!]), null)
@@ -214,6 +222,9 @@ onBoth('adds up in a zone half an hour off, and one day after the other', async 
   await scatter(db, 2_000)
   await rolled(db, 'Asia/Kolkata')
   await sameAsLog(t, db, 'India', ['Asia/Kolkata', 'Asia/Calcutta'])
+  // A quarter of an hour after midnight in India.
+  await use(db, 'late', new Date(new Date().setUTCHours(-48 + 18, 45, 0, 0)))
+  await sameAsLog(t, db, 'India, after a late charge', ['Asia/Kolkata', 'Asia/Calcutta'])
   const safe = new SafeTime()
   await lookAround(db, safe)
   await lookAround(db, safe)
@@ -269,9 +280,115 @@ onBoth('forgets what no statistic looks back to', async (t, db) => {
   await db.query(
     "INSERT INTO quota_usage_days SELECT 'old', 1, time_zone, day_start, 1, 1 FROM quota_rollups WHERE time_zone = 'UTC/57'"
   )
+  const totals = await countOf(db, 'quota_usage_totals')
+  await db.query(
+    "INSERT INTO quota_usage_totals SELECT time_zone, 'day', day_start, 1, 1, 1, 1 FROM quota_usage_days WHERE user_id = 'old'"
+  )
   await pruneRollups(db)
   t.equal(await countOf(db, 'quota_rollups'), days)
+  t.equal(await countOf(db, 'quota_usage_totals'), totals)
   t.equal(await countOf(db, "quota_usage_days WHERE user_id = 'old'"), 0)
+})
+
+onBoth('forgets days as former rules of a time zone cut them, and the window of the day before', async (t, db) => {
+  await begin(db)
+  await scatter(db, 1_000)
+  await db.query(
+    `INSERT INTO quota_rollups
+     SELECT 'UTC', day, day + interval '1 day', day + interval '1 day'
+       FROM (SELECT date_trunc('day', now(), 'UTC') - interval '47 hours' AS day) d`
+  )
+  await db.query(
+    "INSERT INTO quota_usage_days SELECT 'former', t.id, 'UTC', day_start, 9, 9 FROM quota_rollups, quota_types t"
+  )
+  await db.query(
+    "INSERT INTO quota_usage_totals SELECT 'UTC', 'day', day_start, t.id, 9, 9, 9 FROM quota_rollups, quota_types t"
+  )
+  const yesterday = safeUntil(hoursAgo(24))
+  await rollUsage(db, 'UTC', yesterday, { fewest: 1 })
+  await rollWindow(db, 'UTC', DAYS, yesterday)
+  await rolled(db)
+  await sameAsLog(t, db, 'cut anew')
+  t.equal(await countOf(db, "quota_usage_days WHERE user_id = 'former'"), 0)
+  t.equal(await countOf(db, 'quota_usage_totals WHERE calls = 9 AND usage = 9 AND users = 9'), 0)
+  const windows = () =>
+    countOf(
+      db,
+      `quota_usage_days WHERE time_zone = 'UTC/${DAYS} days' AND quota_type_id IN (SELECT min(id) FROM quota_types)`
+    )
+  t.equal(await windows(), 7)
+  await rollWindow(db, 'UTC', DAYS, safeUntil(new Date()))
+  t.equal(await windows(), 7)
+  t.equal(await countOf(db, `quota_rollups WHERE time_zone = 'UTC/${DAYS} days'`), 1)
+})
+
+onBoth('who is behind another process adds nothing up twice', async (t, db) => {
+  await begin(db)
+  await scatter(db, 1_000)
+  const early = new Date(new Date().setUTCHours(-20, 0, 0, 0))
+  const overtaken: Database = Object.create(db, {
+    query: {
+      value: async (text: string, ...given: [Values]) => {
+        const rows = await db.query(text, ...given)
+        // Once it is read what there is.
+        if (text.includes('FROM quota_rollups WHERE')) await rolled(db)
+        return rows
+      }
+    }
+  })
+  t.ok(await rollUsage(overtaken, 'UTC', safeUntil(early), { fewest: 1 }))
+  await rolled(db)
+  await sameAsLog(t, db, 'overtaken')
+})
+
+t.test('while one process adds up all others leave it at that, and say so', async t => {
+  const db = await open(await pg.migrated())
+  t.teardown(() => db.close())
+  await begin(db)
+  await scatter(db, 500)
+  const safe = safeUntil(new Date())
+  await rollUsage(db, 'UTC', safeUntil(hoursAgo(1)), { fewest: 1 })
+  const days = await countOf(db, 'quota_rollups')
+  await alone(db, async () => {
+    t.notOk(await alone(db, async () => t.fail('two at once')))
+    t.notOk(await rollUsage(db, 'Asia/Tokyo', safe, { fewest: 1 }))
+    t.notOk(await rollWindow(db, 'UTC', DAYS, safe))
+  })
+  t.equal(await countOf(db, 'quota_rollups'), days)
+})
+
+t.test('who forgets all that is added up waits for who is at it, however long', async t => {
+  const url = await pg.migrated()
+  const client = postgres(url, { max: 4, connection: { lock_timeout: 50 }, onnotice: () => {} })
+  const db = await open(drizzle(client))
+  t.teardown(() => client.end())
+  await begin(db)
+  await scatter(db, 500)
+  let forgetting: Promise<void> | undefined
+  await alone(db, async query => {
+    forgetting = forgetRollups(db)
+    await untilWaiting(db)
+    await sleep(100)
+    await query("INSERT INTO quota_rollups SELECT 'UTC', day, day, day FROM date_trunc('day', now()) AS day")
+    await query("INSERT INTO quota_usage_totals SELECT 'UTC', 'day', now(), id, 1, 1, 1 FROM quota_types")
+    await query("INSERT INTO quota_usage_days SELECT 'user-0', id, 'UTC', now(), 1, 1 FROM quota_types")
+  })
+  await forgetting
+  for (const table of ['quota_rollups', 'quota_usage_totals', 'quota_usage_days']) t.equal(await countOf(db, table), 0)
+})
+
+t.test('a charge is late by when it is written, however long ago its transaction began', async t => {
+  const db = await open(await pg.migrated())
+  t.teardown(() => db.close())
+  await begin(db)
+  const held = await hold(db, 'late', { calls: 1 }, { at: new Date(Date.now() - 15 * 60_000 + 150), leaseMs: 1e9 })
+  await db.orm.transaction(async tx => {
+    const inside = await open(tx)
+    await inside.query('SELECT 1')
+    await sleep(200)
+    await commit(inside, 'late', costing(held), null)
+  })
+  t.equal(await countOf(db, 'quota_usage_marks'), 1)
 })
 
 t.test('a charge whose transaction takes long is not lost', async t => {
