@@ -3,9 +3,10 @@ import { setTimeout as sleep, setImmediate as turn } from 'node:timers/promises'
 import postgres from 'postgres'
 import t, { type Test } from 'tap'
 import { v7 } from 'uuid'
+import { FST_QUOTA_STORE } from '../../src/quota/errors.ts'
 import { declareTypes } from '../../src/store/catalogue/declare-types.ts'
 import type { Admission } from '../../src/store/charge/admit.ts'
-import { connect } from '../../src/store/connection/connect.ts'
+import { connect, open } from '../../src/store/connection/connect.ts'
 import { SLOW_MS } from '../../src/store/connection/shared-lanes.ts'
 import { type Database, stateOf, type Values } from '../../src/store/database.ts'
 import { holdMany } from '../../src/store/group/hold-many.ts'
@@ -429,6 +430,62 @@ t.test('what the database refuses only when it is looked at again undoes nothing
   ])
   t.match(outcomes, [{ value: { admitted: true } }, { value: { admitted: false } }, { status: 'rejected' }])
   t.strictSame(await standing(db, 'alice', 'calls'), [0, 5, 5])
+  t.strictSame(await violations(db), [])
+})
+
+t.test('what gets no answer when it is looked at again is not asked for once more, since it may be done', async t => {
+  const { db, type } = await begin(t, 10)
+  let looks = 0
+  const cut: Database['query'] = async <Row>(text: string, ...given: [Values?, number?]) => {
+    const rows = await db.metering.query<Row>(text, ...given)
+    if (text.includes('jsonb_to_recordset') && ++looks === 2)
+      throw new FST_QUOTA_STORE('cut', { cause: Object.assign(new Error('cut'), { code: 'CONNECTION_CLOSED' }) })
+    return rows
+  }
+  const on: Database = Object.create(db, { metering: { value: { query: cut } } })
+  const { reserve } = reservingOn(new Reservations(on, PATIENCE_MS, { distributed: true }), type)
+  await t.rejects(reserve('alice'), { cause: { code: 'CONNECTION_CLOSED' } })
+  t.equal(looks, 2)
+  t.strictSame(await standing(db, 'alice', 'calls'), [0, 1, 9])
+})
+
+t.test('counters of one user are locked in the order in which all others lock them', async t => {
+  const { url, db, type } = await begin(t, 10)
+  await declareTypes(db, { calls: { limit: 10 }, others: { limit: 10 } })
+  const store = new Reservations(db, PATIENCE_MS, { distributed: true })
+  const calls = reservingOn(store, type)
+  const others = reservingOn(store, (await wanted(db, { others: 1 }))[0]!)
+  await seen(['alice'], calls.reserve)
+  const sql = postgres(url, { max: 1 })
+  t.teardown(() => sql.end())
+  let both: Promise<Admission[]> | undefined
+  await sql.begin(async sql => {
+    const [first, second] = await sql`SELECT quota_type_id AS id FROM quota_limits ORDER BY 1`
+    await sql`SELECT 1 FROM quota_limits WHERE quota_type_id = ${first!.id} FOR UPDATE`
+    both = Promise.all([others.reserve('alice'), calls.reserve('alice')])
+    await untilWaiting(db)
+    await sql`SELECT 1 FROM quota_limits WHERE quota_type_id = ${second!.id} FOR UPDATE NOWAIT`
+  })
+  t.match(await both, [{ admitted: true }, { admitted: true }])
+})
+
+t.test('who waited for a reset is charged in the period that it opened', async t => {
+  const { db, type } = await begin(t, 10)
+  const { reserve, charge } = reservingOn(new Reservations(db, PATIENCE_MS, { distributed: true }), type)
+  await charge('alice', await reserve('alice', { amount: 9 }))
+  let waiting: Promise<Admission> | undefined
+  await db.orm.transaction(async tx => {
+    const inside = await open(tx)
+    await inside.query('SELECT 1 FROM quota_limits FOR UPDATE')
+    waiting = reserve('alice', { amount: 2 })
+    await untilWaiting(db)
+    await sleep(2)
+    await resetQuota(inside, 'alice', 'calls', BY)
+  })
+  const admission = await waiting!
+  t.strictSame(await violations(db), [], 'while it is held')
+  await charge('alice', admission)
+  t.strictSame(await standing(db, 'alice', 'calls'), [2, 0, 8])
   t.strictSame(await violations(db), [])
 })
 
