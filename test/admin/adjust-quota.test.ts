@@ -129,6 +129,12 @@ t.test('400: what is malformed, by its field', async t => {
   isProblem(t, await adjust(user, '?quota_type=calls&new_limit=5&new_limit=6'), 400, { field: 'new_limit' })
   const both = await adjust(user, '?quota_type=calls&new_limit=5', { body: { new_limit: 6 } })
   isProblem(t, both, 400, { code, field: 'new_limit' })
+  const types = await adjust(user, '?quota_type=calls&new_limit=5', { body: { quota_type: 'tokens' } })
+  isProblem(t, types, 400, { code, field: 'quota_type' })
+  const reason = 'x'.repeat(1_000)
+  t.equal((await adjust(await used(), '', { body: { quota_type: 'calls', new_limit: 10, reason } })).statusCode, 200)
+  const long = await adjust(user, '', { body: { quota_type: 'calls', new_limit: 5, reason: `${reason}x` } })
+  isProblem(t, long, 400, { code, field: 'reason' })
   for (const text of [
     '',
     'abc',
@@ -187,7 +193,7 @@ t.test('404: a quota type that nobody declared', async t => {
 t.test('422: a number that is no limit', async t => {
   const user = await used()
   const invalid = { code: 'FST_QUOTA_INVALID_LIMIT', field: 'new_limit' }
-  for (const limit of ['-2', '1.5', '9007199254740992', '9'.repeat(20), '-9007199254740991'])
+  for (const limit of ['-2', '1.5', '9007199254740992', '9'.repeat(20), '-9007199254740991', `-1.${'0'.repeat(20)}1`])
     isProblem(t, await adjust(user, `?quota_type=calls&new_limit=${limit}`), 422, invalid, limit)
   for (const limit of [-2, 1.5, 2 ** 53, 1e300])
     isProblem(t, await adjust(user, '', { body: { quota_type: 'calls', new_limit: limit } }), 422, invalid, `${limit}`)

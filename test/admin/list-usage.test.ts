@@ -121,6 +121,7 @@ t.test('400: what is malformed, by its field', async t => {
     ].map((v): [string, string] => ['start_date', v]),
     ['end_date', '2026-11-24T10:00:00+25:00'],
     ['end_date', '2026-11-24 10:00:00'],
+    ['end_date', '9999-12-31T23:59:59-01:00'],
     ['user_id', ''],
     ['user_id', 'a\u0000b'],
     ['user_id', 'a'.repeat(256)],
@@ -145,6 +146,13 @@ t.test('400: parameters that contradict each other', async t => {
   })
   const reply = await call('/usage-logs?start_date=2026-02-01&end_date=2026-01-01')
   isProblem(t, reply, 400, { code: 'FST_QUOTA_INVALID_REQUEST', field: 'end_date' })
+  const at = '2026-02-01T10:00:00Z'
+  isProblem(t, await call(`/usage-logs?start_date=${at}&end_date=${at}`), 400, { field: 'end_date' })
+})
+
+t.test('200: the first and the last day that there is', async t => {
+  const all = (await list({})).usage_logs.length
+  t.equal((await list({ start_date: '1970-01-01', end_date: '9999-12-31' })).usage_logs.length, all)
 })
 
 t.test('400: an offset whose + came as a space, with what to write', async t => {
