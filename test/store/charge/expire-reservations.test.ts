@@ -2,6 +2,7 @@ import t from 'tap'
 import { declareTypes } from '../../../src/store/catalogue/declare-types.ts'
 import { expireReservations, listExpired } from '../../../src/store/charge/expire-reservations.ts'
 import { renewReservations } from '../../../src/store/charge/renew-reservations.ts'
+import type { Database } from '../../../src/store/database.ts'
 import { type Live, LiveReservationSet } from '../../../src/upkeep/live-reservations.ts'
 import { both } from '../../fixtures/both.ts'
 import { hold, standing, tryHold } from '../../fixtures/charges.ts'
@@ -139,3 +140,27 @@ onBoth('what lives is renewed when it is due, whoever has left, and not beyond t
   t.equal(await expireReservations(db, 'alice'), 3)
   t.strictSame(await standing(db, 'alice', 'calls'), [0, 2 + 4 + 32, 100 - 38])
 })
+
+onBoth(
+  'of what lives all charges are renewed, again where that failed, and nothing that was dropped',
+  async (t, db) => {
+    await declareTypes(db, { a: { limit: 100, period: 'never' }, b: { limit: 100, period: 'never' } })
+    const when = { at: new Date(Date.now() - 3_600_000), leaseMs: 1000 }
+    const set = new LiveReservationSet(60_000)
+    const charges = await hold(db, 'alice', { a: 1, b: 2 }, when)
+    const live = { userId: 'alice', charges, renewAt: 0, renewUntil: Number.POSITIVE_INFINITY, livePlace: -1 }
+    set.join(live)
+    live.renewAt = 0
+    const [dropped] = await hold(db, 'alice', { a: 4 }, when)
+    set.add('alice', [dropped!.id])
+    set.drop([dropped!.id])
+    const { now } = performance
+    t.intercept(performance, 'now', { value: () => now.call(performance) + 20_001 })
+    const failing: Database = { ...db, query: async () => Promise.reject(new Error('down')) }
+    await t.rejects(set.renew(failing), { message: 'down' })
+    await set.renew(db)
+    t.equal(await expireReservations(db, 'alice'), 1)
+    t.strictSame(await standing(db, 'alice', 'a'), [0, 1, 99])
+    t.strictSame(await standing(db, 'alice', 'b'), [0, 2, 98])
+  }
+)
