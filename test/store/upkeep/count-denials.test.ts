@@ -41,6 +41,20 @@ onBoth('a million denials of a user in an hour are a row', async (t, db) => {
   ])
 })
 
+onBoth('where tables are distributed by user all of each user are counted', async (t, db) => {
+  await declareTypes(db, { calls: { limit: 5 }, tokens: { limit: 5 } })
+  for (const user of ['alice', 'bob']) await ensureUser(db, user)
+  const tally = new DenialTally(db, { distributed: true })
+  for (const user of ['alice', 'bob', 'alice']) tally.hear(denied(user, '2026-03-10T12:00:00Z', 'calls', 'tokens'))
+  await tally.flush()
+  t.match(await db.query(ROWS), [
+    { user_id: 'alice', type_key: 'calls', denials: 2 },
+    { user_id: 'alice', type_key: 'tokens', denials: 2 },
+    { user_id: 'bob', type_key: 'calls', denials: 1 },
+    { user_id: 'bob', type_key: 'tokens', denials: 1 }
+  ])
+})
+
 onBoth('processes that count the same users at once lose none', async (t, db) => {
   await declareTypes(db, { calls: { limit: 5 } })
   const users = Array.from({ length: 30 }, (_, i) => `user ${i}`)
