@@ -4,6 +4,7 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import { drizzle } from 'drizzle-orm/postgres-js'
 import postgres from 'postgres'
 import t, { type Test } from 'tap'
+import { FST_QUOTA_STORE } from '../../../src/quota/errors.ts'
 import { declareTypes } from '../../../src/store/catalogue/declare-types.ts'
 import { commit } from '../../../src/store/charge/commit.ts'
 import { voidCharges } from '../../../src/store/charge/void.ts'
@@ -339,6 +340,64 @@ onBoth('who is behind another process adds nothing up twice', async (t, db) => {
   t.ok(await rollUsage(overtaken, 'UTC', safeUntil(early), { fewest: 1 }))
   await rolled(db)
   await sameAsLog(t, db, 'overtaken')
+})
+
+t.test('days together that are ahead of a day with a mark are left as they are, and not added up twice', async t => {
+  const db = await open(await pg.migrated())
+  t.teardown(() => db.close())
+  await begin(db)
+  await scatter(db, 1_000)
+  const oClock = (hour: number) => new Date(new Date().setUTCHours(hour - 24, 0, 0, 0))
+  const roll = async (hour: number) => {
+    await rollUsage(db, 'UTC', safeUntil(oClock(hour)), { fewest: 1 })
+    t.ok(await rollWindow(db, 'UTC', DAYS, safeUntil(oClock(hour))))
+  }
+  await roll(10)
+  await rollUsage(db, 'UTC', safeUntil(oClock(15)), { fewest: 1 })
+  await use(db, 'late', oClock(12))
+  await roll(15)
+  await forgetMarked(db)
+  await roll(15)
+  const { id: typeId } = (await db.query<{ id: number }>('SELECT id FROM quota_types'))[0]!
+  const [sums, log] = await Promise.all(
+    ['UTC', 'Etc/UTC'].map(timeZone =>
+      viewStatistics(db, { typeId, days: DAYS, interval: 'day', timeZone, topUsers: 9, at: oClock(16) })
+    )
+  )
+  t.strictSame(sums, log)
+})
+
+t.test('a database that cannot add up is asked no more, and one that fails is', async t => {
+  for (const [code, asked] of [
+    ['0A000', 1],
+    ['08006', 2]
+  ] as const) {
+    const errors: unknown[] = []
+    const query = async () => Promise.reject(new FST_QUOTA_STORE('no', { cause: Object.assign(new Error(), { code }) }))
+    const rollups = new UsageRollups({ query } as unknown as Database, error => errors.push(error))
+    for (let turn = 0; turn < 2; turn++) await rollups.keep()
+    t.equal(errors.length, asked, code)
+  }
+})
+
+t.test('of nine time zones that were asked for the eldest is kept no longer, and UTC is', async t => {
+  const db = await open(await pg.migrated())
+  t.teardown(() => db.close())
+  await begin(db)
+  await db.query(
+    "INSERT INTO usage_logs (user_id, quota_type_id, amount, created_at) SELECT 'user-0', id, 1, now() - interval '3 days' FROM generate_series(1, 1000) CROSS JOIN quota_types"
+  )
+  const rollups = new UsageRollups(db, error => t.fail(String(error)))
+  for (let hour = 1; hour <= 8; hour++) rollups.want(`Etc/GMT+${hour}`, 30)
+  await rollups.keep()
+  await rollups.keep()
+  const zones = await db.query<{ name: string }>(
+    "SELECT DISTINCT time_zone AS name FROM quota_rollups WHERE time_zone NOT LIKE '% days' ORDER BY 1"
+  )
+  t.strictSame(
+    zones.map(({ name }) => name),
+    [...[2, 3, 4, 5, 6, 7, 8].map(hour => `Etc/GMT+${hour}`), 'UTC']
+  )
 })
 
 t.test('while one process adds up all others leave it at that, and say so', async t => {
