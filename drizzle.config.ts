@@ -1,13 +1,16 @@
-// drizzle-kit for our tables alone: every other table of the database is the application's. It filters tables and views, not
-// sequences and enum types, and a push would drop those it does not know: beside an application's own tables `fastify-quota init`
-// is the safe way, or a schema of theirs that has both (examples/own-drizzle).
+// drizzle-kit for our tables alone: all else in the database is the application's.
 import { defineConfig } from 'drizzle-kit'
 import { getTableName } from 'drizzle-orm'
 import * as schema from './src/store/schema.ts'
 
+// What is the application's is of no concern to a migration.
+const isPush = process.argv.find(word => /^(generate|export|push)$/.test(word)) === 'push'
+
 export default defineConfig({
   dialect: 'postgresql',
-  schema: './src/store/schema.ts',
+  // The filter below is for tables: a push would drop the sequences and enum types that it does not find in a schema file.
+  schema: ['./src/store/schema.ts', ...(isPush ? ['./drizzle.neighbours.cjs'] : [])],
+  schemaFilter: ['public'],
   out: './drizzle',
   // Each by its name: a pattern would take an application's own `quota_plans` for ours, and drop it. Without `quota_migrations`.
   tablesFilter: Object.values(schema).map(getTableName),

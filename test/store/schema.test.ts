@@ -171,35 +171,63 @@ t.test("push and migrate leave the application's own tables alone", async t => {
   }
 })
 
-t.test(
-  "push makes all of ours beside an application's serial and identity columns, whose sequences it cannot take",
-  async t => {
-    const url = await pg.empty()
-    const sql = sqlOf(t, url)
-    await sql`CREATE TABLE users (id serial PRIMARY KEY, name text)`
-    await sql`CREATE TABLE orders (id integer GENERATED ALWAYS AS IDENTITY, user_id integer REFERENCES users)`
-    await sql`INSERT INTO users (name) VALUES ('Ann')`
-    await push(url)
-    const db = await connect(url)
-    t.teardown(() => db.close())
-    await sql`INSERT INTO users (name) VALUES ('Bob')`
-    t.same(await sql`SELECT id, name FROM users ORDER BY id`, [
-      { id: 1, name: 'Ann' },
-      { id: 2, name: 'Bob' }
-    ])
-  }
-)
+t.test("push leaves the application's own sequences and enum types alone, whatever uses them, or nothing", async t => {
+  const url = await pg.empty()
+  const sql = sqlOf(t, url)
+  await sql.unsafe(`
+    CREATE SEQUENCE invoice_no START 1000;
+    CREATE SEQUENCE "Count ""down""; 'x'" AS smallint INCREMENT -2 MINVALUE -9 MAXVALUE 7 START 5 CACHE 3 CYCLE;
+    CREATE SEQUENCE backwards AS integer INCREMENT -1;
+    CREATE TYPE mood AS ENUM ('it''s', 'so "so", {so}', '');
+    ALTER TYPE mood ADD VALUE 'glad' BEFORE 'it''s';
+    CREATE TYPE "Unused" AS ENUM ('a');
+    CREATE TYPE without_values AS ENUM ();
+    CREATE TABLE people (id serial PRIMARY KEY, big bigserial, small smallserial, mood mood DEFAULT 'it''s',
+      no integer GENERATED ALWAYS AS IDENTITY (START 50 INCREMENT 10 CYCLE), invoice bigint DEFAULT nextval('invoice_no'));
+    CREATE SCHEMA app;
+    CREATE SEQUENCE app.invoice_no START 7;
+    CREATE TYPE app.mood AS ENUM ('other');
+    INSERT INTO people DEFAULT VALUES`)
+  const theirs = async () => [
+    (await catalogue(sql, [])).filter(line => /^people[.:]|ON public\.people /.test(line)),
+    await sql`SELECT * FROM people`,
+    await sql`SELECT * FROM pg_sequences WHERE sequencename <> 'quota_types_id_seq' ORDER BY schemaname, sequencename`,
+    await sql`SELECT t.oid::regtype::text AS type, array_agg(e.enumlabel ORDER BY e.enumsortorder) AS values
+                FROM pg_type t LEFT JOIN pg_enum e ON e.enumtypid = t.oid WHERE t.typtype = 'e' GROUP BY t.oid ORDER BY 1`
+  ]
+  const before = await theirs()
+  t.match(await push(url), /Changes applied/)
+  t.strictSame(await theirs(), before)
+  t.strictSame(await catalogue(sql, ['people']), await catalogue(sqlOf(t, await pg.migrated())))
+  t.match(await push(url), /No changes detected/)
+  t.strictSame(await theirs(), before)
+  t.equal(before[2]!.length, 8, 'and they are all there')
+})
 
-t.test('drizzle-kit generate finds nothing that the migrations lack', async t => {
+t.test('a push that cannot read what else is there says so without the password, and fails', async t => {
+  const url = new URL(pg.url())
+  url.password = 'not-the-password'
+  const error: Error = await push(url.href).then(
+    () => t.fail('it was pushed'),
+    error => error
+  )
+  t.match(
+    error.message,
+    'Nothing is pushed: what else is in the database cannot be read: password authentication failed'
+  )
+  t.notMatch(error.message, /not-the-password/)
+})
+
+t.test('drizzle-kit generate finds nothing that the migrations lack, whatever is in the database', async t => {
+  const url = await pg.empty()
+  await sqlOf(t, url)`CREATE SEQUENCE invoice_no`
   const dir = t.testdir()
   cpSync(join(ROOT, 'drizzle'), join(dir, 'drizzle'), { recursive: true })
   const files = readdirSync(join(dir, 'drizzle'))
-  const out = relative(ROOT, join(dir, 'drizzle'))
-  const printed = await drizzleKit(
-    ['generate', '--dialect', 'postgresql', '--schema', './src/store/schema.ts', '--out', out],
-    ''
-  )
-  t.match(printed, /nothing to migrate/)
+  const config = join(dir, 'drizzle.config.ts')
+  const [ours, out] = [join(ROOT, 'drizzle.config.ts'), relative(ROOT, join(dir, 'drizzle'))]
+  writeFileSync(config, `import ours from '${ours}'\nexport default { ...ours, out: '${out}' }\n`)
+  t.match(await drizzleKit(['generate', '--config', relative(ROOT, config)], url), /nothing to migrate/)
   t.strictSame(readdirSync(join(dir, 'drizzle')), files)
 })
 
