@@ -1,6 +1,6 @@
 // `GET /quotas/me`: a user's own balances, under their own identity. It costs nothing.
 import type { FastifyInstance } from 'fastify'
-import { FST_QUOTA_STORE, FST_QUOTA_UNAUTHORIZED } from '../quota/errors.ts'
+import { FST_QUOTA_INVALID_OPTION, FST_QUOTA_STORE, FST_QUOTA_UNAUTHORIZED } from '../quota/errors.ts'
 import { problemAnswer } from '../quota/problem.ts'
 import { QUOTA_DOCUMENT_SCHEMA, quotaDocument } from '../quota/quota-document.ts'
 import { type Database, within } from '../store/database.ts'
@@ -20,6 +20,11 @@ export function addSelfRoute(
   app: FastifyInstance,
   context: { db: Database; identify: Identify; asksForToken: boolean; url: string; storeTimeoutMs: number }
 ): void {
+  if (app.hasRoute({ method: 'GET', url: `${app.prefix}${context.url}` }))
+    throw new FST_QUOTA_INVALID_OPTION(
+      'self.url',
+      `is ${context.url}, which is declared already, as by another registration; write another one, or self: false`
+    )
   const read = reading(context)
   app.route({
     method: 'GET',

@@ -79,6 +79,18 @@ t.test('meters an encapsulated child, and leaves what stands beside it alone', a
   t.equal((await app.inject('/outside')).body, 'undefined')
 })
 
+t.test('two siblings without prefixes: the second is told that the balances have a route already', async t => {
+  const app = Fastify()
+  t.teardown(() => app.close())
+  app.register(async child => void (await child.register(quotaPlugin, options())))
+  app.register(async child => void (await child.register(quotaPlugin, options())))
+  await t.rejects(async () => await app.ready(), {
+    code: 'FST_QUOTA_INVALID_OPTION',
+    message:
+      'Option self.url is /quotas/me, which is declared already, as by another registration; write another one, or self: false.'
+  })
+})
+
 t.test('meters two siblings, each with its own rules and prefixes', async t => {
   const app = Fastify()
   for (const prefix of ['/a', '/b']) {

@@ -6,7 +6,7 @@ import { transactThrough } from './drizzle-transaction.ts'
 import { lockDirectory, type Unlock } from './lock-directory.ts'
 
 /** The engine is one connection, and a statement cannot be cut short in it: its deadline is only there for a hang. */
-const DEADLINE_MS = 30_000
+export const DEADLINE_MS = 30_000
 
 interface Shared {
   database: Promise<Database>

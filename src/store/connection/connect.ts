@@ -7,7 +7,7 @@ import { type Database, type Driver, type Orm, openDatabase, runThrough } from '
 import { missingFromSchema } from '../migration/check-schema.ts'
 import { migrate } from '../migration/migrate.ts'
 import { requireApart } from './check-transactions.ts'
-import { connectEmbedded } from './connect-embedded.ts'
+import { connectEmbedded, DEADLINE_MS as ENGINE_DEADLINE_MS } from './connect-embedded.ts'
 import { connectServer, type Patience, requireReady } from './connect-server.ts'
 import { DEFAULT_DIRECTORY } from './default-directory.ts'
 import { transactThrough } from './drizzle-transaction.ts'
@@ -36,6 +36,9 @@ export async function connect(connection: Connection | undefined, patience?: Pat
   }
 }
 
+/** Of the application's own database, for what no request waits for. */
+const DEADLINE_MS = 2_000
+
 /** An engine within the application's own process: no command of ours can reach it. */
 const isInProcess = (orm: Orm): boolean =>
   (orm.constructor as { [entityKind]?: string })[entityKind] === 'PgliteDatabase'
@@ -53,7 +56,13 @@ export async function open(
     throw new FST_QUOTA_CONNECTION('must be a postgres:// URL, { dataDir } or a Drizzle database')
   if (is(connection, PgDatabase)) {
     const transact: Driver['transact'] = (mode, work) => transactThrough(connection, mode, work)
-    return openDatabase('drizzle', connection, { run: runThrough(connection), transact, close: async () => {} }, 2_000)
+    const deadlineMs = isInProcess(connection) ? ENGINE_DEADLINE_MS : DEADLINE_MS
+    return openDatabase(
+      'drizzle',
+      connection,
+      { run: runThrough(connection), transact, close: async () => {} },
+      deadlineMs
+    )
   }
   if ('dataDir' in connection) {
     if (typeof connection.dataDir !== 'string' || connection.dataDir === '')
