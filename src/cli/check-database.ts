@@ -5,9 +5,10 @@ import { listExpired } from '../store/charge/expire-reservations.ts'
 import { isIsolated, SET_ISOLATION } from '../store/connection/connect-server.ts'
 import { viewHealth } from '../store/connection/view-health.ts'
 import type { Database } from '../store/database.ts'
+import { missingNets } from '../store/migration/check-nets.ts'
 import { lackingRights } from '../store/migration/check-rights.ts'
 import { missingFromSchema } from '../store/migration/check-schema.ts'
-import { listMigrations } from '../store/migration/list-migrations.ts'
+import { listMigrations, type Migrations, RESTORE } from '../store/migration/list-migrations.ts'
 import { listUnidentified } from '../store/migration/list-unidentified.ts'
 import { listTimeZones } from '../store/operator/list-time-zones.ts'
 import { findDiscrepancies } from '../store/operator/reconcile.ts'
@@ -48,11 +49,10 @@ export async function checkDatabase(db: Database): Promise<Finding[]> {
   ]
   const missing = await missingFromSchema(db)
   if (missing.length > 0) {
-    const told = missing.slice(0, 5).join(', ')
-    const rest = missing.length > 5 ? ` and ${missing.length - 5} more` : ''
-    return [...findings, wrong('schema', `missing: ${told}${rest}`, INIT)]
+    const remedy = areApplied(await listMigrations(db)) ? RESTORE : INIT
+    return [...findings, wrong('schema', `missing: ${someOf(missing)}`, remedy)]
   }
-  findings.push(ok('schema', 'every table and column is there'))
+  findings.push(ok('schema', 'every table, column and key is there'), ...(await checkNets(db)))
   const lacking = await lackingRights(db)
   if (lacking !== undefined) return [...findings, wrong('rights', lacking.what, lacking.remedy)]
   return [
@@ -65,6 +65,26 @@ export async function checkDatabase(db: Database): Promise<Finding[]> {
     await checkCounters(db)
   ]
 }
+
+const areApplied = (migrations: Migrations | undefined): boolean =>
+  migrations !== undefined && migrations.recorded === migrations.shipped
+
+/** The first five of them. */
+const someOf = (items: readonly string[]): string =>
+  `${items.slice(0, 5).join(', ')}${items.length > 5 ? ` and ${items.length - 5} more` : ''}`
+
+async function checkNets(db: Database): Promise<Finding[]> {
+  const { cascades, constraints, indexes } = await missingNets(db)
+  const findings: Finding[] = []
+  if (cascades.length > 0)
+    findings.push(wrong('schema', `users who are deleted leave rows behind: ${someOf(cascades)} missing`, BY_HAND))
+  if (constraints.length > 0)
+    findings.push(hint('schema', `nothing refuses wrong rows: ${someOf(constraints)} missing`, BY_HAND))
+  if (indexes.length > 0) findings.push(hint('schema', `lists are slow: ${someOf(indexes)} missing`, BY_HAND))
+  return findings
+}
+
+const BY_HAND = 'make it by hand, as the SQL in node_modules/fastify-quota/drizzle does'
 
 async function checkMigrations(db: Database): Promise<Finding[]> {
   const migrations = await listMigrations(db)

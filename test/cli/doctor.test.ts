@@ -1,9 +1,12 @@
 import { writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import t from 'tap'
+import { checkDatabase } from '../../src/cli/check-database.ts'
+import { describeFinding } from '../../src/cli/finding.ts'
 import { declareTypes } from '../../src/store/catalogue/declare-types.ts'
 import { ensureUser } from '../../src/store/charge/ensure-user.ts'
 import { open } from '../../src/store/connection/connect.ts'
+import type { Database } from '../../src/store/database.ts'
 import { built } from '../fixtures/built.ts'
 import { server } from '../fixtures/database.ts'
 
@@ -33,6 +36,7 @@ t.test('fastify-quota doctor', async t => {
     return name
   }
   const plugin = await app('plugin.js', `export default async function (app, options) {${PLUGIN}\n}`)
+  const findingsOf = async (db: Database) => (await checkDatabase(db)).map(describeFinding).join('\n')
   const healthy = async () => {
     const url = await pg.migrated()
     const db = await open(url)
@@ -206,6 +210,42 @@ t.test('fastify-quota doctor', async t => {
     const { code, stdout } = await doctor(url, '--app', plugin)
     t.equal(code, 0)
     t.notMatch(stdout, 'replication')
+  })
+
+  t.test('tells a key that is missing, without which no charge is written, and how it comes back', async t => {
+    const { url, db } = await healthy()
+    await db.query('ALTER TABLE usage_logs DROP CONSTRAINT usage_logs_pkey')
+    const { code, stdout } = await doctor(url, '--app', plugin)
+    t.equal(code, 1)
+    t.match(
+      stdout,
+      /^wrong +schema +missing: primary key usage_logs \(user_id, id\)\n +→ restore it from a backup .* recorded as applied/m
+    )
+    await db.query('DELETE FROM quota_migrations')
+    t.match(await findingsOf(db), /^wrong +schema .*\n +→ run `npx fastify-quota init --schema-only`/m)
+  })
+
+  t.test('hints at checks and indexes that are missing, and says that users would not be deleted whole', async t => {
+    const { db } = await healthy()
+    await db.query('ALTER TABLE quota_limits DROP CONSTRAINT quota_limits_quota_type_id_quota_types_id_fk')
+    await db.query('ALTER TABLE quota_limits DROP CONSTRAINT quota_limits_used_amount_check')
+    await db.query('DROP INDEX usage_logs_created_at_idx')
+    await db.query('ALTER TABLE quota_audit_logs DROP CONSTRAINT quota_audit_logs_pkey')
+    const lesser = await findingsOf(db)
+    t.notMatch(lesser, /^wrong/m)
+    t.match(
+      lesser,
+      /^hint +schema +nothing refuses wrong rows: quota_limits_used_amount_check, quota_limits_quota_type_id_quota_types_id_fk missing\n +→ make it by hand/m
+    )
+    t.match(lesser, /^hint +schema +lists are slow: quota_audit_logs_pkey, usage_logs_created_at_idx missing\n +→ /m)
+    await db.query(
+      `ALTER TABLE quota_periods DROP CONSTRAINT quota_periods_counter_fk,
+         ADD FOREIGN KEY (user_id, quota_type_id) REFERENCES quota_limits (user_id, quota_type_id)`
+    )
+    t.match(
+      await findingsOf(db),
+      /^wrong +schema +users who are deleted leave rows behind: quota_periods_counter_fk missing/m
+    )
   })
 
   t.test('tells a database without tables, without types, and one that is not there', async t => {

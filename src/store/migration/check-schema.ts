@@ -1,28 +1,87 @@
-// Whether the database has the tables and columns that this version's statements name, however they got there.
+// Whether the database has the tables, columns and keys that this version's statements name, however they got there.
 import { getTableColumns, getTableName } from 'drizzle-orm'
-import type { PgTable } from 'drizzle-orm/pg-core'
+import { getTableConfig, type PgTable } from 'drizzle-orm/pg-core'
 import type { Database } from '../database.ts'
 import * as schema from '../schema.ts'
 
-const COLUMNS = `
-SELECT c.relname AS table, a.attname AS column
-  FROM pg_class c JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
- WHERE c.oid IN (SELECT to_regclass(name) FROM jsonb_array_elements_text($1::text::jsonb) AS name)`
+/** A key is an index by which ON CONFLICT finds: one that waits for the end of the transaction is none, nor is one that was not built to the end. */
+const SHAPE = `
+WITH ours AS MATERIALIZED (
+  SELECT c.oid, c.relname FROM jsonb_array_elements_text($1::text::jsonb) AS n (name) JOIN pg_class c ON c.oid = to_regclass(n.name)
+)
+SELECT o.relname AS table, false AS is_key, a.attname::text AS name, a.attnum::int AS n
+  FROM ours o JOIN pg_attribute a ON a.attrelid = o.oid AND a.attnum > 0 AND NOT a.attisdropped
+UNION ALL
+SELECT o.relname, true, i.indkey::text, i.indnkeyatts::int
+  FROM ours o JOIN pg_index i ON i.indrelid = o.oid AND i.indisunique AND i.indisvalid AND i.indimmediate AND i.indpred IS NULL`
+
+/** A column and its number; or the numbers of the columns of a key, and how many of them count. */
+interface ShapeRow {
+  table: string
+  is_key: boolean
+  name: string
+  n: number
+}
 
 export const tables: readonly PgTable[] = Object.values(schema)
 
-/** What is missing, as `table` or `table.column`; empty when nothing is. */
+/** What no two rows of it may have in common. */
+function keysOf(table: PgTable): { kind: string; columns: string }[] {
+  const { columns, primaryKeys, uniqueConstraints, indexes } = getTableConfig(table)
+  const primary = [...columns.filter(column => column.primary).map(column => [column]), ...primaryKeys.map(columnsIn)]
+  const unique = [
+    ...columns.filter(column => column.isUnique).map(column => [column]),
+    ...uniqueConstraints.map(columnsIn),
+    ...indexes.filter(({ config }) => config.unique).map(columnsOf)
+  ]
+  return [
+    ...primary.map(columns => ({ kind: 'primary key', columns: named(columns) })),
+    ...unique.map(columns => ({ kind: 'unique index', columns: named(columns) }))
+  ]
+}
+
+type Index = ReturnType<typeof getTableConfig>['indexes'][number]
+type Named = readonly { name: string }[]
+
+const columnsIn = ({ columns }: { columns: Named }): Named => columns
+export const columnsOf = ({ config }: Index): Named => config.columns as { name: string }[]
+export const named = (columns: Named): string => columns.map(column => column.name).join(', ')
+
+/** No statement asks for the key of these: without it they only are read more slowly. */
+export const KEYLESS: ReadonlySet<string> = new Set(['quota_audit_logs', 'quota_usage_marks'])
+
+/**
+ * What is missing, as `table …`, `column table.column` or `primary key table (columns)`; empty when nothing is. Keys are known by their columns, in
+ * any order: those of a log that was partitioned have other names.
+ */
 export async function missingFromSchema(db: Pick<Database, 'query'>): Promise<string[]> {
-  const rows = await db.query<{ table: string; column: string }>(COLUMNS, [JSON.stringify(tables.map(getTableName))])
-  const found = new Map<string, Set<string>>()
-  for (const row of rows) found.set(row.table, (found.get(row.table) ?? new Set()).add(row.column))
+  const rows = await db.query<ShapeRow>(SHAPE, [JSON.stringify(tables.map(getTableName))])
   return tables.flatMap(table => {
-    const columns = found.get(getTableName(table))
-    if (columns === undefined) return [`table ${getTableName(table)}`]
-    const missing = Object.values(getTableColumns(table)).filter(column => !columns.has(column.name))
-    return missing.map(column => `column ${getTableName(table)}.${column.name}`)
+    const name = getTableName(table)
+    const ofIt = rows.filter(row => row.table === name)
+    const columns = new Map(ofIt.filter(row => !row.is_key).map(row => [row.n, row.name]))
+    if (columns.size === 0) return [`table ${name}`]
+    const there = new Set(columns.values())
+    const keys = new Set(ofIt.filter(row => row.is_key).map(row => inAnyOrder(columnsOfKey(row, columns))))
+    const wanted = KEYLESS.has(name) ? [] : keysOf(table)
+    return [
+      ...Object.values(getTableColumns(table)).flatMap(column =>
+        there.has(column.name) ? [] : [`column ${name}.${column.name}`]
+      ),
+      ...wanted.flatMap(({ kind, columns }) => (keys.has(inAnyOrder(columns)) ? [] : [`${kind} ${name} (${columns})`]))
+    ]
   })
 }
+
+/** An expression has no number. */
+const columnsOfKey = ({ name, n }: ShapeRow, columns: ReadonlyMap<number, string>): string =>
+  name
+    .split(' ')
+    .slice(0, n)
+    .map(number => columns.get(Number(number)) ?? '')
+    .join(', ')
+
+const inAnyOrder = (columns: string): string => columns.split(', ').sort().join(', ')
 
 export const tellMissing = (missing: readonly string[]): string => `${listed(missing)} missing`
 

@@ -3,6 +3,10 @@ import { readMigrationFiles } from 'drizzle-orm/migrator'
 import type { Database } from '../database.ts'
 import { MIGRATIONS_FOLDER } from './migrate.ts'
 
+/** Of what is missing where all of them are recorded. */
+export const RESTORE =
+  'restore it from a backup (keys are in `pg_restore --section=post-data`), or make it by hand as the SQL in node_modules/fastify-quota/drizzle does, or with `npx drizzle-kit push`: the migrations are recorded as applied, and `init` does not apply them again'
+
 export interface Migrations {
   /** How many this version ships. */
   shipped: number

@@ -9,9 +9,10 @@ import { Client, Pool } from 'pg'
 import postgres from 'postgres'
 import t from 'tap'
 import { declareTypes } from '../../../src/store/catalogue/declare-types.ts'
+import { commit } from '../../../src/store/charge/commit.ts'
 import { type Connection, connect, open } from '../../../src/store/connection/connect.ts'
 import { rowsOf } from '../../../src/store/database.ts'
-import { hold, tryHold } from '../../fixtures/charges.ts'
+import { costing, hold, standing, tryHold } from '../../fixtures/charges.ts'
 import { freePort, server } from '../../fixtures/database.ts'
 
 const pg = await server(t)
@@ -116,6 +117,35 @@ t.test('a column that is missing is named', async t => {
   await t.rejects(connect(url), { code: 'FST_QUOTA_SCHEMA', message: /column usage_logs\.endpoint missing/ })
   await sql`ALTER TABLE usage_logs ADD COLUMN endpoint text, ADD COLUMN of_the_application text`
   await (await connect(url)).close()
+})
+
+t.test('a key that statements find rows by is named where it is missing; its name and order are free', async t => {
+  const url = await pg.migrated()
+  const sql = postgres(url, { max: 1, onnotice: () => {} })
+  t.teardown(() => sql.end())
+  const isRefused = (message: RegExp) => t.rejects(connect(url), { code: 'FST_QUOTA_SCHEMA', message })
+  await sql`ALTER TABLE usage_logs DROP CONSTRAINT usage_logs_pkey`
+  await sql`ALTER TABLE quota_types DROP CONSTRAINT quota_types_type_key_unique`
+  await sql`DROP INDEX quota_rollups_key`
+  await isRefused(
+    /: unique index quota_rollups \(time_zone, day_start\), unique index quota_types \(type_key\), primary key usage_logs \(user_id, id\) missing\. Run/
+  )
+  await sql`CREATE UNIQUE INDEX ON quota_rollups (day_start, time_zone) INCLUDE (day_end)`
+  await sql`CREATE UNIQUE INDEX ON quota_types (type_key)`
+  // What ON CONFLICT passes over.
+  await sql`CREATE INDEX ON usage_logs (user_id, id)`
+  await sql`CREATE UNIQUE INDEX ON usage_logs (user_id, id) WHERE amount > 0`
+  await sql`CREATE UNIQUE INDEX ON usage_logs (user_id, id, amount)`
+  await sql`CREATE UNIQUE INDEX ON usage_logs (lower(user_id), id)`
+  await sql`ALTER TABLE usage_logs ADD CONSTRAINT late UNIQUE (user_id, id) DEFERRABLE`
+  await isRefused(/: primary key usage_logs \(user_id, id\) missing\. Run/)
+  await sql`ALTER TABLE usage_logs DROP CONSTRAINT late`
+  await sql`CREATE UNIQUE INDEX ON usage_logs (id, user_id)`
+  const db = await connect(url)
+  t.teardown(() => db.close())
+  await declareTypes(db, { calls: { limit: 1 } })
+  await commit(db, 'alice', costing(await hold(db, 'alice', { calls: 1 })), '/a')
+  t.strictSame(await standing(db, 'alice', 'calls'), [1, 0, 0])
 })
 
 t.test(
