@@ -1,4 +1,5 @@
 // fastify-quota init: the tables, the quota types, and the limits of users who are there already.
+import { FST_QUOTA_SCHEMA } from '../quota/errors.ts'
 import type { QuotaDeclaration } from '../quota/quota-type.ts'
 import { QUOTAS } from '../server/quotas.ts'
 import { declareTypes } from '../store/catalogue/declare-types.ts'
@@ -7,6 +8,8 @@ import { ensureUser } from '../store/charge/ensure-user.ts'
 import { requireReachable } from '../store/connection/connect-server.ts'
 import { explain } from '../store/connection/explain.ts'
 import type { Database } from '../store/database.ts'
+import { missingFromSchema, tellMissing } from '../store/migration/check-schema.ts'
+import { RESTORE } from '../store/migration/list-migrations.ts'
 import { migrate } from '../store/migration/migrate.ts'
 import { listUsersWithoutLimits } from '../store/operator/list-users-without-limits.ts'
 import { setUsers, type UserEntry } from '../store/operator/set-users.ts'
@@ -42,7 +45,9 @@ one is it), email, time_zone and period_anchor. What is empty stays as it is.`,
     await withTarget(target, async db => {
       await requireReachable(db)
       print(`On ${target.label}:`)
-      print(describeMigrations(db, await migrate(db)))
+      const applied = await migrate(db)
+      await requireComplete(db)
+      print(describeMigrations(db, applied))
       if (!order.isSchemaOnly) print(await makeTypes(db, order.types))
       if (order.users !== undefined) print(await giveToUsers(db, order.users))
       if (order.isForAllUsers) print(`- limits given to ${people(await giveLimits(db))} of quota_users`)
@@ -71,6 +76,12 @@ function readOrder(values: Values): Order {
     isSchemaOnly,
     isForAllUsers
   }
+}
+
+/** What was lost after it was made comes by no migration: to say that all is well would send the operator round in a circle with `doctor`. */
+async function requireComplete(db: Database): Promise<void> {
+  const missing = await missingFromSchema(db)
+  if (missing.length > 0) throw new FST_QUOTA_SCHEMA(tellMissing(missing), `To mend it, ${RESTORE}`)
 }
 
 function describeMigrations({ kind }: Database, applied: number): string {

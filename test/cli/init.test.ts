@@ -135,6 +135,21 @@ t.test('fastify-quota init', async t => {
     t.match(await db.query('SELECT count(*)::int AS n FROM quota_migrations'), [{ n: shipped.length }])
   })
 
+  t.test('names what was lost after it was made, which no migration brings back, and fails', async t => {
+    const url = await pg.migrated()
+    const db = await look(url)
+    await db.query('ALTER TABLE quota_limits DROP COLUMN updated_at')
+    await db.query('DROP INDEX quota_usage_days_key')
+    const { code, stdout, stderr } = await init(url)
+    t.equal(code, 1)
+    t.notMatch(stdout, 'of this version')
+    t.match(
+      stderr,
+      /: column quota_limits\.updated_at, unique index quota_usage_days \(user_id, .*\) missing\. To mend it, restore it from a backup/
+    )
+    t.match(await db.query('SELECT FROM quota_types'), [], 'and goes no further')
+  })
+
   t.test('makes an embedded database where no URL is given', async t => {
     const made = await build.run('cli/main.js', ['init'], { QUOTA_DATA_DIR: 'embedded' })
     t.match(made, { code: 0, stdout: /^On the embedded database in embedded:\n.*\n- 5 quota types inserted/ })
