@@ -66,10 +66,13 @@ export async function withTarget<T>(target: Target, work: (db: Database) => Prom
   }
 }
 
+/** Nothing is there of what a command looks at. */
+export class NoDatabase extends Error {}
+
 /** A command that only looks must not make an empty database. */
 export function requireEmbedded({ connection }: Target): void {
   if (typeof connection !== 'string' && !existsSync(join(connection.dataDir, 'PG_VERSION')))
-    throw new Error(
+    throw new NoDatabase(
       `There is no embedded database in ${connection.dataDir}. Name its directory with --data-dir, set DATABASE_URL, or make one with \`fastify-quota init\`.`
     )
 }

@@ -1,12 +1,12 @@
 // fastify-quota doctor: what is wrong with the database or the routes, and what to do about it.
-
+import { FST_QUOTA_DIRECTORY_IN_USE, FST_QUOTA_DIRECTORY_UNREADABLE } from '../quota/errors.ts'
 import { explain } from '../store/connection/explain.ts'
 import { stateOf } from '../store/database.ts'
 import { GRANT } from '../store/migration/check-rights.ts'
 import { checkDatabase } from './check-database.ts'
 import { checkRoutes, type RouteCheck } from './check-routes.ts'
 import { type Command, text } from './command.ts'
-import { CONNECTION_FLAGS, readTarget, requireEmbedded, type Target, withTarget } from './connection.ts'
+import { CONNECTION_FLAGS, NoDatabase, readTarget, requireEmbedded, type Target, withTarget } from './connection.ts'
 import { describeFinding, type Finding, hint, wrong } from './finding.ts'
 import { loadApp, standaloneApp } from './load-app.ts'
 
@@ -55,12 +55,18 @@ async function examineDatabase(target: Target): Promise<Finding[]> {
     return await withTarget(target, checkDatabase)
   } catch (error) {
     if (stateOf(error) === FORBIDDEN) return [wrong('rights', explain(error), GRANT)]
-    const remedy =
-      target.source === 'embedded'
-        ? 'one process at a time: stop the application that has it open, or make it with `npx fastify-quota init`'
-        : `check ${target.source}, and that the server is up and lets this user in`
-    return [wrong('connection', explain(error), remedy)]
+    return [wrong('connection', explain(error), remedyOf(error, target))]
   }
+}
+
+function remedyOf(error: unknown, { source }: Target): string {
+  if (source !== 'embedded') return `check ${source}, and that the server is up and lets this user in`
+  if (error instanceof NoDatabase) return 'make it with `npx fastify-quota init`'
+  const { cause } = error as Error
+  if (cause instanceof FST_QUOTA_DIRECTORY_IN_USE) return 'one process at a time: stop the application that has it open'
+  if (cause instanceof FST_QUOTA_DIRECTORY_UNREADABLE)
+    return 'a copy must be of the whole directory, and made while no process had it open; a new one is made by `npx fastify-quota init`'
+  return 'mend what the message says; the application cannot work with this directory either'
 }
 
 async function examineRoutes(file: string | undefined): Promise<RouteCheck> {

@@ -135,6 +135,11 @@ export const FST_QUOTA_DIRECTORY_IN_USE = createError<[dir: string, pid: string]
   'The embedded database in %s is open in process %s, and takes one process only. Stop that process, choose another directory, or use PostgreSQL for several processes.',
   500
 )
+export const FST_QUOTA_DIRECTORY_UNREADABLE = createError<[dir: string, why: string, cause?: { cause: unknown }]>(
+  'FST_QUOTA_DIRECTORY_UNREADABLE',
+  'The embedded database in %s cannot be opened: %s. Restore the directory from a copy, or move it away to begin with a new one.',
+  500
+)
 export const FST_QUOTA_CALENDAR = createError<[what: string, why: string]>(
   'FST_QUOTA_CALENDAR',
   'The row of this user in quota_users has the %s, which is %s. Correct it there.',

@@ -6,9 +6,10 @@ import { describeFinding } from '../../src/cli/finding.ts'
 import { declareTypes } from '../../src/store/catalogue/declare-types.ts'
 import { ensureUser } from '../../src/store/charge/ensure-user.ts'
 import { open } from '../../src/store/connection/connect.ts'
+import { lockDirectory } from '../../src/store/connection/lock-directory.ts'
 import type { Database } from '../../src/store/database.ts'
 import { built } from '../fixtures/built.ts'
-import { server } from '../fixtures/database.ts'
+import { embeddedDir, server } from '../fixtures/database.ts'
 
 /** Over a database of its own: only its routes are looked at. */
 const PLUGIN = `
@@ -262,6 +263,26 @@ t.test('fastify-quota doctor', async t => {
     t.match(unreachable, { code: 1, stdout: /^wrong +connection .*\n +→ check DATABASE_URL/m })
     t.notMatch(unreachable.stdout + unreachable.stderr, /hunter2secret/)
     const none = await build.run('cli/main.js', ['doctor', '--data-dir', 'none', '--app', plugin], { APP_DATABASE_URL })
-    t.match(none, { code: 1, stdout: /^wrong +connection +There is no embedded database in none/m })
+    t.match(none, {
+      code: 1,
+      stdout: /^wrong +connection +There is no embedded database in none.*\n +→ make it with `npx fastify-quota init`$/m
+    })
+  })
+
+  t.test('tells a directory that is damaged from one that is open in another process', async t => {
+    const dataDir = await embeddedDir(t)
+    const look = () =>
+      build.run('cli/main.js', ['doctor', '--data-dir', dataDir, '--app', plugin], { APP_DATABASE_URL })
+    const unlock = await lockDirectory(dataDir)
+    t.match(await look(), {
+      code: 1,
+      stdout: /^wrong +connection +.* is open in process \d+.*\n +→ one process at a time: stop the application/m
+    })
+    await unlock()
+    await writeFile(join(dataDir, 'global/pg_control'), '')
+    t.match(await look(), {
+      code: 1,
+      stdout: /^wrong +connection +.* cannot be opened: .*Restore the directory .*\n +→ a copy must be of the whole/m
+    })
   })
 })

@@ -1,5 +1,6 @@
 // The embedded engine: PostgreSQL inside this process, in a directory, for development, tests and small deployments.
 import { resolve } from 'node:path'
+import { FST_QUOTA_DIRECTORY_UNREADABLE } from '../../quota/errors.ts'
 import { type Database, type Driver, openDatabase, type Values } from '../database.ts'
 import { migrate } from '../migration/migrate.ts'
 import { transactThrough } from './drizzle-transaction.ts'
@@ -63,7 +64,12 @@ async function start(dataDir: string, locked: Unlock | Promise<Unlock>): Promise
 async function openEngine(dataDir: string, unlock: Unlock): Promise<Database> {
   // Loaded when it is used: it is heavy, and production does without it.
   const [{ PGlite }, { drizzle }] = await Promise.all([import('@electric-sql/pglite'), import('drizzle-orm/pglite')])
-  const client = await PGlite.create(dataDir)
+  const client = await PGlite.create(dataDir).catch(error => {
+    if (dataDir === 'memory://') throw error
+    // Of a file that is damaged the engine says no more than that it was aborted.
+    const why = String((error as Error)?.message ?? error).replace(/\.$/, '')
+    throw new FST_QUOTA_DIRECTORY_UNREADABLE(dataDir, why, { cause: error })
+  })
   const close = async () => {
     await client.close()
     await unlock()

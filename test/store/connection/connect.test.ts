@@ -1,5 +1,6 @@
-import { readFile } from 'node:fs/promises'
+import { readFile, writeFile } from 'node:fs/promises'
 import { createServer } from 'node:net'
+import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { PGlite } from '@electric-sql/pglite'
 import { drizzle as drizzlePg } from 'drizzle-orm/node-postgres'
@@ -13,7 +14,7 @@ import { commit } from '../../../src/store/charge/commit.ts'
 import { type Connection, connect, open } from '../../../src/store/connection/connect.ts'
 import { rowsOf } from '../../../src/store/database.ts'
 import { costing, hold, standing, tryHold } from '../../fixtures/charges.ts'
-import { freePort, server } from '../../fixtures/database.ts'
+import { embeddedDir, freePort, server } from '../../fixtures/database.ts'
 
 const pg = await server(t)
 
@@ -289,6 +290,19 @@ t.test('an error of a statement carries its SQLSTATE, and neither its values nor
     t.match(error, { code: 'FST_QUOTA_STORE', cause: { code: '22P02' } })
     t.notMatch((error as Error).message, /secret_column/)
     await db.close()
+  }
+})
+
+t.test('a damaged directory is told by its name, with what can be done, and is let go', async t => {
+  for (const file of ['global/pg_control', 'PG_VERSION']) {
+    const dataDir = await embeddedDir(t)
+    await writeFile(join(dataDir, file), '')
+    for (const _ of ['once', 'again'])
+      await t.rejects(connect({ dataDir }), {
+        code: 'FST_QUOTA_DIRECTORY_UNREADABLE',
+        message: `database in ${dataDir} cannot be opened: `,
+        cause: Error
+      })
   }
 })
 
