@@ -17,7 +17,7 @@ import type { Actor } from '../store/record-audit.ts'
 import { type Command, text, UsageError, type Values } from './command.ts'
 import { CONNECTION_FLAGS, readTarget, withTarget } from './connection.ts'
 import { readTypes } from './read-types.ts'
-import { readUsers } from './read-users.ts'
+import { readUsers, type UsersFile } from './read-users.ts'
 
 export const init: Command = {
   name: 'init',
@@ -26,7 +26,7 @@ It may run again: what is done is not done twice, and no usage is touched.
 
 An application that declares its types under the option \`quotas\` needs none from here: --schema-only.
 The CSV of --users-from (RFC 4180, UTF-8, commas) has a user id on each line, or a header: with the column id or user_id (else the first
-one is it), email, time_zone and period_anchor. What is empty stays as it is.`,
+one is it), email, time_zone and period_anchor. What is empty stays as it is, and other columns are passed over.`,
   flags: {
     ...CONNECTION_FLAGS,
     types: {
@@ -49,7 +49,11 @@ one is it), email, time_zone and period_anchor. What is empty stays as it is.`,
       await requireComplete(db)
       print(describeMigrations(db, applied))
       if (!order.isSchemaOnly) print(await makeTypes(db, order.types))
-      if (order.users !== undefined) print(await giveToUsers(db, order.users))
+      if (order.file !== undefined) {
+        const { users, passedOver } = order.file
+        print(await giveToUsers(db, users))
+        if (passedOver.length > 0) print(`- columns of the file that were passed over: ${passedOver.join(', ')}`)
+      }
       if (order.isForAllUsers) print(`- limits given to ${people(await giveLimits(db))} of quota_users`)
     })
     return 0
@@ -58,7 +62,7 @@ one is it), email, time_zone and period_anchor. What is empty stays as it is.`,
 
 interface Order {
   types: Record<string, QuotaDeclaration> | undefined
-  users: UserEntry[] | undefined
+  file: UsersFile | undefined
   isSchemaOnly: boolean
   isForAllUsers: boolean
 }
@@ -72,7 +76,7 @@ function readOrder(values: Values): Order {
     throw new UsageError('--schema-only makes no types and gives no limits; leave out the other flags.')
   return {
     types: types === undefined ? undefined : readTypes(types),
-    users: users === undefined ? undefined : readUsers(users),
+    file: users === undefined ? undefined : readUsers(users),
     isSchemaOnly,
     isForAllUsers
   }

@@ -22,11 +22,18 @@ interface Columns {
   period_anchor: number
 }
 
+export interface UsersFile {
+  users: UserEntry[]
+  /** Columns of the header that say nothing to us. */
+  passedOver: string[]
+}
+
 /** Throws an error that names every line that is refused. */
-export function readUsers(file: string): UserEntry[] {
+export function readUsers(file: string): UsersFile {
   const lines = readLines(file)
-  const header = lines[0] === undefined ? undefined : columnsOf(lines[0].cells)
-  const strange = header === undefined ? strangeLineOf(lines) : undefined
+  const [first] = lines
+  const header = first === undefined ? undefined : columnsOf(first.cells)
+  const strange = header === undefined ? strangeLineOf(lines) : ambiguityOf(first as Line)
   if (strange !== undefined) throw new Error(refusal(file, [strange]))
   const columns = header ?? { id: 0, email: -1, time_zone: -1, period_anchor: -1 }
   const faults: string[] = []
@@ -39,7 +46,7 @@ export function readUsers(file: string): UserEntry[] {
     return user
   })
   if (faults.length > 0) throw new Error(refusal(file, faults))
-  return users
+  return { users, passedOver: header === undefined ? [] : passedOverOf((first as Line).cells, header) }
 }
 
 function readLines(file: string): Line[] {
@@ -54,11 +61,21 @@ function readLines(file: string): Line[] {
   }
 }
 
+/** What a header may call each of our columns. */
+const NAMES: Readonly<Record<keyof Columns, readonly string[]>> = {
+  id: ['id', 'user_id'],
+  email: ['email'],
+  time_zone: ['time_zone'],
+  period_anchor: ['period_anchor']
+}
+
+const namesIn = (cells: readonly string[]): string[] => cells.map(cell => cell.trim().toLowerCase())
+
 /** A first line that names one of our columns is a header; other columns of it are passed over. */
 function columnsOf(cells: readonly string[]): Columns | undefined {
-  const names = cells.map(cell => cell.trim().toLowerCase())
-  const at = (...wanted: string[]) => names.findIndex(name => wanted.includes(name))
-  const id = at('id', 'user_id')
+  const names = namesIn(cells)
+  const at = (column: keyof Columns) => names.findIndex(name => NAMES[column].includes(name))
+  const id = at('id')
   const columns = {
     id: Math.max(id, 0),
     email: at('email'),
@@ -68,6 +85,20 @@ function columnsOf(cells: readonly string[]): Columns | undefined {
   const { email, time_zone, period_anchor } = columns
   return [id, email, time_zone, period_anchor].some(i => i >= 0) ? columns : undefined
 }
+
+/** Two columns of a header that may both be meant: the `id` beside a `user_id` is often that of a row of another table. */
+function ambiguityOf({ number, cells }: Line): string | undefined {
+  const names = namesIn(cells)
+  for (const known of Object.values(NAMES)) {
+    const [one, other] = names.filter(name => known.includes(name))
+    const told = one === other ? `${one} twice` : `both ${one} and ${other}`
+    if (other !== undefined) return `line ${number}: it names ${told}; leave one column out, or give it another name`
+  }
+  return undefined
+}
+
+const passedOverOf = (cells: readonly string[], columns: Columns): string[] =>
+  cells.map(cell => cell.trim()).filter((name, i) => name !== '' && !Object.values(columns).includes(i))
 
 /** Without a header of ours every line begins with an id: what rather is a file of another kind would make a user of each of its lines. */
 function strangeLineOf(lines: readonly Line[]): string | undefined {

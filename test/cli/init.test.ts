@@ -75,9 +75,10 @@ t.test('fastify-quota init', async t => {
     const charges = [{ id, typeId: type!.id, type: type!.key, amount: 7 }]
     await charge(db, { userId: 'alice', charges, endpoint: null, metadata: {}, idempotencyKey: null })
     t.match(await init(url, '--users-from', csv), { stdout: /0 new, 0 changed; limits given to 0 users/ })
-    const moved = await file('moved.csv', 'id,time_zone\nbob,Europe/Berlin\n')
+    const moved = await file('moved.csv', 'id,time_zone,timezone,Name\nbob,Europe/Berlin,,Bob\n')
     t.match(await init(url, '--users-from', moved), {
-      stdout: /1 user of the file: 0 new, 1 changed; limits given to 0 users/
+      stdout:
+        /1 user of the file: 0 new, 1 changed; limits given to 0 users\n- columns of the file that were passed over: timezone, Name\n/
     })
     t.match((await viewQuotas(db, 'alice', 'api_calls_l3_detect')).quotas, [{ used: 7 }])
   })

@@ -12,7 +12,7 @@ function file(t: Test, content: string | Buffer): string {
   return path
 }
 
-const read = (t: Test, content: string | Buffer) => readUsers(file(t, content))
+const read = (t: Test, content: string | Buffer) => readUsers(file(t, content)).users
 const plain = (id: string) => ({ id, email: null, timeZone: null, periodAnchor: null })
 
 t.test('takes the first column where no header names another', async t => {
@@ -29,6 +29,23 @@ t.test('takes the columns that a header names, in any order, and passes over oth
     plain('b-2')
   ])
   t.strictSame(read(t, 'email,id\nx@example.com,7\n'), [{ ...plain('7'), email: 'x@example.com' }])
+})
+
+t.test('names the columns that it passes over', async t => {
+  const passedOver = (csv: string) => readUsers(file(t, csv)).passedOver
+  t.strictSame(passedOver('user_id, Mail ,email,,timezone\na,b,c@example.com,d,e\n'), ['Mail', 'timezone'])
+  t.strictSame(passedOver('login,email,name\n'), ['name'], 'the first is the id here')
+  t.strictSame(passedOver('alice\nbob,whatever\n'), [], 'without a header nothing has a name')
+})
+
+t.test('refuses a header that names a column of ours twice, as id and user_id, and says which', async t => {
+  const refused = (header: string, told: string) =>
+    t.throws(() => read(t, `${header}\n1,2,\n`), {
+      message: new RegExp(`nothing was written:\\n  line 1: it names ${told}; leave one column out`)
+    })
+  refused('ID,name,user_id', 'both id and user_id')
+  refused('user_id,id', 'both user_id and id')
+  refused('id,email,Email', 'email twice')
 })
 
 t.test('reads what RFC 4180 allows: quotes, commas, line breaks within them, CRLF, a byte order mark', async t => {
