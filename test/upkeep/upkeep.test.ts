@@ -71,7 +71,7 @@ t.test('all that is done without a request is done, each at its time', async t =
     statusCode: 402,
     at: new Date()
   })
-  for (const [what, table] of Object.entries(LEFT)) await until(what, 5_000, async () => (await left(table)) === 0)
+  for (const [what, table] of Object.entries(LEFT)) await until(what, 30_000, async () => (await left(table)) === 0)
   t.equal(await left('quota_idempotency_keys'), 1)
   await upkeep.stop()
   t.strictSame(errors, [])
