@@ -171,7 +171,7 @@ t.test('fastify-quota doctor', async t => {
 
   t.test('tells a server that only reads', async t => {
     const { url } = await healthy()
-    const { code, stdout } = await doctor(`${url}?default_transaction_read_only=on`)
+    const { code, stdout } = await doctor(`${url}?default_transaction_read_only=on`, '--app', plugin)
     t.equal(code, 1)
     t.match(stdout, /^wrong +connection +answered in \d+ ms, and only reads: .*\n +→ give the URL of the primary/m)
   })
