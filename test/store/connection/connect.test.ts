@@ -2,9 +2,7 @@ import { readFile, writeFile } from 'node:fs/promises'
 import { createServer } from 'node:net'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
-import { PGlite } from '@electric-sql/pglite'
 import { drizzle as drizzlePg } from 'drizzle-orm/node-postgres'
-import { drizzle as drizzlePGlite } from 'drizzle-orm/pglite'
 import { drizzle } from 'drizzle-orm/postgres-js'
 import { Client, Pool } from 'pg'
 import postgres from 'postgres'
@@ -214,16 +212,6 @@ t.test("the application's own Drizzle database stays open", async t => {
   const db = await connect(drizzle(sql))
   await db.close()
   t.equal((await db.query<{ one: number }>('SELECT 1 AS one'))[0]?.one, 1)
-})
-
-t.test("an application's own PGlite has the tables made: no command reaches it", async t => {
-  const engine = new PGlite()
-  t.teardown(() => engine.close())
-  const db = await connect(drizzlePGlite(engine))
-  await declareTypes(db, { calls: { limit: 1 } })
-  t.equal((await tryHold(db, 'alice', { calls: 1 })).admitted, true)
-  await db.close()
-  t.equal((await tryHold(await connect(drizzlePGlite(engine)), 'alice', { calls: 1 })).admitted, false)
 })
 
 t.test('a Drizzle database whose transactions take in what others ask is refused, and a pool is not', async t => {
