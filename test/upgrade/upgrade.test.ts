@@ -13,6 +13,8 @@ import { addServer, startServer, target } from '../fixtures/target.ts'
 
 const RESERVATION_TTL_MS = 4_000
 
+// Each waits for most of its time.
+t.jobs = 2
 const pg = await server(t)
 const migrations = (await readdir(MIGRATIONS_FOLDER)).filter(name => name.endsWith('.sql')).sort()
 
