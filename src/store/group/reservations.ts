@@ -24,23 +24,8 @@ import { Group } from './group.ts'
 import { type Held, holdMany, type Wish } from './hold-many.ts'
 import { moveInTurn } from './move-in-turn.ts'
 import { type Move, type Moved, moveManyUsers } from './move-many.ts'
+import type { Settling } from './settling.ts'
 import { UserTurns } from './user-turns.ts'
-
-/** Writes what became of a request; each may be done twice, and is then done once. */
-export interface Settling {
-  commit(userId: string, charges: readonly CommittedCharge[], endpoint: string | null): Promise<Map<string, Balance>>
-  release(userId: string, charges: readonly HeldCharge[]): Promise<Map<string, Balance>>
-  voidCharges(userId: string, charges: readonly HeldCharge[]): Promise<void>
-  amend(userId: string, charges: readonly CommittedCharge[]): Promise<Map<string, Balance>>
-}
-
-/** One request's at a time. */
-export const settlingOn = (db: Database): Settling => ({
-  commit: (...given) => commit(db, ...given),
-  release: (...given) => release(db, ...given),
-  voidCharges: (...given) => voidCharges(db, ...given),
-  amend: (...given) => amend(db, ...given)
-})
 
 /** The database refused all that shared a statement, because of one of them: each asks for itself. */
 const NOT_MOVED = { done: false, full: false } as const
