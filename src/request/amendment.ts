@@ -1,21 +1,11 @@
 // A charge that is written already, and cost another amount than it says: its log row is written anew.
 import type { FastifyBaseLogger } from 'fastify'
 import type { Balance } from '../quota/balance.ts'
-import type { Emit } from '../quota/events.ts'
 import type { CommittedCharge } from '../store/charge/commit.ts'
-import type { Database } from '../store/database.ts'
-import { type Settling, settlingOn } from '../store/group/settling.ts'
-import type { DenialMemory } from './denial-memory.ts'
+import { settlingOn } from '../store/group/settling.ts'
 import type { Cost } from './headers.ts'
-import type { Owed, OwedListener } from './owed.ts'
-
-interface AmendContext {
-  db: Database
-  store: Settling
-  owed: Owed
-  denials: DenialMemory
-  emit: Emit<FastifyBaseLogger>
-}
+import type { OwedListener } from './owed.ts'
+import type { SettleContext } from './settle-context.ts'
 
 /** Whose charge it is, and who hears of what could not be written. */
 interface Charged extends Pick<OwedListener<never>, 'owed' | 'dropped'> {
@@ -32,7 +22,7 @@ interface Amendment {
 
 /** Resolves when it is written, or known to be owed; never rejects. `written` gives the costs that follow from the balances. */
 export async function amendCharges(
-  { db, denials, emit, owed, store }: AmendContext,
+  { db, denials, emit, owed, store }: SettleContext,
   charged: Charged,
   { former, charges }: Amendment,
   written: (balances: Map<string, Balance>) => Cost[]

@@ -1,35 +1,18 @@
 // The end of a request: charged or given back by the status that was sent, once, whatever path led there.
 import type { FastifyBaseLogger } from 'fastify'
 import type { Balance } from '../quota/balance.ts'
-import type { Emit } from '../quota/events.ts'
 import type { Admitted, AdmittedCharge } from '../store/charge/admit.ts'
 import type { CommittedCharge } from '../store/charge/commit.ts'
-import type { Database } from '../store/database.ts'
-import type { Reservations } from '../store/group/reservations.ts'
 import { type Settling, settlingOn } from '../store/group/settling.ts'
 import { amendCharges } from './amendment.ts'
 import { Committed } from './committed.ts'
-import type { DenialMemory } from './denial-memory.ts'
 import { type Cost, Projected, type QuotaHeaders, quotaHeaders } from './headers.ts'
-import type { Hold, Holds } from './holds.ts'
+import type { Hold } from './holds.ts'
 import { judge } from './judge.ts'
 import type { RequestMetering, Tariff } from './match.ts'
-import type { Owed, OwedListener } from './owed.ts'
+import type { OwedListener } from './owed.ts'
 import { MeteredQuota, type ReservedCharge } from './request-quota.ts'
-
-export interface SettleContext {
-  db: Database
-  /** For what a request waits for; what takes longer is written later. */
-  store: Reservations
-  owed: Owed
-  holds: Holds
-  emit: Emit<FastifyBaseLogger>
-  denials: DenialMemory
-  /** How long the handler of a client that has left is held for. */
-  patienceMs: number
-  /** What living requests hold, and must be kept from expiring. */
-  live: { join(settlement: Settlement): void; leave(settlement: Settlement): void }
-}
+import type { SettleContext } from './settle-context.ts'
 
 type Target = 'charged' | 'released'
 
