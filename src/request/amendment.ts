@@ -20,7 +20,7 @@ interface Amendment {
   charges: readonly CommittedCharge[]
 }
 
-/** Resolves when it is written, or known to be owed; never rejects. `written` gives the costs that follow from the balances. */
+/** Resolves when it is written, or known to be owed; never rejects. `written` hears of it whenever that is, and gives the costs that follow from the balances. */
 export async function amendCharges(
   { db, denials, emit, owed, store }: SettleContext,
   charged: Charged,
@@ -30,13 +30,16 @@ export async function amendCharges(
   const { userId, endpoint, log } = charged
   const amended = charges.filter(({ amount }, i) => amount !== former[i]?.amount)
   if (amended.length === 0) return
+  const note = (balances: Map<string, Balance>): Cost[] => {
+    // There may be room again.
+    denials.forget(userId)
+    return written(balances)
+  }
   await owed.attempt(store.amend(userId, amended), {
-    again: () => settlingOn(db).amend(userId, amended),
+    again: async () => note(await settlingOn(db).amend(userId, amended)),
     written: balances => {
-      // There may be room again.
-      denials.forget(userId)
       const types = new Set(amended.map(({ type }) => type))
-      const told = written(balances).filter(({ type }) => types.has(type))
+      const told = note(balances).filter(({ type }) => types.has(type))
       const facts = told.map(({ type, cost, remaining }) => ({ type, amount: cost, remaining }))
       emit({ name: 'amended', userId, endpoint, charges: facts }, log)
     },

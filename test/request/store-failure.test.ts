@@ -1,3 +1,4 @@
+import { setTimeout as sleep } from 'node:timers/promises'
 import Fastify, { type FastifyRequest } from 'fastify'
 import postgres from 'postgres'
 import t from 'tap'
@@ -216,3 +217,35 @@ async function sqlLocks(url: string): Promise<number> {
   await sql.end()
   return rows.length
 }
+
+t.test(
+  'an amount that is told late, while the store is gone, is written once it is back; the last one counts',
+  async t => {
+    const { app, url } = await application(t)
+    let set = (_: number) => {}
+    app.get('/late', { config: { quota: { type: 'tokens', amount: 1 } } }, async request => {
+      set = amount => request.quota.setAmount('tokens', amount)
+      return 'x'
+    })
+    const [user, other] = [newUser(), newUser()]
+    t.equal((await ask(app, user, '/late')).statusCode, 200)
+    const back = set
+    t.equal((await ask(app, other, '/late')).statusCode, 200)
+    await pg.instance.stop()
+    back(50)
+    set(50)
+    for (let i = 0; i < 200 && app.quota.counts().owed < 2; i++) await sleep(50)
+    t.match(app.quota.counts(), { charged: 2, owed: 2, amended: 0 })
+    back(1)
+    await pg.instance.start()
+    const db = await connect(url)
+    t.teardown(() => db.close())
+    for (let i = 0; i < 200 && (await usedBy(db, other, 'tokens')) !== 50; i++) await sleep(50)
+    t.match(await logsOf(db, other), [{ type: 'tokens', amount: 50 }])
+    t.equal(await usedBy(db, other, 'tokens'), 50)
+    for (let i = 0; i < 200 && app.quota.counts().amended < 1; i++) await sleep(50)
+    t.match(await logsOf(db, user), [{ type: 'tokens', amount: 1 }])
+    t.equal(await usedBy(db, user, 'tokens'), 1)
+    t.match(app.quota.counts(), { owed: 2, amended: 1, dropped: 0 })
+  }
+)
