@@ -6,7 +6,8 @@ import { start } from './processes.js'
 import { makeStore } from './servers.js'
 import { quantile } from './statistics.js'
 
-const WARM_UP_SECONDS = 2
+/** A process takes the double of its CPU for a request in its first two seconds, and is at its best after four or five, while V8 compiles what it runs. */
+const WARM_UP_SECONDS = 5
 const SELECT_SECONDS = 1
 
 /** Gives the figures of each pass, by contender; `report` hears of what is wrong. */
