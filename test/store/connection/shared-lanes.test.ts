@@ -1,0 +1,85 @@
+import { setTimeout as sleep } from 'node:timers/promises'
+import postgres from 'postgres'
+import t, { type Test } from 'tap'
+import { Hosts } from '../../../src/store/connection/hosts.ts'
+import { Lane } from '../../../src/store/connection/lane.ts'
+import { SharedLanes, SLOW_MS } from '../../../src/store/connection/shared-lanes.ts'
+import { server } from '../../fixtures/database.ts'
+
+const pg = await server(t)
+
+type Run = Lane['run']
+
+/** What each statement is run on, and a lock that one of them can wait for. */
+async function lanes(t: Test) {
+  const url = await pg.empty()
+  const lanes = new SharedLanes(
+    statements => new Lane(url, new Hosts([{}]), { max: 1, onnotice: () => {} }, {}, statements)
+  )
+  const sql = postgres(url, { max: 1 })
+  t.teardown(() => Promise.all([lanes.close(), sql.end()]))
+  const ask = async (run: Run, text: string): Promise<number> => {
+    const [row] = (await run(`SELECT pg_backend_pid() AS pid, ${text}`, [], false, 20_000)) as { pid: number }[]
+    return row!.pid
+  }
+  await sql`SELECT pg_advisory_lock(1)`
+  return {
+    lanes,
+    pidOf: (run: Run) => ask(run, '1'),
+    /** Runs until the lock is let go. */
+    wait: (run: Run) => ask(run, 'pg_advisory_lock_shared(1)'),
+    letGo: () => sql`SELECT pg_advisory_unlock(1)`
+  }
+}
+
+/** Long enough to be slow. */
+const whileSlow = () => sleep(SLOW_MS + 50)
+
+t.test('those that hold and those that charge share a connection while they are quick', async t => {
+  const { lanes: shared, pidOf, wait, letGo } = await lanes(t)
+  const { runHolding, runCharging } = shared
+  const [pid] = [await pidOf(runHolding)]
+  t.equal(await pidOf(runCharging), pid)
+  const first = wait(runHolding)
+  const others = [pidOf(runCharging), pidOf(runHolding), pidOf(runCharging)]
+  await letGo()
+  t.strictSame(await Promise.all([first, ...others]), [pid, pid, pid, pid])
+})
+
+t.test('a charge that is slow holds up nobody who comes, and so for a while after it', async t => {
+  const { lanes: shared, pidOf, wait, letGo } = await lanes(t)
+  const both = await pidOf(shared.runHolding)
+  const charge = wait(shared.runCharging)
+  await whileSlow()
+  const apart = await pidOf(shared.runHolding)
+  t.not(apart, both)
+  const spare = await pidOf(shared.runSpareCharging)
+  t.notOk([both, apart].includes(spare), 'nor is another charge')
+  await letGo()
+  t.equal(await charge, both)
+  t.equal(await pidOf(shared.runHolding), apart, 'they stay apart')
+  t.equal(await pidOf(shared.runCharging), both)
+})
+
+t.test('where one that holds is slow, another goes beside it', async t => {
+  const { lanes: shared, pidOf, wait, letGo } = await lanes(t)
+  const both = await pidOf(shared.runHolding)
+  const held = wait(shared.runHolding)
+  await whileSlow()
+  t.not(await pidOf(shared.runSpareHolding), both)
+  await letGo()
+  t.equal(await held, both)
+})
+
+t.test('what is slow on a connection of its own has its spare on the one that is shared', async t => {
+  const { lanes: shared, pidOf, wait, letGo } = await lanes(t)
+  const both = await pidOf(shared.runHolding)
+  const charge = wait(shared.runCharging)
+  await whileSlow()
+  const held = wait(shared.runHolding)
+  const spare = pidOf(shared.runSpareHolding)
+  await letGo()
+  t.not(await held, both)
+  t.equal(await spare, both)
+  t.equal(await charge, both)
+})

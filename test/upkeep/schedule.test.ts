@@ -1,0 +1,64 @@
+import { setTimeout as sleep } from 'node:timers/promises'
+import t from 'tap'
+import { every } from '../../src/upkeep/schedule.ts'
+
+const HOUR_MS = 3_600_000
+const fail = (error: unknown) => t.fail(String(error))
+
+/** Waits for what comes by itself, a busy machine's time. */
+async function until(isSo: () => boolean): Promise<void> {
+  for (let i = 0; i < 1_000 && !isSo(); i++) await sleep(5)
+}
+
+t.test('takes turn after turn, never two at once, and tells what failed', async t => {
+  let running = 0
+  let most = 0
+  let turns = 0
+  const told: unknown[] = []
+  const schedule = every(
+    1,
+    async () => {
+      most = Math.max(most, ++running)
+      await sleep(10)
+      running -= 1
+      if (++turns === 2) throw new Error('the second')
+    },
+    error => told.push(error)
+  )
+  await until(() => turns === 4)
+  await schedule.stop()
+  t.ok(turns >= 4)
+  t.equal(most, 1)
+  t.match(told, [{ message: 'the second' }])
+})
+
+t.test('the first turn has a time of its own', async t => {
+  let turns = 0
+  const soon = every(HOUR_MS, async () => turns++, fail, 1)
+  const late = every(HOUR_MS, async () => fail('an hour has not passed'), fail)
+  await until(() => turns === 1)
+  await sleep(20)
+  t.equal(turns, 1)
+  await Promise.all([soon.stop(), late.stop()])
+})
+
+t.test('to stop it ends the pause at once, and waits for a turn that runs, which hears of it', async t => {
+  const resting = every(HOUR_MS, async () => fail('it was stopped'), fail)
+  t.equal(await Promise.race([resting.stop(), sleep(5_000, 'waits')]), undefined)
+  let state = 'not begun'
+  const working = every(
+    1,
+    async stopping => {
+      state = 'runs'
+      while (!stopping.aborted) await sleep(1)
+      await sleep(20)
+      state = 'ended'
+    },
+    fail
+  )
+  await until(() => state === 'runs')
+  await working.stop()
+  t.equal(state, 'ended')
+  await sleep(20)
+  t.equal(state, 'ended', 'and there is no other turn')
+})
