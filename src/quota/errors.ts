@@ -26,7 +26,7 @@ export const FST_QUOTA_ROUTE_OUT_OF_REACH = createError<[route: string]>(
 )
 export const FST_QUOTA_ALREADY_REGISTERED = createError<[]>(
   'FST_QUOTA_ALREADY_REGISTERED',
-  'fastify-quota is registered in this scope already: one registration meters everything below it. For a second one use a sibling scope.',
+  'This scope has an app.quota already: fastify-quota is registered here or above, and meters everything below, or another plugin has that name. For a second registration use a sibling scope.',
   500
 )
 export const FST_QUOTA_NO_IDENTITY = createError<[]>(
