@@ -1,7 +1,8 @@
 // How an error of an admin route is answered: as problem details that name the field and what it takes, and nothing of the inside.
 import type { FastifyReply, FastifyRequest } from 'fastify'
-import { FST_QUOTA_FAILED, FST_QUOTA_STORE, FST_QUOTA_UNKNOWN_TYPE } from '../quota/errors.ts'
+import { FST_QUOTA_CHANGE_REFUSED, FST_QUOTA_FAILED, FST_QUOTA_STORE, FST_QUOTA_UNKNOWN_TYPE } from '../quota/errors.ts'
 import { PROBLEM_JSON, problem, STORE_RETRY_SECONDS } from '../quota/problem.ts'
+import { stateOf } from '../store/database.ts'
 
 interface Invalid {
   instancePath: string
@@ -19,14 +20,21 @@ export interface RequestError extends Error {
 }
 
 /** As text, which no serializer of the application makes anything else of. */
-export function answerError(error: RequestError, request: FastifyRequest, reply: FastifyReply): FastifyReply {
+export function answerError(given: RequestError, request: FastifyRequest, reply: FastifyReply): FastifyReply {
+  const error = refusalOf(given) ?? given
   const [status, detail] = describe(error, request)
-  if (status >= 500) request.log.error({ err: error }, 'quota admin request failed')
+  if (status >= 500 || error !== given) request.log.error({ err: error }, 'quota admin request failed')
   if (status === 503) reply.header('retry-after', STORE_RETRY_SECONDS)
   return reply
     .code(status)
     .type(PROBLEM_JSON)
     .send(JSON.stringify(problem(status, codeOf(error, status), detail, fieldOf(error))))
+}
+
+/** The database's own word against a change: a constraint (23…), or what a trigger raises (P0001). */
+function refusalOf(error: RequestError): RequestError | undefined {
+  const state = error instanceof FST_QUOTA_STORE ? (stateOf(error) ?? '') : ''
+  return /^(23|P0001)/.test(state) ? new FST_QUOTA_CHANGE_REFUSED(state, { cause: error }) : undefined
 }
 
 /** What Fastify or the application refuses has a code of ours, too: who reads it need not know who refused. */

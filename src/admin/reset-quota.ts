@@ -44,7 +44,7 @@ export function resetQuotaRoute(admin: FastifyInstance, { db, types, changed }: 
       params: USER_PARAMS,
       querystring: query(INPUT),
       body: optionalBody(INPUT),
-      response: { ...refusals(...CHANGE_REFUSALS, 409), 200: ANSWER }
+      response: { ...refusals(...CHANGE_REFUSALS), 200: ANSWER }
     },
     handler: async request => {
       const userId = readUserId(request)

@@ -76,7 +76,7 @@ const REFUSALS: Readonly<Record<number, string>> = {
   400: 'The request is malformed: `field` says where, and `detail` what is accepted.',
   403: 'No valid admin token.',
   404: 'There is no such user, or no such quota type.',
-  409: 'It contradicts what is there.',
+  409: 'It contradicts what is there, or a constraint or a trigger of the database refuses it.',
   413: 'The body is larger than 1 MiB, or than what the application allows.',
   414: 'The id in the path is longer than the router of the application takes (`maxParamLength`).',
   415: 'The body is not sent as application/json.',
@@ -109,4 +109,4 @@ export const refusals = (...more: number[]) =>
   Object.fromEntries([400, 403, 429, 500, 503, ...more].map(status => [status, refusal(status)]))
 
 /** What a route that changes something may refuse with besides; each has an id in its path. */
-export const CHANGE_REFUSALS = [404, 413, 414, 415] as const
+export const CHANGE_REFUSALS = [404, 409, 413, 414, 415] as const

@@ -66,7 +66,7 @@ export function setTypeRoute(admin: FastifyInstance, { db, types, changed }: Adm
       querystring: query({}),
       body: BODY,
       response: {
-        ...refusals(...CHANGE_REFUSALS, 409, 422),
+        ...refusals(...CHANGE_REFUSALS, 422),
         200: { ...TYPE_ENTRY, description: 'It was changed.' },
         201: { ...TYPE_ENTRY, description: 'It is new.' }
       }

@@ -152,6 +152,13 @@ export const FST_QUOTA_STORE = createError<[what: string, cause?: { cause: unkno
   503
 )
 
+/** A table of the application's refers to the user, or it has a trigger of its own. */
+export const FST_QUOTA_CHANGE_REFUSED = createError<[state: string, cause?: { cause: unknown }]>(
+  'FST_QUOTA_CHANGE_REFUSED',
+  'A constraint or a trigger of the database refuses this change (SQLSTATE %s), and will again; nothing was changed. The log has its words.',
+  409
+)
+
 /** One charge that does not fit. */
 export interface Violation extends Balance {
   /** What the charge needed. */
