@@ -17,54 +17,54 @@ import { type RetentionOptions, readRetention } from './upkeep/retention.ts'
 
 export interface QuotaOptions {
   /**
-   * Where quotas are kept: a `postgres://` URL, `{ url, …options of postgres.js }`, `{ dataDir }` (embedded, one process), or a
-   * Drizzle database of yours. Default: the environment's `DATABASE_URL`, else embedded in `./.fastify-quota`.
+   * Where quotas are kept: a `postgres://` URL, `{ url, …options of postgres.js }`, `{ dataDir }` (embedded, one process), or your
+   * own Drizzle database. Default: the environment's `DATABASE_URL`, else embedded in `./.fastify-quota`.
    */
   connection?: Connection | undefined
   /**
-   * The quota types, by key. A type is inserted when it is new; afterwards a field is written when its declaration changes, so an
-   * operator's change survives a restart. Types may also be kept in the table alone.
+   * The quota types, by key. A type is inserted when it is new; afterwards a field is written only when its declaration changes, so an
+   * operator's change survives a restart. Types may also exist in the table alone.
    */
   quotas?: Readonly<Record<string, QuotaDeclaration>> | undefined
-  /** What routes cost, by their declared URL. A route's own `config.quota` wins; among rules the most specific. */
+  /** What routes cost, by their declared URL. A route's own `config.quota` wins; among rules, the most specific one. */
   rules?: readonly Rule<FastifyRequest>[] | undefined
   /** Who is charged. Default: the `sub` of the verified JWT. Runs in `onRequest`: what it reads must have been set before. */
   identify?: Identify | undefined
   /**
-   * Options for @fastify/jwt, registered here. A text as `secret` must have at least 32 characters, and pins HS256 unless
+   * Options for @fastify/jwt, which is then registered here. A text `secret` must have at least 32 characters, and pins HS256 unless
    * `verify.algorithms` says otherwise; with any other key `verify.algorithms` is required. Not needed where the application has
-   * registered @fastify/jwt before.
+   * already registered @fastify/jwt.
    */
   jwt?: FastifyJWTOptions | undefined
   /** The operator's routes; they exist only with a token or an `authorize`. `false`, or left out: none. */
   admin?: AdminOptions | false | undefined
   /** The users' own view of their balances. Default: `{ url: '/quotas/me' }`; `false`: none. */
   self?: SelfOptions | false | undefined
-  /** What a denial answers. Default: 402 and `/subscription`. A quota type, a rule or a route may say otherwise. */
+  /** How a denial is answered. Default: 402 and `/subscription`. A quota type, a rule or a route may say otherwise. */
   denial?: DenialOptions | undefined
   /** When the store cannot be reached: `closed` (default) answers 503, `open` lets the request through unmetered, logged as an error. */
   storeFailure?: StoreFailure | undefined
   /**
    * `before-reply` (default): the log row is written before a reply leaves, before the end of a web `Response`, and once a stream has ended.
-   * `after-reply`: right after it; the deduction itself never waits.
+   * `after-reply`: right after the reply. The deduction itself always comes before the handler.
    */
   settle?: 'before-reply' | 'after-reply' | undefined
   /**
-   * Milliseconds, 50 to 60 000, that a request waits for the database: once before the handler, then `storeFailure` decides, and once to
-   * be charged, then the charge is written later. On the embedded database there is no such bound. Default: 900.
+   * How many milliseconds, 50 to 60 000, a request waits for the database: once before the handler, after which `storeFailure` decides,
+   * and once to be charged, after which the charge is written later. The embedded database has no such bound. Default: 900.
    */
   storeTimeoutMs?: number | undefined
   /**
    * Milliseconds within which a reservation is given back after its process died: 100 to 2^31−1. Default: 60 000. Where the client has left and
-   * the handler goes on, it is held for up to five times as long.
+   * the handler still runs, it is held for up to five times as long.
    */
   reservationTtlMs?: number | undefined
   /**
-   * `true` where the tables are distributed by `user_id`, as on Citus: every statement of a request is of one user then, and requests of one user
-   * share statements only among themselves. Default: `false`.
+   * `true` where the tables are distributed by `user_id`, as on Citus: then every statement of a request concerns one user only, and a user's
+   * requests share statements only with each other. Default: `false`.
    */
   distributed?: boolean | undefined
-  /** How many days what was charged and refused is kept. Default: for ever. */
+  /** For how many days the records of charges and denials are kept. Default: for ever. */
   retention?: RetentionOptions | undefined
 }
 

@@ -1,4 +1,4 @@
-// The plugin: the only file that knows every room, and wires them.
+// The plugin: the only file that knows every room, and wires them together.
 import type { FastifyJWTOptions } from '@fastify/jwt'
 import type { FastifyBaseLogger, FastifyInstance } from 'fastify'
 import fp from 'fastify-plugin'
@@ -33,7 +33,7 @@ import { UsageRollups } from './upkeep/usage-rollups.ts'
 export interface FastifyQuota extends Meter {
   /** Every route in reach with what it costs, once the application is ready. What `fastify-quota doctor` prints. */
   routes(): readonly MeteredRoute[]
-  /** How often what happened since this process started, and how many settlements still wait to be written. */
+  /** How often each event happened since this process started, and how many settlements still wait to be written. */
   counts(): EventCounts & { pending: number }
 }
 
@@ -67,7 +67,7 @@ async function register(app: FastifyInstance, written: QuotaOptions): Promise<vo
   }
 }
 
-/** How many `reservationTtlMs` the handler of a client that has left is held for: it may never end. */
+/** For how many `reservationTtlMs` a reservation is held once its client has left: the handler may never end. */
 const PATIENCE_TTLS = 5
 
 interface Foundation {
@@ -163,7 +163,7 @@ async function requireTypes(routes: readonly MeteredRoute[], types: TypeCatalogu
   }
 }
 
-/** Who identifies: the application's function, its @fastify/jwt, or ours. */
+/** What identifies users: the application's function, its @fastify/jwt, or ours. */
 async function identity(
   app: FastifyInstance,
   identify: Identify | undefined,
@@ -171,7 +171,7 @@ async function identity(
 ): Promise<{ identify: Identify; asksForToken: boolean }> {
   const names = jwt as { namespace?: string; jwtVerify?: string } | undefined
   const method = names?.jwtVerify ?? (names?.namespace === undefined ? 'jwtVerify' : `${names.namespace}JwtVerify`)
-  // Loaded when it is used, as not by all who identify by themselves.
+  // Loaded only when it is used: with an `identify` of its own an application may not need it.
   if (jwt !== undefined && !app.hasRequestDecorator(method)) await app.register(import('@fastify/jwt'), jwt)
   if (identify !== undefined) return { identify, asksForToken: false }
   if (app.hasRequestDecorator(method)) return { identify: identifyByJwt(method), asksForToken: true }
@@ -179,8 +179,8 @@ async function identity(
 }
 
 /**
- * Where a reply has waited for its charge and then has a header that Node refuses, Fastify before 5.11 hears nothing of the error, and the process
- * ends: as after any hook that is asynchronous.
+ * Where a reply has waited for its charge and then has a header that Node refuses, Fastify before 5.11 does not hear of the error and the process
+ * ends, as it would after any asynchronous hook.
  */
 const FASTIFY = '^5.11.0'
 
