@@ -7,7 +7,7 @@ export interface Balance {
   type: string
   /** The most that may be used; −1: unlimited. */
   limit: number
-  /** Charged, and written to `usage_logs`. What is being charged at this very moment may count as either; the sum with `reserved` is exact. */
+  /** Charged, and written to `usage_logs`. A charge that is being written just now may count as `used` or `reserved`; the sum is exact. */
   used: number
   /** Held by work that is still running. */
   reserved: number
@@ -18,7 +18,7 @@ export interface Balance {
   resetsAt: Date | null
 }
 
-/** A balance with what people call it. */
+/** A balance with its type's name, unit and kind. */
 export interface NamedBalance extends Balance {
   name: string
   unit: string
@@ -28,18 +28,18 @@ export interface NamedBalance extends Balance {
 export const remainingOf = (limit: number, used: number, reserved: number): number =>
   limit === UNLIMITED ? UNLIMITED : Math.max(limit - used - reserved, 0)
 
-/** Whether `amount` more would be admitted; the same rule as the guard of the charging UPDATE. 0 always is, also past the limit. */
+/** Whether `amount` more would be admitted; the same rule as the guard of the charging UPDATE. 0 always is, even past the limit. */
 export const fits = (balance: Pick<Balance, 'limit' | 'used' | 'reserved'>, amount: number): boolean =>
   amount === 0 || balance.used + balance.reserved + amount <= (balance.limit === UNLIMITED ? MAX_AMOUNT : balance.limit)
 
-/** The share of the limit that is gone, in percent with two decimals; null when unlimited. Above 100 after a limit was lowered. */
+/** The share of the limit that is used or reserved, in percent with two decimals; null when unlimited. Above 100 after a limit was lowered. */
 export function usagePercent({ limit, used, reserved }: Pick<Balance, 'limit' | 'used' | 'reserved'>): number | null {
   if (limit === UNLIMITED) return null
   if (limit === 0) return 100
   return Math.round(((used + reserved) / limit) * 10_000) / 100
 }
 
-/** The balance closest to its limit: what the `X-Quota-*` headers speak of. Unlimited ones only where there is no other. */
+/** The balance closest to its limit: the one that the `X-Quota-*` headers describe. An unlimited one only where there is no other. */
 export function tightest<B extends Pick<Balance, 'limit' | 'remaining'>>(balances: readonly B[]): B | undefined {
   let least = balances[0]
   for (let i = 1; i < balances.length; i++) {

@@ -1,11 +1,11 @@
-// How a denial is answered, as options say it.
+// How a denial is answered, as set by options.
 import { FST_QUOTA_INVALID_OPTION } from './errors.ts'
 import { refuseUnknown, requireObject } from './option.ts'
 
 export interface DenialOptions {
   /** The status of a denial: 400–499. Default: 402; 429 says that waiting helps, and clients retry it. */
   statusCode?: number
-  /** Where more can be had; `upgrade_url` in the body. Null leaves it out. Default: `/subscription`. */
+  /** Where the user can get more: `upgrade_url` in the body. Null leaves it out. Default: `/subscription`. */
   upgradeUrl?: string | null
 }
 
@@ -36,7 +36,7 @@ export function checkStoreFailure(path: string, value: unknown): void {
   }
 }
 
-/** The nearest word wins: route or rule, then quota type, then plugin. */
+/** The nearest setting wins: route or rule, then quota type, then plugin. */
 export function mergeDenial(...nearestFirst: (DenialOptions | undefined)[]): Required<DenialOptions> {
   let { statusCode, upgradeUrl } = DEFAULT_DENIAL
   for (const denial of nearestFirst.reverse()) {

@@ -2,7 +2,7 @@
 import { createError } from '@fastify/error'
 import type { Balance } from './balance.ts'
 
-/** An option that cannot be meant: its path, and what to write instead. Stops the boot. */
+/** An option that is not valid: its path, and what to write instead. Fails the boot. */
 export const FST_QUOTA_INVALID_OPTION = createError<[path: string, remedy: string]>(
   'FST_QUOTA_INVALID_OPTION',
   'Option %s %s.',
@@ -39,7 +39,7 @@ export const FST_QUOTA_UNAUTHORIZED = createError<[why: string]>(
   'Authentication is required: %s.',
   401
 )
-/** On the operator's routes: without a right token, or by the word of the application's `authorize`. */
+/** On the operator's routes: the token is missing or wrong, or the application's `authorize` said no. */
 export const FST_QUOTA_FORBIDDEN = createError<[remedy: string]>('FST_QUOTA_FORBIDDEN', '%s', 403)
 export const FST_QUOTA_TOO_MANY_ATTEMPTS = createError<[]>(
   'FST_QUOTA_TOO_MANY_ATTEMPTS',
@@ -56,7 +56,7 @@ export const FST_QUOTA_UNKNOWN_PATH = createError<[method: string]>(
   'There is no %s route at this path.',
   404
 )
-/** What went wrong in here is not told to the outside. */
+/** What went wrong inside is not told to the client. */
 export const FST_QUOTA_FAILED = createError<[]>('FST_QUOTA_FAILED', 'Something failed in here; the log has it.', 500)
 export const FST_QUOTA_INVALID_USER = createError<[]>(
   'FST_QUOTA_INVALID_USER',
@@ -83,7 +83,7 @@ export const FST_QUOTA_INVALID_REQUEST = createError<[field: string, remedy: str
   '%s %s.',
   400
 )
-/** `amount` threw, or gave what is no amount: the rule's fault, not the client's. */
+/** `amount` threw, or returned something that is not an amount: the rule's fault, not the client's. */
 export const FST_QUOTA_AMOUNT_FUNCTION = createError<[type: string, what: string, cause?: { cause: unknown }]>(
   'FST_QUOTA_AMOUNT_FUNCTION',
   "The amount function of quota type '%s' %s; nothing was charged. It runs before the body is read.",
@@ -145,14 +145,14 @@ export const FST_QUOTA_CALENDAR = createError<[what: string, why: string]>(
   'The row of this user in quota_users has the %s, which is %s. Correct it there.',
   500
 )
-/** The store did not answer, or refused: what `storeFailure` decides about. */
+/** The store did not answer, or refused: the case that `storeFailure` decides. */
 export const FST_QUOTA_STORE = createError<[what: string, cause?: { cause: unknown }]>(
   'FST_QUOTA_STORE',
   'The quota store failed: %s.',
   503
 )
 
-/** A table of the application's refers to the user, or it has a trigger of its own. */
+/** A table of the application refers to the user, or the application has a trigger of its own. */
 export const FST_QUOTA_CHANGE_REFUSED = createError<[state: string, cause?: { cause: unknown }]>(
   'FST_QUOTA_CHANGE_REFUSED',
   'A constraint or a trigger of the database refuses this change (SQLSTATE %s), and will again; nothing was changed. The log has its words.',

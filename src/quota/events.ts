@@ -1,4 +1,4 @@
-// What happens to quotas, for those who watch: one event a request, or a call.
+// What happens to quotas, for those who watch: one event per request or call.
 import type { Violation } from './errors.ts'
 
 interface ChargeFacts {
@@ -11,7 +11,7 @@ interface ChargeFacts {
 export type QuotaEvent =
   /** Charged, with its log rows written. */
   | { name: 'charged'; userId: string; endpoint: string | null; charges: readonly ChargeFacts[] }
-  /** Charged already, and now with what it really cost: `setAmount` came when its log row was written. */
+  /** Already charged, and now with what it really cost: `setAmount` came too late for its log row. */
   | { name: 'amended'; userId: string; endpoint: string | null; charges: readonly ChargeFacts[] }
   /** Given back: the reply was not one that is charged; without a status, `release` was called. */
   | {
@@ -40,7 +40,7 @@ export type QuotaEvent =
   /** A charge that can never be written: its user is gone. */
   | { name: 'dropped'; userId: string; endpoint: string | null; error: unknown }
 
-/** What is told of a denial: each quota that said no. */
+/** What is reported of a denial: each quota that said no. */
 export const deniedEvent = (
   userId: string,
   endpoint: string | null,

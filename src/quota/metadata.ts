@@ -5,12 +5,12 @@ export type Metadata = Record<string, unknown>
 /** Deeper JSON wedges the embedded engine (seen at 6 000 levels); nobody reads it either. */
 const MAX_DEPTH = 8
 const MAX_BYTES = 4096
-/** More values than this do not fit into the bytes; beyond them the rest is not looked at. */
+/** More values than this cannot fit into MAX_BYTES, so the rest is not looked at. */
 const MAX_VALUES = 2048
 
 /**
  * The metadata as it is stored. What does not fit, or cannot be read, is left out and the row says so with `truncated: true`:
- * the charge counts more than its note.
+ * the charge matters more than its note.
  */
 export function boundMetadata(metadata: unknown): Metadata {
   if (metadata === undefined || metadata === null) return {}
@@ -22,12 +22,12 @@ export function boundMetadata(metadata: unknown): Metadata {
     if (!pruning.isCut && Buffer.byteLength(JSON.stringify(kept)) <= MAX_BYTES) return kept as Metadata
     return { ...Object.fromEntries(takeWhileSmall(Object.entries(kept))), truncated: true }
   } catch {
-    // A getter or a toJSON of the application's threw.
+    // A getter or a toJSON of the application threw.
     return { truncated: true }
   }
 }
 
-/** As nearly always: to prune and measure nothing took a tenth of a microsecond. */
+/** It nearly always is, and to prune and measure nothing took a tenth of a microsecond. */
 function isEmpty(metadata: unknown): boolean {
   if (typeof metadata !== 'object' || Array.isArray(metadata)) return false
   for (const _ in metadata) return false
@@ -48,16 +48,16 @@ interface Pruning {
   isCut: boolean
 }
 
-/** Plain JSON, at most MAX_DEPTH deep, of characters that jsonb takes. */
+/** Plain JSON, at most MAX_DEPTH deep, of characters that jsonb accepts. */
 function prune(value: unknown, depth: number, pruning: Pruning, isJson = false): unknown {
   if (!isJson && --pruning.left < 0) return cut(pruning)
-  // One that is longer does not fit, and need not be read to its end to see it.
+  // A longer one does not fit, and need not be read to its end to see that.
   if (typeof value === 'string') return storable(value.slice(0, MAX_BYTES + 1))
   if (typeof value === 'bigint') return value.toString()
   if (typeof value !== 'object' || value === null)
     return typeof value === 'function' || typeof value === 'symbol' ? null : value
   const json = (value as { toJSON?: unknown }).toJSON
-  // Asked once, like JSON.stringify does: some give themselves back.
+  // Called once, as by JSON.stringify: some return themselves.
   if (typeof json === 'function' && !isJson) return prune(json.call(value), depth, pruning, true)
   if (depth > MAX_DEPTH) return cut(pruning)
   if (Array.isArray(value)) return some(value, pruning).map(item => prune(item, depth + 1, pruning))

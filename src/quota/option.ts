@@ -1,7 +1,7 @@
 // How an option is refused: by its path, with what it accepts.
 import { FST_QUOTA_INVALID_OPTION } from './errors.ts'
 
-/** Throws on a field nobody knows: a misspelt option must not be taken for its default. */
+/** Throws on an unknown field: a misspelt option must not silently leave the default in place. */
 export function refuseUnknown(path: string, value: object, known: readonly string[]): void {
   for (const field of Object.keys(value)) {
     if (!known.includes(field))

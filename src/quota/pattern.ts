@@ -5,7 +5,7 @@ import { FST_QUOTA_INVALID_OPTION } from './errors.ts'
 export interface Pattern {
   /** Upper case; undefined: every method but OPTIONS. */
   methods: readonly string[] | undefined
-  /** The declared URL; for "everything below" what stands before `/*`. */
+  /** The declared URL; for "everything below", the part before `/*`. */
   base: string
   /** Whether everything below `base` is meant. */
   below: boolean
@@ -29,11 +29,11 @@ export function readPattern(path: string, rule: { method?: string | readonly str
   }
 }
 
-/** `prefix` is that of the instance that the route was declared on. */
+/** `prefix` belongs to the instance on which the route was declared. */
 export const matches = (pattern: Pattern, method: string, url: string, prefix = ''): boolean =>
   matchesUrl(pattern, url, prefix) && matchesMethod(pattern.methods, method)
 
-/** Fastify declares a prefix's `/` twice, with and without the slash, and its `*` without: one route to whoever wrote it. */
+/** Fastify declares a prefix's `/` twice, with and without the slash, and its `*` without: its author sees one route. */
 function matchesUrl({ base, below }: Pattern, url: string, prefix: string): boolean {
   if (!below) return withoutSlash(url) === base
   const isOwnSlash = url === base && withoutSlash(prefix) === base

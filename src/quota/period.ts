@@ -21,7 +21,7 @@ export interface Period {
 
 export const isPeriodUnit = (value: unknown): value is PeriodUnit => PERIOD_UNITS.includes(value as PeriodUnit)
 
-/** Only IANA names: the forms `+05:30` and `Foo+5` are somebody's arithmetic, and know no daylight saving. */
+/** Only IANA names: the forms `+05:30` and `Foo+5` are fixed offsets, and know no daylight saving. */
 export function isTimeZone(value: unknown): value is string {
   if (typeof value !== 'string' || !/^[A-Za-z]/.test(value)) return false
   try {
@@ -31,7 +31,7 @@ export function isTimeZone(value: unknown): value is string {
   }
 }
 
-/** The period of `unit` that contains `at`. `never` begins at `at`: whoever asks opens it. */
+/** The period of `unit` that contains `at`. `never` begins at `at`: asking for it opens it. */
 export function periodContaining(unit: PeriodUnit, calendar: Calendar, at: Date): Period {
   if (unit === 'never') return { start: at, end: null }
   const now = Temporal.Instant.fromEpochMilliseconds(at.getTime()).toZonedDateTimeISO(calendar.timeZone)
@@ -48,7 +48,7 @@ export function monthOf(month: string, timeZone: string): Period {
 }
 
 /**
- * Cut at the offset in force, like PostgreSQL's three-argument date_trunc. Through the wall clock the repeated hour of a DST
+ * Cut at the offset in force, like PostgreSQL's three-argument date_trunc. By the wall clock, the repeated hour of a DST
  * night would land in a period that begins in the future.
  */
 function hourContaining(now: Temporal.ZonedDateTime): Period {
@@ -59,8 +59,8 @@ function hourContaining(now: Temporal.ZonedDateTime): Period {
 }
 
 /**
- * The day that began last. Where clocks go back past midnight (from 00:01 to 23:01: Newfoundland until 2011) the day before
- * comes round again, after it has ended.
+ * The day that began most recently. Where clocks go back past midnight (from 00:01 to 23:01: Newfoundland until 2011), the day
+ * before comes round again after it has ended.
  */
 function dayContaining(now: Temporal.ZonedDateTime): Temporal.PlainDate {
   const day = now.toPlainDate()
@@ -68,7 +68,7 @@ function dayContaining(now: Temporal.ZonedDateTime): Temporal.PlainDate {
   return startOf(tomorrow, now.timeZoneId).getTime() <= now.epochMilliseconds ? tomorrow : day
 }
 
-/** The first day of the period with `today` in it, and of the one after. */
+/** The first day of the period that contains `today`, and of the next one. */
 function daysContaining(
   unit: 'week' | 'month' | 'year',
   anchor: string | null,
@@ -97,6 +97,6 @@ function anchoredDays(
   return [nth(n), nth(n + 1)]
 }
 
-/** The first instant of a day, also where the clocks skip its midnight. */
+/** The first instant of a day, even where the clocks skip its midnight. */
 const startOf = (day: Temporal.PlainDate, timeZone: string): Date =>
   new Date(day.toZonedDateTime(timeZone).epochMilliseconds)

@@ -4,7 +4,7 @@ import type { Violation } from './errors.ts'
 
 export const PROBLEM_JSON = 'application/problem+json; charset=utf-8'
 
-/** Seconds that a client should leave a failing store alone: the `Retry-After` of a 503. */
+/** For how many seconds a client should leave a failing store alone: the `Retry-After` of a 503. */
 export const STORE_RETRY_SECONDS = 2
 
 export interface Problem {
@@ -17,7 +17,7 @@ export interface Problem {
   [extension: string]: unknown
 }
 
-/** The body of a denial. `violated-policies` names all; the other members speak of the first. */
+/** The body of a denial. `violated-policies` names every violated quota; the other members describe the first. */
 export function quotaExceeded(violations: readonly Violation[], status: number, upgradeUrl: string | null): Problem {
   const [first] = violations as [Violation]
   return {
@@ -41,7 +41,7 @@ export function quotaExceeded(violations: readonly Violation[], status: number, 
   }
 }
 
-/** Any other refusal: to people the status says it all (`about:blank`), to programs `code`. */
+/** Any other refusal: the status tells people all there is to say (`about:blank`), `code` tells programs. */
 export const problem = (
   status: number,
   code: string,
@@ -56,7 +56,7 @@ export const problem = (
   ...members
 })
 
-/** Seconds to wait where waiting helps every violated quota: its period ends, and the amount fits an empty one. */
+/** How many seconds to wait, where that helps every violated quota: its period ends, and the amount fits into an empty one. */
 export function retryAfter(violations: readonly Violation[]): number | undefined {
   if (violations.some(v => v.retryAfter === null || (v.limit >= 0 && v.required > v.limit))) return undefined
   return Math.max(...violations.map(v => v.retryAfter ?? 0), 1)
@@ -98,7 +98,7 @@ const answer = (description: string, schema: object) => ({
   content: { 'application/problem+json': { schema } }
 })
 
-/** How a route's schema names a problem that it may answer: as the media type that it is sent with. */
+/** How a route's schema declares a problem that it may answer: under the media type that it is sent with. */
 export const problemAnswer = (description: string) => answer(description, PROBLEM_SCHEMA)
 
 export const denialAnswer = (description: string) => answer(description, DENIAL_SCHEMA)

@@ -10,7 +10,7 @@ export type QuotaKind = 'flow' | 'level'
 
 /** One entry of the option `quotas`. */
 export interface QuotaDeclaration {
-  /** What people call it; like `unit` without control characters. Default: its key. */
+  /** What people call it; without control characters, like `unit`. Default: its key. */
   name?: string
   /** A sentence for the operator. */
   description?: string
@@ -22,7 +22,7 @@ export interface QuotaDeclaration {
   kind?: QuotaKind
   /** When a flow starts again: `hour`, `day`, `week` (ISO), `month` (default), `year` or `never`. Not for levels. */
   period?: PeriodUnit
-  /** What a denial of this type answers on a route; a rule or a route may say otherwise, and calls of `app.quota` reject with 402 all the same. */
+  /** How a denial of this type is answered on a route; a rule or a route may say otherwise. Calls of `app.quota` reject with 402 in any case. */
   denial?: DenialOptions
 }
 
@@ -41,7 +41,7 @@ export interface QuotaType {
   updatedAt: Date
 }
 
-/** What a type is where nobody says otherwise; a level has no period. The columns of the table have the same defaults. */
+/** What a type is unless it is declared otherwise; a level has no period. The columns of the table have the same defaults. */
 export const TYPE_DEFAULTS = { unit: 'call', kind: 'flow', period: 'month' } as const
 
 const KEY = /^[a-z][a-z0-9_]{0,99}$/
@@ -49,10 +49,10 @@ const DECLARATION_FIELDS = ['name', 'description', 'unit', 'limit', 'kind', 'per
 
 export const isTypeKey = (value: unknown): value is string => typeof value === 'string' && KEY.test(value)
 
-/** A report prints names and units on a terminal, which would obey them. */
+/** A report prints names and units on a terminal, which would obey control characters. */
 export const hasControlCharacters = (text: string): boolean => /\p{Cc}/u.test(text)
 
-/** A level never resets, whatever its row says of periods. */
+/** A level never resets, whatever period its row has. */
 export const periodOf = (type: Pick<QuotaType, 'kind' | 'period'>): PeriodUnit =>
   type.kind === 'level' ? 'never' : type.period
 

@@ -1,4 +1,4 @@
-// What a rule is: which route costs what, in the forms in which it may be written, and read into one.
+// What a rule is: which route costs what; the forms in which it may be written, and the one that they are read into.
 import { isAmount } from './amount.ts'
 import { checkDenial, checkStoreFailure, type DenialOptions, type StoreFailure } from './denial.ts'
 import { FST_QUOTA_INVALID_OPTION } from './errors.ts'
@@ -6,7 +6,7 @@ import { refuseUnknown, requireObject } from './option.ts'
 import { type ChargedStatus, isSuccess } from './outcome.ts'
 
 /**
- * The application's quota types, for the compiler: merge into it, and every name is checked.
+ * The application's quota types, for the compiler: merge them into this, and every name is checked.
  * @example declare module 'fastify-quota' { interface QuotaTypes { api_calls: true } }
  */
 // biome-ignore lint/suspicious/noEmptyInterface: filled by the application, through declaration merging
@@ -15,7 +15,10 @@ export interface QuotaTypes {}
 /** A quota type's key: any text, until the application declares its own in `QuotaTypes`. */
 export type QuotaTypeKey = keyof QuotaTypes extends never ? string : Extract<keyof QuotaTypes, string>
 
-/** What a request costs: a whole number, or a function of the request. Where that rejects with FST_QUOTA_STORE, as `app.quota` does, `storeFailure` decides. Default: 1. */
+/**
+ * What a request costs: a whole number, or a function of the request; where that rejects with FST_QUOTA_STORE, as `app.quota` may,
+ * `storeFailure` decides. Default: 1.
+ */
 export type ChargeAmount<Request> = number | ((request: Request) => number | Promise<number>)
 
 /** One quota type that a request is charged to. */
@@ -27,7 +30,7 @@ export interface Charge<Request> {
 export interface ChargeOptions {
   /** Which statuses are charged. Default: 2xx. */
   charge?: ChargedStatus
-  /** What a denial answers here. */
+  /** How a denial is answered here. */
   denial?: DenialOptions
   /** What happens here when the store cannot be reached. */
   storeFailure?: StoreFailure
@@ -48,15 +51,15 @@ export type RouteQuota<Request> =
 export interface Rule<Request> extends ChargeOptions {
   /** One or several; a rule for GET covers HEAD. Default: every method but OPTIONS, which browsers send without credentials. */
   method?: string | readonly string[]
-  /** The route as declared, prefix included (`/l3_detect/:patient/:date`); or, ending in `/*`, everything below, a prefix's own slash too. */
+  /** The route as declared, prefix included (`/l3_detect/:patient/:date`); or, ending in `/*`, everything below, including a prefix's own slash. */
   url: string
   /** What it costs; `false` exempts what it matches. */
   quota: Charges<Request> | false
-  /** Where `quota` names one type. Default: 1. */
+  /** For a `quota` that names one type. Default: 1. */
   amount?: ChargeAmount<Request>
 }
 
-/** A rule, read: what the guard works with. */
+/** A rule once it is read: what the guard works with. */
 export interface Metering<Request> {
   /** Where it was written, for messages: `rules[0]`, `config.quota`. */
   source: string

@@ -1,4 +1,4 @@
-// How a span of time is cut for a statistic: whole days, or hours, of one time zone, without holes.
+// How a span of time is cut for a statistic: whole days, or hours, of one time zone, without gaps.
 import { Temporal } from 'temporal-polyfill'
 
 export interface Series {
@@ -9,8 +9,8 @@ export interface Series {
 }
 
 /**
- * The last `days` days of the zone's calendar, today included: as days, or as hours. On a DST night a day has 23 or 25 hours, and the
- * repeated one stands twice.
+ * The last `days` days of the zone's calendar, today included: as days, or as hours. When the clocks change a day has 23 or 25 hours, and
+ * the repeated hour is listed twice.
  */
 export function seriesOf(interval: 'hour' | 'day', days: number, timeZone: string, at: Date): Series {
   const today = Temporal.Instant.fromEpochMilliseconds(at.getTime()).toZonedDateTimeISO(timeZone).toPlainDate()
@@ -18,7 +18,7 @@ export function seriesOf(interval: 'hour' | 'day', days: number, timeZone: strin
   const startOf = (day: Temporal.PlainDate) => day.toZonedDateTime(timeZone).epochMilliseconds
   const midnights = Array.from({ length: days + 1 }, (_, i) => startOf(first.add({ days: i })))
   const end = midnights.pop() as number
-  // Each day's are counted from its own midnight: where a clock changes by half an hour, that day's last is half as long.
+  // Each day's hours are counted from its own midnight: where the clock changes by half an hour, that day's last hour is half as long.
   const starts =
     interval === 'day' ? midnights : midnights.flatMap((start, i) => hoursBetween(start, midnights[i + 1] ?? end))
   return { starts: starts.map(ms => new Date(ms)), end: new Date(end) }

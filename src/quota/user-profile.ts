@@ -1,4 +1,4 @@
-// What may be known of a user besides the id: an address, and a day that periods are counted from.
+// What may be known of a user besides the id: an email address, and the day that periods are counted from.
 
 export const isEmail = (value: unknown): value is string =>
   typeof value === 'string' &&
