@@ -1,4 +1,4 @@
-// A charge that is written already, and cost another amount than it says: its log row is written anew.
+// A charge that is already written, but cost another amount than it says: its log row is written anew.
 import type { FastifyBaseLogger } from 'fastify'
 import type { Balance } from '../quota/balance.ts'
 import type { CommittedCharge } from '../store/charge/commit.ts'
@@ -7,7 +7,7 @@ import type { Cost } from './headers.ts'
 import type { OwedListener } from './owed.ts'
 import type { SettleContext } from './settle-context.ts'
 
-/** Whose charge it is, and who hears of what could not be written. */
+/** Whose charge it is, and who is told of what could not be written. */
 interface Charged extends Pick<OwedListener<never>, 'owed' | 'dropped'> {
   readonly userId: string
   readonly endpoint: string
@@ -16,11 +16,14 @@ interface Charged extends Pick<OwedListener<never>, 'owed' | 'dropped'> {
 
 interface Amendment {
   former: readonly CommittedCharge[]
-  /** Each in the place of the one before. */
+  /** Each at the index of the former one. */
   charges: readonly CommittedCharge[]
 }
 
-/** Resolves when it is written, or known to be owed; never rejects. `written` hears of it whenever that is, and gives the costs that follow from the balances. */
+/**
+ * Resolves when it is written, or known to be owed; never rejects. `written` is called whenever it is written, and returns the costs that
+ * follow from the balances.
+ */
 export async function amendCharges(
   { db, denials, emit, owed, store }: SettleContext,
   charged: Charged,

@@ -1,4 +1,4 @@
-// What is charged of what was held, as it was when that was asked for.
+// What is charged for what was held, as it stood when the charge was asked for.
 import { boundMetadata, type Metadata } from '../quota/metadata.ts'
 import type { AdmittedCharge } from '../store/charge/admit.ts'
 import type { CommittedCharge } from '../store/charge/commit.ts'

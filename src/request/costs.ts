@@ -7,10 +7,10 @@ import type { TypeCatalogue } from '../store/catalogue/type-catalogue.ts'
 import type { ChargeCost } from '../store/charge/admit.ts'
 import type { RequestMetering } from './match.ts'
 
-/** Where the amounts are fixed: what they come to, while the types are as they were. */
+/** The costs of meterings whose amounts are fixed, valid while the types are as they were. */
 const fixed = new WeakMap<RequestMetering, { types: object; costs: readonly ChargeCost[] }>()
 
-/** Without what the operator has switched off. At once where nothing must be asked. */
+/** Without the types that the operator has switched off. Not a promise where nothing must be asked. */
 export function costsOf(
   metering: RequestMetering,
   request: FastifyRequest,
@@ -44,8 +44,8 @@ async function askedCosts(
 }
 
 /**
- * Throws FST_QUOTA_AMOUNT_FUNCTION: a cost that is unknown is the rule's fault, and never a default. What says by itself how it is to be answered
- * is given on: the store's error, where it asked `app.quota`, and one that has a status, as a 413 of the application's.
+ * Throws FST_QUOTA_AMOUNT_FUNCTION: a cost that is unknown is the rule's fault, and never a default. An error that itself says how it is to be
+ * answered is passed on: the store's, where the function asked `app.quota`, and one that has a status, such as a 413 of the application.
  */
 async function amountOf(type: string, amount: ChargeAmount<FastifyRequest>, request: FastifyRequest): Promise<number> {
   if (typeof amount === 'number') return amount

@@ -1,7 +1,7 @@
 // Every route of the application as it was declared, and the scope that it was declared in.
 import type { FastifyInstance } from 'fastify'
 
-/** A Fastify instance, of which those below it are made as of a prototype. */
+/** A Fastify instance; it is the prototype of those below it. */
 export type Scope = Pick<FastifyInstance, 'prefix'>
 
 export interface DeclaredRoute {
@@ -25,7 +25,7 @@ interface RouterEntry {
 
 /**
  * Each once. Fastify has no list of its routes, and `onRoute` misses those declared before a plugin is loaded: all of them, when the
- * registration was not awaited. `printRoutes` visits every one and shows it to `buildPrettyMeta`, where we look on.
+ * registration was not awaited. `printRoutes` visits every one and passes it to `buildPrettyMeta`, which is ours here.
  * Complete once the application is ready.
  */
 export function declaredRoutes(app: FastifyInstance): DeclaredRoute[] {
@@ -34,11 +34,11 @@ export function declaredRoutes(app: FastifyInstance): DeclaredRoute[] {
   const look = ({ method, path, store }: RouterEntry) => {
     const { config, server: scope } = store ?? {}
     if (config === undefined || scope === undefined) return {}
-    // The router's own path is another where a parameter may be left out, and there it has the route twice.
+    // The router's own path differs where a parameter may be left out, and it has such a route twice.
     const url = config.url ?? path
     const methods = seen.get(config) ?? new Set()
     seen.set(config, methods)
-    // Fastify declares the `/` of a prefix a second time, with the slash, by the url of the first.
+    // Fastify declares the `/` of a prefix a second time, with the slash, under the url of the first.
     if (methods.has(method) || path === `${url}/`) return {}
     methods.add(method)
     routes.push({ method, url, scope, config })

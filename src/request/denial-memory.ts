@@ -6,7 +6,7 @@ import type { DeniedAnswer } from './refuse.ts'
 
 type Denial = Admission & { admitted: false }
 
-/** What a denial is at this moment, with what the routes that have given it said. */
+/** A denial as it stands at this moment, with the answers of the routes that have given it. */
 export interface Recalled {
   denial: Denial
   answers: Map<Tariff, { answer: DeniedAnswer; event: QuotaEvent }>
@@ -18,22 +18,22 @@ interface Remembered {
   since: number
   until: number
   recalled: Recalled
-  /** Until then its answer is the same: it counts whole seconds. */
+  /** Until then its answer stays the same: it counts whole seconds. */
   recalledUntil: number
 }
 
-/** How much later than this process another one may learn that a user was reset, or given more. */
+/** How long after a user was reset, or given more, another process may still not know it. */
 const REMEMBERED_FOR_MS = 1_000
-/** Users; the one that was refused first is forgotten for the next. */
+/** Users; the one that was refused longest ago is forgotten for the next. */
 const MAX_USERS = 10_000
-/** Of one user: as many routes of different cost. */
+/** For each user: as many routes that differ in cost. */
 const MAX_DENIALS = 20
 
 export class DenialMemory {
   readonly #users = new Map<string, Remembered[]>()
   #changes = 0
 
-  /** What `remember` must be told: whatever was forgotten meanwhile is not remembered after all. */
+  /** To be handed to `remember`: where something was forgotten meanwhile, nothing is remembered. */
   get changes(): number {
     return this.#changes
   }
@@ -53,10 +53,10 @@ export class DenialMemory {
   }
 
   /**
-   * Only what no running work can make untrue by giving back what it holds: then nothing but a change by hand or the period's end
-   * makes room. And only where nothing that was asked for fits: of what does another request may take, and the answer has its figures. Returns it with
-   * room for its answers, also where it is not remembered. `since` is when the database was asked, by `performance.now()`: an answer that came late must
-   * not outlive the period.
+   * Remembers only a denial that no running work can make untrue by giving back what it holds: then nothing but a change by hand or the end of
+   * the period makes room. And only where nothing that was asked for fits: what does fit may be taken by another request, and the answer shows its
+   * figures. Returns the denial with room for its answers, remembered or not. `since` is when the database was asked, by `performance.now()`: an
+   * answer that came late must not outlive the period.
    */
   remember(userId: string, costs: readonly ChargeCost[], denial: Denial, changes: number, since: number): Recalled {
     const recalled = recalledOf(denial)
@@ -70,7 +70,7 @@ export class DenialMemory {
     const others = this.#users.get(userId)?.filter(remembered => !isSame(remembered.costs, costs)) ?? []
     if (others.length >= MAX_DENIALS) others.length = 0
     others.push({ costs, denial, since, until, recalled, recalledUntil: since + untilNextSecond(denial) })
-    // The last one in the order of the map.
+    // So that this user is the last one in the order of the map.
     this.#users.delete(userId)
     this.#users.set(userId, others)
     if (this.#users.size > MAX_USERS) this.#users.delete(this.#users.keys().next().value as string)
@@ -85,7 +85,7 @@ export class DenialMemory {
   }
 }
 
-/** Compared one by one: a text to look them up by was made anew for each request. */
+/** Compared one by one: a text to look them up by would be made anew for each request. */
 function isSame(some: readonly ChargeCost[], others: readonly ChargeCost[]): boolean {
   if (some === others) return true
   if (some.length !== others.length) return false
@@ -99,7 +99,7 @@ const recalledOf = (denial: Denial): Recalled => ({ denial, answers: new Map() }
 /** Milliseconds. */
 const untilNextSecond = ({ at }: Denial): number => 1_000 - (at.getTime() % 1_000)
 
-/** The same refusal, by a clock that has gone on. */
+/** The same refusal, with the clock moved on. */
 function later(denial: Denial, elapsedMs: number): Denial {
   const at = new Date(denial.at.getTime() + elapsedMs)
   const violations = denial.violations.map(violation => ({

@@ -1,12 +1,12 @@
-// What an upgraded connection was answered: past the reply, on its socket.
+// What an upgraded connection was answered: on its socket, bypassing the reply.
 import type { FastifyReply, FastifyRequest } from 'fastify'
 
-/** Undefined: nothing was written, or it was ended at once, as a handshake is that nobody takes. */
+/** Undefined: nothing was written, or it was ended at once, like a handshake that nobody takes. */
 export interface Handshake {
   status: number | undefined
 }
 
-/** Undefined where it is no upgrade. A WebSocket that a test injects has no parser that would say so, and says it in its header alone. */
+/** Undefined where it is no upgrade. A WebSocket that a test injects has no parser that would say so, only its header does. */
 export function followHandshake(request: FastifyRequest, reply: FastifyReply): Handshake | undefined {
   const { upgrade } = request.raw as { upgrade?: boolean }
   const { socket } = reply.raw

@@ -7,7 +7,7 @@ type WriteHead = (...parts: unknown[]) => unknown
 
 const FOLLOWED = Symbol('fastify-quota.followed')
 
-/** A raw reply, with what its `writeHead` was: another plugin may have put its own there. */
+/** A raw reply, with the `writeHead` that it had: that may be another plugin's. */
 interface Followed {
   [FOLLOWED]?: Following
   writeHead: WriteHead
@@ -17,7 +17,7 @@ interface Followed {
 
 class Following {
   settlement: Settlement
-  /** What the client was told; `statusCode` may be set afterwards, and means nothing then. */
+  /** What the client was told; `statusCode` may be set afterwards, but then means nothing. */
   sent: number | undefined
   readonly writeHead: WriteHead
 
@@ -27,7 +27,7 @@ class Following {
   }
 }
 
-/** The charge follows the status, and so must what the headers say: they are about to be sent. */
+/** The charge follows the status, and so must the headers, which are about to be sent. */
 export function followStatus(settlement: Settlement, reply: FastifyReply): void {
   const raw = reply.raw as unknown as Followed
   const followed = raw[FOLLOWED]
@@ -44,14 +44,14 @@ export function followStatus(settlement: Settlement, reply: FastifyReply): void 
 export const isHeadSent = (raw: FastifyReply['raw']): boolean =>
   (raw as unknown as Followed)[FOLLOWED]?.sent !== undefined || raw.headersSent
 
-/** What its client was told, or will be as it is now. A hijacked reply may be answered on its HTTP/2 stream. */
+/** What the client was told, or would be told as things are now. A hijacked reply may be answered on its HTTP/2 stream. */
 export function statusOf(raw: FastifyReply['raw']): number {
   const { sent } = (raw as unknown as Followed)[FOLLOWED] ?? {}
   const { stream, statusCode } = raw as { stream?: { sentHeaders?: { ':status'?: number } }; statusCode: number }
   return sent ?? stream?.sentHeaders?.[':status'] ?? statusCode
 }
 
-/** One for all replies: with one for each, V8 carried twice as much past its young collections. */
+/** One function for all replies: with one for each, twice as much survived V8's young collections. */
 function writeHeadFollowed(this: Followed, ...parts: unknown[]): unknown {
   const following = this[FOLLOWED] as Following
   const { settlement, writeHead } = following
@@ -60,7 +60,7 @@ function writeHeadFollowed(this: Followed, ...parts: unknown[]): unknown {
   if (isCharged !== settlement.isSaidCharged) {
     const given = parts.at(-1) as QuotaHeaders | undefined
     const said = settlement.headers(isCharged ? 'charged' : 'released')
-    // A reply is sent with its headers; a stream's were set before, and one that was hijacked, or failed once more, has none.
+    // A reply passes its headers here; a stream's were set before, and one that was hijacked, or failed once more, has none.
     if (given?.['x-quota-cost'] !== undefined) {
       delete given['x-quota-reset']
       Object.assign(given, said)

@@ -27,7 +27,7 @@ export interface GuardContext extends SettleContext {
   /** Whether a 401 asks for a bearer token. */
   asksForToken: boolean
   denial: DenialOptions | undefined
-  /** What a quota type says of its denials, by key. */
+  /** How each quota type has its denials answered, by key. */
   denialOfType: ReadonlyMap<string, DenialOptions | undefined>
   storeFailure: StoreFailure
   settle: 'before-reply' | 'after-reply'
@@ -37,7 +37,7 @@ export interface GuardContext extends SettleContext {
 const SETTLEMENT = Symbol('fastify-quota.settlement')
 const QUOTA = Symbol('fastify-quota.quota')
 
-/** Undefined in a scope that was opened before this plugin was registered: hooks reach down into it, and getters, but no other decorators. */
+/** Undefined in a scope that was opened before this plugin was registered: hooks and getters reach down into it, other decorators do not. */
 interface Metered {
   [SETTLEMENT]: Settlement | null | undefined
   [QUOTA]: RequestQuota | null | undefined
@@ -58,7 +58,7 @@ export function addGuard(app: FastifyInstance, context: GuardContext): void {
     const settlement = (request as unknown as Metered)[SETTLEMENT]
     const settled = settlement ? onSend(context, settlement, reply, payload) : undefined
     if (settled === undefined) done()
-    // Returned: what Fastify runs next may throw, and it catches that where it waits for a promise.
+    // Returned: what Fastify runs next may throw, which it catches where it waits for a promise.
     return settled
   })
 }
@@ -69,14 +69,14 @@ function readQuota(this: FastifyRequest): RequestQuota {
   return metered[QUOTA]
 }
 
-/** The hooks have callbacks: where nothing is metered, or nothing need be waited for, there is no promise. */
+/** The hooks take callbacks, so that there is no promise where nothing is metered or nothing need be waited for. */
 function onRequest(
   context: GuardContext,
   request: FastifyRequest,
   reply: FastifyReply,
   done: HookHandlerDoneFunction
 ): void {
-  // Made anew each time it is read.
+  // A new object each time it is read.
   const { config, url } = request.routeOptions
   // Without a url no route was found.
   const tariff =
@@ -85,12 +85,12 @@ function onRequest(
   else
     meter(context, tariff, request, reply).then(
       isAnswered => isAnswered || done(),
-      // Without an error the request would go on.
+      // Without an error, `done` would let the request go on.
       error => done(error ?? new Error('identify or an amount rejected, and gave no error'))
     )
 }
 
-/** Takes what the request costs, or answers it. What is there at once is not awaited. */
+/** Reserves what the request costs, or answers it: then true. What is there at once is not awaited. */
 async function meter(
   context: GuardContext,
   tariff: Tariff,
@@ -157,19 +157,19 @@ function hold(
   const settlement = new Settlement(context, userId, tariff, admission, request.log)
   const metered = request as unknown as Metered
   metered[SETTLEMENT] = settlement
-  // Of what came before: identify, an amount, another hook.
+  // Set by what ran before: identify, an amount function, another hook.
   if (metered[QUOTA]) settlement.quota.metadata = metered[QUOTA].metadata
   metered[QUOTA] = settlement.quota
   followStatus(settlement, reply)
   const handshake = followHandshake(request, reply)
   whenOver(reply.raw, request.raw.socket, () => {
     if (isHeadSent(reply.raw)) settlement.settle(statusOf(reply.raw))
-    // An upgraded connection, as of a WebSocket, has nothing but its handshake, and none will come any more.
+    // An upgraded connection, such as a WebSocket, has nothing but its handshake, and no handshake will come any more.
     else if (handshake !== undefined) {
       if (handshake.status === undefined) settlement.giveBack()
       else settlement.settle(handshake.status)
     } else {
-      // Of a stream nothing may have been sent yet, and Fastify only destroys it now.
+      // A stream may have sent nothing yet, and Fastify destroys it only now.
       if (settlement.openStatus !== undefined) settlement.settle(settlement.openStatus)
       else settlement.abandon(isBodyUnread(request))
       whenEnded(reply.raw, () => settlement.settle(statusOf(reply.raw)))
@@ -205,7 +205,7 @@ function storeFailed(
   request: FastifyRequest,
   reply: FastifyReply
 ): boolean {
-  // Who asks so often that they wait behind themselves must not be let through for it.
+  // A user with so many requests that they wait behind each other must not be let through for it.
   const isOpen = !context.store.isCrowded(error) && (metering.storeFailure ?? context.storeFailure) === 'open'
   const common = { userId, endpoint: url, error }
   context.emit(isOpen ? { name: 'unenforced', ...common } : { name: 'store-failed', ...common }, request.log)
@@ -224,7 +224,7 @@ function onSend(
   const status = isResponse(payload) ? payload.status : reply.statusCode
   const isCharged = settlement.isCharged(status)
   const say = () => {
-    // Of another type, which is not the tightest any more.
+    // It may belong to another type, which is no longer the tightest.
     if (settlement.isSaidCharged !== undefined) reply.removeHeader('x-quota-reset')
     settlement.isSaidCharged = isCharged
     reply.headers(settlement.headers(isCharged ? 'charged' : 'released'))
@@ -233,14 +233,14 @@ function onSend(
   const isOpenEnded = isStream(payload) || (isCharged && context.settle === 'after-reply')
   settlement.openStatus = isOpenEnded ? status : undefined
   if (!isOpenEnded || settlement.isAbandoned) return settlement.settle(status).then(say)
-  // Whoever returns a Response does not always mean a stream: its last byte, at least, comes when the charge is written.
+  // A handler that returns a Response does not always mean a stream: at least its last byte waits until the charge is written.
   if (isResponse(payload) && context.settle === 'before-reply')
     holdEnd(reply.raw, () => settlement.settle(statusOf(reply.raw)))
   say()
   return undefined
 }
 
-/** As Fastify tells them: another library's Response or ReadableStream is no instance of Node's own. */
+/** Told apart as Fastify does it: another library's Response or ReadableStream is no instance of Node's own. */
 const isResponse = (payload: unknown): payload is Response =>
   typeof payload === 'object' && payload !== null && Object.prototype.toString.call(payload) === '[object Response]'
 

@@ -1,4 +1,4 @@
-// What a reply says about quotas: `X-Quota-*` for the tightest charge, and for all of them the fields of the IETF RateLimit draft.
+// What a reply says about quotas: `X-Quota-*` for the tightest charge, and the fields of the IETF RateLimit draft for all of them.
 import { UNLIMITED } from '../quota/amount.ts'
 import { type Balance, remainingOf, tightest } from '../quota/balance.ts'
 
@@ -7,7 +7,7 @@ export interface Cost extends Balance {
   cost: number
 }
 
-/** What the balance will be once `gone` is held no more and `charged` is used. */
+/** What the balance will be once `gone` is no longer held and `charged` is used. */
 export class Projected implements Cost {
   readonly type: string
   readonly limit: number
@@ -40,7 +40,7 @@ const MAX_INTEGER = 999_999_999_999_999
 
 export type QuotaHeaders = Record<string, string | number>
 
-/** `now` by the database's clock, in milliseconds. `among`: whose tightest the `X-Quota-*` headers speak of. */
+/** `now`: by the database's clock, in milliseconds. `among`: the costs whose tightest the `X-Quota-*` headers describe. */
 export function quotaHeaders(costs: readonly Cost[], now: number, among = costs): QuotaHeaders {
   const first = tightest(among)
   if (first === undefined) return {}

@@ -10,16 +10,16 @@ import { Owed } from './owed.ts'
 /** How long a closing application waits for handlers whose clients have left: two of its ten seconds are for what they leave behind. */
 const CLOSE_PATIENCE_MS = 8_000
 const LOOK_EVERY_MS = 10
-/** Node takes a longer one for 1 ms. */
+/** Node takes a longer timeout to be 1 ms. */
 const LONGEST_TIMEOUT_MS = 2 ** 31 - 1
 
 /** Held for a request, until it is charged or given back. */
 export interface Hold {
   /** The client has left, and nothing will tell any more how the request ended. */
   readonly isLost: boolean
-  /** Where it stands among what is held. */
+  /** Its position among what is held. */
   place: number
-  /** Runs where it is forgotten later. */
+  /** The timer, where it is to be forgotten later. */
   forgetting: NodeJS.Timeout | undefined
   giveBack(): void
 }
@@ -27,9 +27,9 @@ export interface Hold {
 interface HoldsOptions {
   storeTimeoutMs: number
   leaseMs: number
-  /** Is told where a user may have room again. */
+  /** Called where a user may have room again. */
   changed: (userId: string) => void
-  /** Is told why something could not be given back, and was left to expire. */
+  /** Called with the reason why something could not be given back, and was left to expire. */
   left: (error: unknown) => void
 }
 
@@ -38,7 +38,7 @@ export class Holds {
   readonly #options: HoldsOptions
   /** In no order: the entries of a set that changes with every request outlive V8's young collections. */
   readonly #held: Hold[] = []
-  /** Reserves that are under way, and what they may have left. */
+  /** How many reserves are under way, or may have left something held. */
   #unknown = 0
   /** Apart from what is owed: a charge must not wait behind what would expire by itself. */
   readonly #returns = new Owed()
@@ -49,7 +49,7 @@ export class Holds {
     this.#options = options
   }
 
-  /** Runs `reserve`. Where that rejects nothing stays held, also if the database carries it out after all; while closing it always rejects. */
+  /** Runs `reserve`. Where that rejects, nothing stays held, even if the database carries it out after all. While closing it always rejects. */
   reserve(userId: string, charges: readonly WantedCharge[], reserve: () => Promise<Admission>): Promise<Admission> {
     if (this.#isClosing) return Promise.reject(closing())
     const asked = reserve()
@@ -82,15 +82,15 @@ export class Holds {
     this.#held[last.place] = last
   }
 
-  /** It is not renewed any more after so long, and a handler may never end: forgotten when it has expired. */
+  /** After `afterMs` it is no longer renewed, and its handler may never end: it is forgotten once it has expired. */
   deleteLater(hold: Hold, afterMs: number): void {
     const ms = Math.min(afterMs + this.#options.leaseMs, LONGEST_TIMEOUT_MS)
-    // It may have been given up before, and is held on after all.
+    // It may have been given up before, and is held after all.
     clearTimeout(hold.forgetting)
     hold.forgetting = setTimeout(() => this.delete(hold), ms).unref()
   }
 
-  /** From now on nothing begins to be held. Resolves when nothing is, or is known to be owed. */
+  /** From now on nothing new is held. Resolves when nothing is held any more, or is known to be owed. */
   async close(): Promise<void> {
     this.#isClosing = true
     await this.#returns.close(this.#settled())

@@ -3,16 +3,16 @@ import type { FastifyRequest } from 'fastify'
 import { FST_QUOTA_UNAUTHORIZED } from '../quota/errors.ts'
 import { isUserId } from '../quota/user-id.ts'
 
-/** A list is nobody: it is here because Node types a header so. */
+/** A list counts as nobody: it is here because Node types a header that way. */
 type Identity = string | readonly string[] | null | undefined
 
 /**
- * The id of who is charged: 1–255 characters, no control characters. Nothing (null, undefined, '') is answered with 401, and so is a list; an
- * error it throws goes to the application's error handler, with its own status code.
+ * The id of the user who is charged: 1–255 characters, no control characters. Nothing (null, undefined, '') is answered with 401, and so is
+ * a list; an error it throws goes to the application's error handler, with its own status code.
  */
 export type Identify = (request: FastifyRequest) => Identity | Promise<Identity>
 
-/** Of a text that signs tokens. */
+/** For a text that signs tokens. */
 export const MIN_SECRET_LENGTH = 32
 
 /** The default. `jwtVerify` is the method that @fastify/jwt decorates requests with. */
@@ -30,7 +30,7 @@ export const identifyByJwt =
     }
   }
 
-/** Throws, or rejects with, FST_QUOTA_UNAUTHORIZED where there is no identity that could be charged. At once where nothing must be asked. */
+/** Throws, or rejects with, FST_QUOTA_UNAUTHORIZED where there is no identity that could be charged. Not a promise where nothing must be asked. */
 export function identifyUser(request: FastifyRequest, identify: Identify): string | Promise<string> {
   const named = identify(request)
   return named === null || typeof named !== 'object' ? requireUser(named) : Promise.resolve(named).then(requireUser)

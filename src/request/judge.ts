@@ -1,4 +1,4 @@
-// Whether a status is charged, by the rule's own word.
+// Whether a status is charged, according to the rule.
 import type { FastifyBaseLogger } from 'fastify'
 import { isSuccess } from '../quota/outcome.ts'
 import type { RequestMetering } from './match.ts'
@@ -8,7 +8,7 @@ export function judge({ isCharged, source }: RequestMetering, statusCode: number
   try {
     const word: unknown = isCharged(statusCode)
     if (typeof word === 'boolean') return word
-    // Of an async function: a rejection that nobody hears would end the process.
+    // It came from an async function: a rejection that nobody handles would end the process.
     if (word instanceof Promise) word.catch(() => {})
     throw new TypeError(`charge must return true or false, and returned ${String(word)}`)
   } catch (error) {

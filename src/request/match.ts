@@ -1,4 +1,4 @@
-// Which rule a request falls under, by its declared route: decided once a route, and checked for all of them at boot.
+// Which rule a request falls under, by its declared route: decided once per route, and checked for all of them at boot.
 import type { FastifyInstance, FastifyRequest } from 'fastify'
 import {
   FST_QUOTA_ALREADY_REGISTERED,
@@ -39,15 +39,15 @@ interface PatternRule {
   metering: RequestMetering | undefined
 }
 
-/** Stands on a scope that has a registration, and so, as by a prototype, on those below it; one mark for whichever copy of this package. */
+/** Set on a scope that has a registration, and so inherited, by prototype, by those below it; the same for every copy of this package. */
 const GUARDED = Symbol.for('fastify-quota.guarded')
 
-/** The hooks of a registration reach every route of its scope and below, also of those that were opened before it. */
+/** The hooks of a registration reach every route of its scope and of those below, even of those that were opened before it. */
 export function markGuarded(app: FastifyInstance): void {
   Object.defineProperty(app, GUARDED, { value: true })
 }
 
-/** How many registrations stand before a route of this scope. Not told by their hooks: telemetry wraps those of all plugins in its own. */
+/** How many registrations guard a route of this scope. Their hooks do not tell: telemetry wraps the hooks of all plugins in its own. */
 function guardsOf(scope: Scope): number {
   let guards = 0
   for (let at: object | null = scope; at !== null; at = Object.getPrototypeOf(at))
@@ -64,7 +64,7 @@ const EXEMPT = Symbol('exempt')
 export class RouteMatcher {
   readonly #rules: PatternRule[]
   readonly #spell: Spell
-  /** `routeOptions.config` is one stable object a route, and one for all methods of it. */
+  /** `routeOptions.config` is one stable object per route, shared by all its methods. */
   readonly #known = new WeakMap<object, Map<string, Tariff | typeof EXEMPT>>()
 
   constructor(rules: readonly Rule<FastifyRequest>[], spell = AS_WRITTEN) {
@@ -86,15 +86,15 @@ export class RouteMatcher {
   }
 
   /**
-   * Once the application is ready: every rule must match a route that the registration on `app` reaches, and every `config.quota` must stand
-   * in the reach of some registration. Returns every route in reach, with what it costs.
+   * Once the application is ready: every rule must match a route that the registration on `app` reaches, and every `config.quota` must be
+   * within reach of some registration. Returns every route in reach, with what it costs.
    */
   verify(app: FastifyInstance): MeteredRoute[] {
     const all = declaredRoutes(app)
     const guarded = all.filter(route => isBelow(route.scope, app))
     const missed = all.find(route => isMeteredByRoute(route) && guardsOf(route.scope) === 0)
     if (missed) throw new FST_QUOTA_ROUTE_OUT_OF_REACH(`${missed.method} ${missed.url}`)
-    // A scope that had a registration of its own before this one came to the scope around it.
+    // A scope had a registration of its own before this one was made in a scope around it.
     if (guarded.some(route => isMeteredByRoute(route) && guardsOf(route.scope) > 1))
       throw new FST_QUOTA_ALREADY_REGISTERED()
     for (const rule of this.#rules) {
@@ -149,7 +149,7 @@ function readRule(rule: Rule<FastifyRequest>, i: number, spell: Spell): PatternR
   return { path, pattern: readPattern(path, { ...at, url: spell(url) }), described, metering }
 }
 
-/** Whoever writes what it costs means that it is charged. */
+/** Whoever writes a cost means it to be charged. */
 function refuseBesideFalse(path: string, { quota: _, ...others }: Omit<Rule<FastifyRequest>, 'method' | 'url'>): void {
   const fields = Object.entries(others).flatMap(([field, value]) => (value === undefined ? [] : field))
   if (fields.length > 0)

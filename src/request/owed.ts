@@ -6,18 +6,18 @@ const FIRST_PAUSE_MS = 100
 const LONGEST_PAUSE_MS = 5_000
 /** How long a closing application waits for the store to take what is owed. */
 const CLOSE_PATIENCE_MS = 10_000
-/** Tried at once: a store that comes back must not meet all that has waited for it. */
+/** How many are tried at once: a store that comes back must not be met by all that has waited for it. */
 const WIDTH = 3
 /** While so many wait, new requests are answered as if the store failed: their charge might be lost. */
 const MAX_WAITING = 10_000
-/** A counter that refuses a charge may be repaired in so long; what never fits must not wait for ever. */
+/** How long a counter that refuses a charge is given to be repaired; what never fits must not wait for ever. */
 const REFUSED_FOR_MS = 15 * 60_000
 
-/** Who asked for a write: told once, after the first attempt, and again where what is owed is dropped. */
+/** Whoever asked for a write: told once, after the first attempt, and again if the owed write is dropped. */
 export interface OwedListener<Answer> {
-  /** Does the same once more; it may be done twice. */
+  /** Does the same once more; to do it twice does no harm. */
   again(): Promise<unknown>
-  /** At the first attempt. */
+  /** The first attempt succeeded. */
   written(answer: Answer): void
   /** It waits for another attempt; `over` resolves when it is written, or dropped. */
   owed(error: unknown, over: Promise<void>): void
@@ -39,7 +39,7 @@ export class Owed {
   readonly #closing = new AbortController()
   #waiting: Waiting[] = []
   #isDraining = false
-  /** By `performance.now()`, like `since`: a clock that is put back must not make the patience longer. */
+  /** By `performance.now()`, like `since`: a clock that is set back must not make the patience longer. */
   #giveUpAt = Number.POSITIVE_INFINITY
   #size = 0
 
@@ -53,8 +53,8 @@ export class Owed {
   }
 
   /**
-   * Where this first attempt fails it is done again, until it succeeds. Resolves after the first. With callbacks: awaited, each of a request's
-   * two writes cost two promises more.
+   * Where this first attempt fails, the write is done again until it succeeds. Resolves after the first attempt. With callbacks: awaited, each
+   * of a request's two writes cost two more promises.
    */
   attempt<Answer>(first: Promise<Answer>, listener: OwedListener<Answer>): Promise<void> {
     this.#unfinished += 1
@@ -80,7 +80,7 @@ export class Owed {
     )
   }
 
-  /** Tries without a pause from now on, and resolves when nothing is owed after `others` or the patience is over. */
+  /** Cuts the pauses short from now on, and resolves when nothing is owed after `others` or the patience is over. */
   async close(others?: Promise<void>): Promise<void> {
     this.#giveUpAt = performance.now() + CLOSE_PATIENCE_MS
     this.#closing.abort()
@@ -103,13 +103,13 @@ export class Owed {
     })
   }
 
-  /** The first come first; where none of a few goes through, the store is left alone for longer and longer. */
+  /** First come, first served; where none of a few goes through, the store is left alone for longer and longer. */
   async #drain(): Promise<void> {
     this.#isDraining = true
     let pause = FIRST_PAUSE_MS
     while (this.#waiting.length > 0) {
       await this.#rest(pause)
-      // However many they are: not one attempt more for each of them.
+      // However many wait: none of them gets one more attempt.
       if (performance.now() >= this.#giveUpAt) for (const item of this.#waiting.splice(0)) this.#end(item, item.error)
       const few = this.#waiting.splice(0, WIDTH)
       const left = await Promise.all(few.map(item => this.#try(item)))
@@ -119,7 +119,7 @@ export class Owed {
     this.#isDraining = false
   }
 
-  /** Whether it must wait on. */
+  /** Whether it must go on waiting. */
   async #try(item: Waiting): Promise<boolean> {
     const error = await item.listener.again().then(
       () => undefined,
@@ -131,7 +131,7 @@ export class Owed {
     return false
   }
 
-  /** It is written, or where there is an error, dropped. */
+  /** It is written or, where there is an error, dropped. */
   #end({ listener, over }: Waiting, error: unknown): void {
     this.#size -= 1
     if (error !== undefined) listener.dropped(error)
@@ -145,7 +145,7 @@ export class Owed {
 
   async #rest(pause: number): Promise<void> {
     const { signal } = this.#closing
-    // Not all processes at one moment.
+    // So that not all processes try at the same moment.
     const ms = pause * (0.75 + Math.random() / 2)
     await sleep(signal.aborted ? Math.min(ms, FIRST_PAUSE_MS) : ms, undefined, {
       signal: signal.aborted ? undefined : signal,

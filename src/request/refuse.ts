@@ -26,7 +26,7 @@ export interface DeniedAnswer {
   body: string
 }
 
-/** `X-Quota-*` speak of what said no, the IETF fields of all that was asked for. */
+/** `X-Quota-*` describe what said no, the IETF fields all that was asked for. */
 export function deniedAnswer(
   { violations, balances, at }: Admission & { admitted: false },
   denials: readonly (DenialOptions | undefined)[]
@@ -43,7 +43,7 @@ export function deniedAnswer(
 export const sendDenied = (reply: FastifyReply, { statusCode, headers, body }: DeniedAnswer): FastifyReply =>
   reply.code(statusCode).headers(headers).send(body)
 
-/** Says nothing of the store: the cause is in the log. */
+/** Says nothing about the store: the cause is in the log. */
 export const refuseUnavailable = (reply: FastifyReply): FastifyReply =>
   reply
     .code(503)

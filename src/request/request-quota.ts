@@ -18,19 +18,19 @@ export interface ReservedCharge {
   readonly balance: Balance
 }
 
-/** On a route that is not metered `userId` is null and `charges` empty. */
+/** On a route that is not metered, `userId` is null and `charges` is empty. */
 export interface RequestQuota {
   /** Who is charged. */
   readonly userId: string | null
   readonly charges: readonly ReservedCharge[]
-  /** Goes into the usage log, at most 8 levels and 4 KiB of JSON. What is personal is yours to leave out. */
+  /** Goes into the usage log, at most 8 levels and 4 KiB of JSON. It is up to you to leave out what is personal. */
   metadata: Metadata
   /**
-   * What it really cost, known late: replaces the reserved amount, also above it and past the limit. Best before the reply passes this plugin's
-   * `onSend`, or of a stream before it ends. Later, as in an `onSend` hook of the application's or where a client has left a stream, what was charged is
-   * amended right after: the log row is written anew, and the reply does not wait for it. Throws FST_QUOTA_INVALID_AMOUNT, also where the counter
-   * would pass 2^53−1 with it, and FST_QUOTA_NOT_RESERVED for a type that this route does not charge. Where nothing is charged, because the reply
-   * was not one that is, the store failed open or the type is switched off, it has no effect.
+   * What the request really cost, known late: replaces the reserved amount, even with one above it and past the limit. Best called before the reply
+   * passes this plugin's `onSend`, or before a stream ends. Later, as in an `onSend` hook of the application or where a client has left a stream,
+   * what was charged is amended right after: the log row is written anew, and the reply does not wait for it. Throws FST_QUOTA_INVALID_AMOUNT, also
+   * where the counter would pass 2^53−1 with it, and FST_QUOTA_NOT_RESERVED for a type that this route does not charge. Has no effect where nothing
+   * is charged, because the reply was not one that is charged, the store failed open or the type is switched off.
    */
   setAmount(type: QuotaTypeKey, amount: number): void
 }
@@ -53,9 +53,9 @@ export class MeteredQuota implements RequestQuota {
   readonly userId: string
   readonly charges: readonly Reserved[]
   metadata: Metadata = {}
-  /** What the rule charges: where an operator has switched it off, it is nothing to the handler. */
+  /** What the rule charges: an amount for a type that an operator has switched off is ignored. */
   readonly #named: readonly { type: string }[]
-  /** Who must be told of a new amount, once what is charged was decided. */
+  /** Must be told of a new amount once it was decided what is charged. */
   #late: { amend(): void } | undefined
 
   constructor(userId: string, admitted: readonly AdmittedCharge[], named: readonly { type: string }[]) {

@@ -30,7 +30,7 @@ export function addSelfRoute(
     method: 'GET',
     url: context.url,
     config: { quota: false },
-    // The application's own compiler may know another language of schemas, as Zod's, and its serializers and hooks make other answers of objects.
+    // The application's own compiler may expect other schemas, such as Zod's, and its serializers and hooks may turn objects into other answers.
     serializerCompiler: () => JSON.stringify,
     schema: {
       summary: 'The quotas of whoever asks',
@@ -60,8 +60,8 @@ export function addSelfRoute(
 }
 
 /**
- * Asked as often as they like, and free: so a user takes one connection at most. Who comes while it is read shares the next reading, which begins
- * after they came.
+ * Users ask as often as they like, for free, so each takes one connection at most. A request that comes while the balances are being read shares
+ * the next reading, which begins after it came.
  */
 function reading({ db, storeTimeoutMs }: { db: Database; storeTimeoutMs: number }) {
   const users = new Map<string, Group<{ userId: string }, UserQuotas, UserQuotas>>()

@@ -1,4 +1,4 @@
-// What the end of a request needs of the other rooms, and of its own.
+// What the end of a request needs from the other rooms, and from its own.
 import type { FastifyBaseLogger } from 'fastify'
 import type { Emit } from '../quota/events.ts'
 import type { Database } from '../store/database.ts'
@@ -7,7 +7,7 @@ import type { DenialMemory } from './denial-memory.ts'
 import type { Holds } from './holds.ts'
 import type { Owed } from './owed.ts'
 
-/** Held by running work, and renewed until then; the rest is for whoever renews it. */
+/** Held by running work, and renewed until that ends; the fields that change are for whoever renews it. */
 interface Renewed {
   readonly userId: string
   readonly charges: readonly { readonly id: string }[]
@@ -18,14 +18,14 @@ interface Renewed {
 
 export interface SettleContext {
   db: Database
-  /** For what a request waits for; what takes longer is written later. */
+  /** For writes that a request waits for; one that takes longer is written later. */
   store: Reservations
   owed: Owed
   holds: Holds
   emit: Emit<FastifyBaseLogger>
   denials: DenialMemory
-  /** How long the handler of a client that has left is held for. */
+  /** How long a reservation is held once its client has left. */
   patienceMs: number
-  /** What living requests hold, and must be kept from expiring. */
+  /** What live requests hold, which must be kept from expiring. */
   live: { join(held: Renewed): void; leave(held: Renewed): void }
 }

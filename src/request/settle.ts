@@ -1,4 +1,4 @@
-// The end of a request: charged or given back by the status that was sent, once, whatever path led there.
+// The end of a request: charged or given back by the status that was sent, once, whichever path led there.
 import type { FastifyBaseLogger } from 'fastify'
 import type { Balance } from '../quota/balance.ts'
 import type { Admitted, AdmittedCharge } from '../store/charge/admit.ts'
@@ -16,13 +16,13 @@ import type { SettleContext } from './settle-context.ts'
 
 type Target = 'charged' | 'released'
 
-/** Undefined: it was charged, and is not any more; nothing is said of the balances. */
+/** Undefined: a charge was undone, and that write returns no balances. */
 type Balances = Map<string, Balance> | undefined
 
 /**
  * No single hook ends every request: an aborted POST fires neither onResponse nor onRequestAbort, a hijacked reply no onSend, and a
  * bad header runs onSend(200) and then onSend(500). So this is a small state machine that may be told the status any number of
- * times, and moves only where the last word differs from what is done.
+ * times, and acts only where the latest status calls for something other than what has been done.
  */
 export class Settlement implements Hold, OwedListener<Balances> {
   readonly userId: string
@@ -38,31 +38,31 @@ export class Settlement implements Hold, OwedListener<Balances> {
   livePlace = -1
   renewAt = 0
   renewUntil = Number.POSITIVE_INFINITY
-  /** What the headers speak of, once they are set. */
+  /** Whether the headers, once they are set, say that it is charged. */
   isSaidCharged: boolean | undefined
-  /** That of a reply that has passed onSend, and is charged or given back when it is over. */
+  /** The status of a reply that has passed onSend, and is charged or given back only when it is over. */
   openStatus: number | undefined
   readonly #metering: RequestMetering
   readonly #context: SettleContext
-  /** What the database's clock is ahead of `performance.now()`, as of the admission. */
+  /** How far the database's clock is ahead of `performance.now()`, as of the admission. */
   readonly #clockOffset: number
   #isPastBody = false
   #state: 'held' | Target = 'held'
-  /** Before it became what it is. */
+  /** Whether it was charged before the present state. */
   #wasCharged = false
-  /** What is charged, as it was when that was asked for. */
+  /** What is charged, as it stood when the charge was asked for. */
   #committed: readonly CommittedCharge[] = NO_CHARGES
-  /** The status that led to it. */
+  /** The status that led to the present state. */
   #statusCode = 0
-  /** Of which status the rule was asked last, and what it said: asked twice, it might say something else. */
+  /** The status that the rule was last asked about, and its answer: asked again, it might say something else. */
   #judgedStatus = 0
   #isJudgedCharged = false
   /** The balances that the last write returned, and what it wrote. */
   #written: Map<string, Balance> | undefined
   #writtenAs: Target | undefined
-  /** What was told of what it became, once it is written: its headers say the same. */
+  /** The costs that were reported once the state was written: the headers say the same. */
   #told: Cost[] | undefined
-  /** What was asked for last, and its answer. */
+  /** What was asked for last, and the promise of its write. */
   #wanted: 'held' | Target = 'held'
   #said: Promise<void> = NOTHING
   #owedUntil: Promise<void> | undefined
@@ -95,7 +95,7 @@ export class Settlement implements Hold, OwedListener<Balances> {
     return this.#isOwed ? NOTHING : move
   }
 
-  /** Whether a reply with this status is charged, by the rule's own word; where that is none, by the default. */
+  /** Whether a reply with this status is charged, according to the rule; where it gives no answer, by the default. */
   isCharged(statusCode: number): boolean {
     if (this.#judgedStatus !== statusCode) {
       this.#judgedStatus = statusCode
@@ -105,8 +105,8 @@ export class Settlement implements Hold, OwedListener<Balances> {
   }
 
   /**
-   * Nobody waits for a reply any more, and no status was sent. What a handler still works for is held on for a while, else a client that leaves
-   * would have its place taken by the next; then, or where Fastify waits for a body that never comes whole, it is left to expire.
+   * Nobody waits for a reply any more, and no status was sent. What a handler still works for is held for a while longer, or else the next client
+   * would take the place of one that leaves; after that, or where Fastify waits for a body that never comes whole, it is left to expire.
    */
   abandon(isTorn: boolean): void {
     const { live, holds } = this.#context
@@ -118,7 +118,7 @@ export class Settlement implements Hold, OwedListener<Balances> {
     } else this.#holdOn()
   }
 
-  /** Fastify waits for its body no more: who needs the rest of it reads it, and is told where it is torn. */
+  /** Fastify no longer waits for the body: a handler that needs the rest reads it, and is told where it is torn. */
   passBody(): void {
     this.#isPastBody = true
     if (!this.isLost) return
@@ -133,7 +133,7 @@ export class Settlement implements Hold, OwedListener<Balances> {
     holds.deleteLater(this, patienceMs)
   }
 
-  /** The application is closing, and its handler has not ended. Should it still succeed, it is charged. */
+  /** The application is closing, and the handler has not ended. Should it still succeed, it is charged. */
   giveBack(): void {
     void this.#moveTo('released', NOT_ANSWERED)
   }
@@ -148,7 +148,7 @@ export class Settlement implements Hold, OwedListener<Balances> {
     return this.quota.charges.map(({ type, balance, reserved, amount }) => {
       const cost = target === 'charged' ? amount : 0
       const written = this.#written?.get(type)
-      // Nothing is held any more in what was written; where it is another cost by now, the difference comes on or goes off.
+      // What was written no longer includes what was held; where the cost has changed since, the difference is added or taken off.
       if (written)
         return new Projected(written, 0, cost - (this.#writtenAs === 'charged' ? this.#chargedOf(type) : 0), cost)
       return new Projected(balance, reserved, cost, cost)
@@ -159,10 +159,10 @@ export class Settlement implements Hold, OwedListener<Balances> {
     return this.#committed.find(charge => charge.type === type)?.amount ?? 0
   }
 
-  /** What it cost was told when it was charged already: amended as soon as that is written, together with what else is told at this moment. */
+  /** An amount was set after the charge: amended as soon as that is written, together with other amounts that are set at this moment. */
   amend(): void {
     this.#told = undefined
-    // Should they not be sent yet, the headers must say it.
+    // The headers must say it, if they are not sent yet.
     this.isSaidCharged = undefined
     if (this.#isAmendDue || this.#wanted !== 'charged') return
     this.#isAmendDue = true
@@ -247,7 +247,7 @@ export class Settlement implements Hold, OwedListener<Balances> {
     this.#told = this.#costs(target)
     const charges = this.#told.map(({ type, remaining }, i) => ({
       type,
-      // What comes back is what was held, whatever it would have cost.
+      // What is given back is what was held, whatever it would have cost.
       amount: (target === 'charged' ? quota.charges[i]?.amount : quota.charges[i]?.reserved) ?? 0,
       remaining
     }))
@@ -269,7 +269,7 @@ export class Settlement implements Hold, OwedListener<Balances> {
     this.#end()
   }
 
-  /** Renewed until here: what is owed must not be given to somebody else meanwhile. */
+  /** The reservation is renewed until here: what is owed must not be given to somebody else meanwhile. */
   #end(): void {
     this.#isOwed = false
     this.#context.live.leave(this)

@@ -9,7 +9,7 @@ interface Closed {
 }
 
 /**
- * Calls back once. 'close' comes on every path, over HTTP/1, over HTTP/2 and in `inject`; `stream.finished` listens to five events more, for 3 µs a
+ * Calls back once. 'close' comes on every path, over HTTP/1, over HTTP/2 and in `inject`; `stream.finished` listens to five more events, for 3 µs a
  * request. An 'error', as after a write that comes too late, would end the process if nobody listened.
  */
 export function whenOver(raw: FastifyReply['raw'], socket: Socket | undefined, callback: () => void): void {
@@ -20,9 +20,9 @@ export function whenOver(raw: FastifyReply['raw'], socket: Socket | undefined, c
     callback()
   }
   const { closed, stream } = raw as Closed
-  // Behind a pipelined request Node has given it no socket yet, and where that dies it tells nothing of it.
+  // Behind a pipelined request, Node has not given the reply its socket yet, and does not tell it when that socket dies.
   const isQueued = raw.socket === null && socket !== undefined
-  // Its client left, or it was answered, while the store was asked: there will be no event any more.
+  // The client left, or the request was answered, while the store was asked: no event will come any more.
   if ((closed ?? stream?.closed) || raw.writableFinished || (isQueued && socket.destroyed)) process.nextTick(over)
   else {
     raw.on('close', over).on('error', over)
@@ -33,10 +33,10 @@ export function whenOver(raw: FastifyReply['raw'], socket: Socket | undefined, c
   }
 }
 
-/** Who waits for a socket's end: one listener a socket, however many requests are queued on it. */
+/** What waits for a socket's end: one listener per socket, however many requests are queued on it. */
 const waiting = new WeakMap<Socket, Set<() => void>>()
 
-/** Returns what ends the waiting. */
+/** Returns a function that ends the waiting. */
 function whenDead(socket: Socket, callback: () => void): () => void {
   let callbacks = waiting.get(socket)
   if (callbacks === undefined) {
@@ -51,7 +51,7 @@ function whenDead(socket: Socket, callback: () => void): () => void {
   return () => queued.delete(callback)
 }
 
-/** What ends the reply waits until `work` is done; all that is written before it is not held up. */
+/** The end of the reply waits until `work` is done; what is written before it is not held up. */
 export function holdEnd(raw: FastifyReply['raw'], work: () => Promise<void>): void {
   const { end } = raw
   raw.end = function (this: typeof raw, ...given: unknown[]) {
@@ -60,7 +60,7 @@ export function holdEnd(raw: FastifyReply['raw'], work: () => Promise<void>): vo
   } as typeof end
 }
 
-/** A client that has left is told of once, and of a hijacked reply that is answered all the same there is no event: it ends here. */
+/** A client's departure is reported once, and a hijacked reply that is answered after that fires no event: its end is seen here. */
 export function whenEnded(raw: FastifyReply['raw'], callback: () => void): void {
   const { end } = raw
   raw.end = function (this: typeof raw, ...given: unknown[]) {
