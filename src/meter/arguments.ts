@@ -29,7 +29,7 @@ export function requireIdempotencyKey(key: unknown): void {
   throw new FST_QUOTA_INVALID_CALL('idempotencyKey', 'must be a text of 1 to 255 characters')
 }
 
-/** The last argument of a call, where it is given: a misspelt field must not be taken for its default. */
+/** The last argument of a call, where it is given: a misspelt field must not silently leave the default in place. */
 export function requireOptions(options: unknown, known: readonly string[]): void {
   if (typeof options !== 'object' || options === null || Array.isArray(options))
     throw new FST_QUOTA_INVALID_CALL('options', `must be an object; known in it: ${known.join(', ')}`)

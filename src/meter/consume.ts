@@ -1,4 +1,4 @@
-// Charges at once, and once for an idempotency key.
+// Charges at once, and only once for an idempotency key.
 
 import { type Balance, remainingOf } from '../quota/balance.ts'
 import { FST_QUOTA_EXCEEDED, FST_QUOTA_IDEMPOTENCY_MISMATCH } from '../quota/errors.ts'
@@ -13,7 +13,7 @@ import type { MeterContext } from './context.ts'
 import { viewBalance } from './view.ts'
 
 export interface ChargeCallOptions {
-  /** Where it came from, in the usage log: a route as declared, a job's name. */
+  /** Where the charge came from, for the usage log: a route as declared, a job's name. */
   endpoint?: string
   /** Goes into the usage log; at most 8 levels and 4 KiB of JSON. */
   metadata?: Metadata
@@ -58,7 +58,7 @@ export async function consume(
       throw new FST_QUOTA_EXCEEDED(admission.violations)
     })
   } catch (error) {
-    // Not where the key's first answer was given instead.
+    // Not counted where the key's first answer was given instead.
     if (denied !== undefined && error instanceof FST_QUOTA_EXCEEDED)
       count(deniedEvent(userId, endpoint, denied, error.statusCode as number))
     throw error
@@ -75,7 +75,7 @@ interface KeyedCharge {
 }
 
 /**
- * Gives the first answer again where the key is known, also when another call took it just now: then the key is taken (23505), or
+ * Gives the first answer again where the key is known, even when another call has only just used it: then the key is taken (23505), or
  * that call took the last there was.
  */
 export async function once(
@@ -95,7 +95,7 @@ export async function once(
       const isTaken = stateOf(error) === '23505'
       const answered = isTaken || error instanceof FST_QUOTA_EXCEEDED ? await recall() : undefined
       if (answered !== undefined) return answered
-      // Taken, and gone with its user or its day before it could be read: nothing was charged.
+      // Taken, but gone again, with its user or its day, before it could be read: nothing was charged.
       if (!isTaken || attempt === ATTEMPTS) throw error
     }
   }

@@ -9,14 +9,14 @@ export interface MeterContext {
   db: Database
   types: TypeCatalogue
   live: LiveReservations
-  /** Runs a reserve. Where it rejects nothing stays held, also if the database carries it out after all. */
+  /** Runs a reserve. Where it rejects, nothing stays held, even if the database carries it out after all. */
   reserving: (userId: string, charges: readonly WantedCharge[], reserve: () => Promise<Admission>) => Promise<Admission>
   /** How long a reservation is held between renewals. */
   leaseMs: number
-  /** Must be told where a user may have room again. */
+  /** Must be called where a user may have room again. */
   changed: (userId: string) => void
   /** How long a call waits for the database. */
   storeTimeoutMs: number
-  /** Counts what happened. It is not logged: who called is told by what was thrown. */
+  /** Counts what happened. It is not logged: the caller is told by what was thrown. */
   count: (event: QuotaEvent) => void
 }

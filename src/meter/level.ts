@@ -85,5 +85,5 @@ const moved = (db: Database, order: LevelMove): Promise<Balance | undefined> =>
     throw order.move === 'set' && stateOf(error) === '23514' ? withoutRoom('The amount', order.amount) : error
   })
 
-/** More than a first sight and deletions that come between take together. */
+/** More than a user's first sight and deletions in between take together. */
 const ATTEMPTS = 20

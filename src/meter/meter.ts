@@ -36,37 +36,37 @@ export interface ChangeOptions {
 }
 
 export interface AdjustOptions extends ChangeOptions {
-  /** A user nobody has seen yet is written down, with the defaults of every other type: for a plan that is chosen at sign-up. Default: `false`. */
+  /** Creates a user who was never seen, with the defaults of every other type: for a plan that is chosen at sign-up. Default: `false`. */
   createUser?: boolean
 }
 
 /**
  * Every call rejects with FST_QUOTA_INVALID_USER, FST_QUOTA_UNKNOWN_TYPE or FST_QUOTA_INVALID_AMOUNT for what is not one, and with
- * FST_QUOTA_STORE when the database does not answer; nothing is changed then, unless it says so. A type that an operator has switched
- * off (`is_active`) is charged nothing, here as on a route: the calls give the balance as it stands, or a known key's first answer.
+ * FST_QUOTA_STORE when the database does not answer; nothing is changed then, unless it says so. Nothing is charged to a type that an
+ * operator has switched off (`is_active`), here as on a route: the calls give the balance as it stands, or a known key's first answer.
  */
 export interface Meter {
-  /** Whether `amount` (default 1) would be admitted now. Writes nothing, so another request may be faster: charge with `consume`. */
+  /** Whether `amount` (default 1) would be admitted now. Writes nothing, so another request may be faster: to charge, use `consume`. */
   check(userId: string, type: QuotaTypeKey, amount?: number): Promise<Check>
   /**
    * Charges at once (default 1), with one log row, and returns the balance afterwards. Rejects with FST_QUOTA_EXCEEDED, and changes
    * nothing, when it does not fit. With an `idempotencyKey` (kept a day, scoped to the user) a repeated call gets the first
-   * answer and charges nothing; the key with another type or amount rejects with FST_QUOTA_IDEMPOTENCY_MISMATCH.
+   * answer and charges nothing; the same key with another type or amount rejects with FST_QUOTA_IDEMPOTENCY_MISMATCH.
    */
   consume(userId: string, type: QuotaTypeKey, amount?: number, options?: ChargeCallOptions): Promise<Balance>
   /** What is left; `Infinity` when unlimited. */
   remaining(userId: string, type: QuotaTypeKey): Promise<number>
-  /** Every balance of a user; of one who was never seen, what the user would get. */
+  /** Every balance of a user; for one who was never seen, those that the user would get. */
   all(userId: string): Promise<Balance[]>
   /**
-   * Holds amounts for work that outlives a request: all charges or none (FST_QUOTA_EXCEEDED). It is held while this process lives, or
-   * for `ttlMs` from now when given; then it is given back, and a late `commit` still charges.
+   * Holds amounts for work that outlives a request: all charges or none (FST_QUOTA_EXCEEDED). They are held while this process lives,
+   * or for `ttlMs` from now when given; then they are given back, and a late `commit` still charges.
    */
   reserve(userId: string, charges: ReserveCharges, options?: ReserveOptions): Promise<Reservation>
   /** Lowers a level by `amount` (a file was deleted), never below 0. Rejects with FST_QUOTA_KIND_MISMATCH for a flow. */
   credit(userId: string, type: QuotaTypeKey, amount: number, options?: ChargeCallOptions): Promise<Balance>
   /**
-   * Sets a level to what was measured, also past the limit; what running work holds comes on top, and with that it may not pass 2^53−1
+   * Sets a level to what was measured, even past the limit; what running work holds comes on top, and with that it may not pass 2^53−1
    * (FST_QUOTA_INVALID_AMOUNT). Rejects with FST_QUOTA_KIND_MISMATCH for a flow.
    */
   setUsage(
@@ -81,7 +81,7 @@ export interface Meter {
    */
   reset(userId: string, type?: QuotaTypeKey, options?: ChangeOptions): Promise<ResetResult>
   /**
-   * Gives the user another limit (−1: unlimited), also below what is used. Rejects with FST_QUOTA_INVALID_LIMIT, and, unless `createUser` is set,
+   * Gives the user another limit (−1: unlimited), even below what is used. Rejects with FST_QUOTA_INVALID_LIMIT, and, unless `createUser` is set,
    * with FST_QUOTA_UNKNOWN_USER.
    */
   adjust(userId: string, type: QuotaTypeKey, newLimit: number, options?: AdjustOptions): Promise<Balance>
@@ -89,7 +89,7 @@ export interface Meter {
 
 export function createMeter(context: MeterContext): Meter {
   const { types } = context
-  /** For one call, whose statements together have so long. */
+  /** For one call, whose statements have `storeTimeoutMs` together. */
   const once = (): MeterContext => ({ ...context, db: within(context.db, context.storeTimeoutMs) })
   const changing = <T>(userId: string, work: Promise<T>): Promise<T> => work.finally(() => context.changed(userId))
   const view = async (userId: string, type: string): Promise<Balance> => {

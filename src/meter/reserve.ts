@@ -31,35 +31,35 @@ export type ReserveCharges =
   | readonly (QuotaTypeKey | { type: QuotaTypeKey; amount?: number })[]
 
 export interface ReserveOptions {
-  /** Milliseconds, 100 to 2^31−1, after which it is given back, whether this process lives or not. Default: while it lives. */
+  /** Milliseconds, 100 to 2^31−1, after which it is given back, whether this process lives or not. Default: held while it lives. */
   ttlMs?: number
-  /** Where it came from, in the usage log. */
+  /** Where the charge came from, for the usage log. */
   endpoint?: string
   /** Goes into the usage log. */
   metadata?: Metadata
 }
 
 /**
- * Amounts that are held. `commit` and `release` may be called again after they rejected with FST_QUOTA_STORE, and handed on by themselves:
+ * Amounts that are held. `commit` and `release` may be called again after they rejected with FST_QUOTA_STORE, and passed on as functions:
  * `.finally(job.release)`.
  */
 export interface Reservation {
   /** The id that its first log row will have. */
   readonly id: string
-  /** When it is given back by itself, unless it is renewed: without `ttlMs` it is, while this process lives. */
+  /** When it is given back by itself, unless it is renewed, as it is without `ttlMs` while this process lives. */
   readonly expiresAt: Date
   /**
-   * Charges what was held, or what it really cost: `amounts` by type, also above what was held and past the limit. Returns the
-   * balances afterwards, by type. Also when it has expired. Twice: the first answer; after `release`: FST_QUOTA_SETTLED. Where a counter would
-   * pass 2^53−1: FST_QUOTA_INVALID_AMOUNT. Where the user was deleted meanwhile: FST_QUOTA_UNKNOWN_USER.
+   * Charges what was held, or what it really cost: `amounts` by type, even above what was held and past the limit. Returns the balances
+   * afterwards, by type. Charges even after it has expired. A second call gets the first answer. Rejects with FST_QUOTA_SETTLED after `release`,
+   * with FST_QUOTA_INVALID_AMOUNT where a counter would pass 2^53−1, and with FST_QUOTA_UNKNOWN_USER where the user was deleted meanwhile.
    */
   commit(options?: {
     amounts?: Readonly<Partial<Record<QuotaTypeKey, number>>>
     metadata?: Metadata
   }): Promise<Record<string, Balance>>
   /**
-   * Gives it back. Twice: nothing more; after `commit`: FST_QUOTA_SETTLED. After a `commit` that rejected with FST_QUOTA_STORE it undoes what the database
-   * may have charged all the same, and rejects likewise until it is known what became of it.
+   * Gives it back. A second call does nothing more. Rejects with FST_QUOTA_SETTLED after `commit`. After a `commit` that rejected with
+   * FST_QUOTA_STORE it undoes what the database may still have charged, and rejects likewise until it is known what became of that `commit`.
    */
   release(): Promise<void>
 }
@@ -121,7 +121,7 @@ class HeldReservation implements Reservation {
   readonly #options: ReserveOptions
   #committed: Promise<Record<string, Balance>> | undefined
   #released: Promise<void> | undefined
-  /** Of each commit that rejected: whether it may have been carried out all the same. */
+  /** For each commit that rejected: whether it may still have been carried out. */
   readonly #doubts: Promise<boolean>[] = []
 
   constructor(context: MeterContext, { userId, charges, switchedOff }: Held, options: ReserveOptions, expiresAt: Date) {
@@ -188,7 +188,7 @@ class HeldReservation implements Reservation {
     })
   }
 
-  /** Not before every commit is over: one that comes later would charge what is given back now. */
+  /** Not before every commit is over: one that came later would charge what is given back now. */
   async #giveBack(): Promise<ReadonlyMap<string, Balance>> {
     const { storeTimeoutMs } = this.#context
     const mayBeCharged = (await withDeadline(Promise.all(this.#doubts), storeTimeoutMs)).includes(true)
@@ -197,7 +197,7 @@ class HeldReservation implements Reservation {
     return new Map()
   }
 
-  /** It stays renewed until the write has gone through. */
+  /** The reservation stays renewed until the write has gone through. */
   async #write<T>(work: () => Promise<T>): Promise<T> {
     const result = await work()
     this.#context.live.drop(this.#charges.map(charge => charge.id))

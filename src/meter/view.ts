@@ -10,7 +10,7 @@ export async function viewBalance(db: Database, userId: string, type: QuotaType)
   return quotas[0] === undefined ? unopened(type.key, type.defaultLimit) : plain(quotas[0])
 }
 
-/** Without what people call it. */
+/** Without the type's name, unit and kind. */
 export const plain = ({ type, limit, used, reserved, remaining, periodStart, resetsAt }: Balance): Balance => ({
   type,
   limit,
@@ -21,7 +21,7 @@ export const plain = ({ type, limit, used, reserved, remaining, periodStart, res
   resetsAt
 })
 
-/** Of a type that is switched off, and that this user has no counter of. */
+/** For a type that is switched off and of which this user has no counter. */
 const unopened = (type: string, limit: number): Balance => ({
   type,
   limit,
