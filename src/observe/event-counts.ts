@@ -1,4 +1,4 @@
-// How often what happened, since this process started.
+// How often each event happened since this process started.
 import type { EventCounts, QuotaEvent } from '../quota/events.ts'
 
 export class EventCounter {

@@ -2,7 +2,7 @@
 import type { FastifyBaseLogger } from 'fastify'
 import type { QuotaEvent } from '../quota/events.ts'
 
-/** One line a charge, so that a log can be searched by type. Never a path's parameters, a token or a body. */
+/** One line per charge, so that a log can be searched by type. Never a path's parameters, a token or a body. */
 export function logEvent(event: QuotaEvent, log: FastifyBaseLogger): void {
   const { userId: user, endpoint } = event
   switch (event.name) {
