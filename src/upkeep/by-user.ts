@@ -1,4 +1,4 @@
-// What is of one user, apart from what is of others: for a database that is distributed by user.
+// Splits a list by user, for a database that is distributed by user.
 export function byUser<Of extends { userId: string }>(all: readonly Of[]): Of[][] {
   const users = new Map<string, Of[]>()
   for (const one of all) {

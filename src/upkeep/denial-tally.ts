@@ -1,15 +1,15 @@
-// Denials of this process that are not in the table yet: added up, so that who is refused a million times costs a row, not a million.
+// Denials of this process that are not in the table yet: added up, so that a user who is refused a million times costs a row, not a million.
 import type { QuotaEvent } from '../quota/events.ts'
 import type { Database } from '../store/database.ts'
 import { countDenials, type DenialCount } from '../store/upkeep/count-denials.ts'
 import { byUser } from './by-user.ts'
 
 const HOUR_MS = 3_600_000
-/** Rows of one statement. */
+/** Rows per statement. */
 const BATCH = 1000
 
 export class DenialTally {
-  /** By user: a text of user, type and hour was made anew for each denial. */
+  /** By user: a text of user, type and hour would be made anew for each denial. */
   #counts = new Map<string, DenialCount[]>()
   #flushing: Promise<void> = Promise.resolve()
   readonly #db: Database
@@ -28,7 +28,7 @@ export class DenialTally {
 
   /** Writes down what was heard until now. What cannot be written stays for the next time. */
   flush(): Promise<void> {
-    // One after the other: who asks for it reads what was heard before, also where a flush is under way already.
+    // One after the other: the caller then reads what was heard before, even where a flush was already under way.
     const flushed = this.#flushing.then(() => this.#write())
     this.#flushing = flushed.catch(() => {})
     return flushed

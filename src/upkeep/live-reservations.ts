@@ -1,25 +1,25 @@
-// What this process holds, renewed while it lives: a reservation lives as long as its process, and a handler as long as it likes.
+// What this process holds, renewed while it lives: a reservation lives as long as its process, and a handler may take as long as it likes.
 
 import { type LiveReservations, renewReservations } from '../store/charge/renew-reservations.ts'
 import type { Database } from '../store/database.ts'
 import { byUser } from './by-user.ts'
 
-/** Held for as long as it is here. */
+/** Held for as long as it is in the set. */
 export interface Live {
   readonly userId: string
   readonly charges: readonly { id: string }[]
   /** By `performance.now()`. */
   renewAt: number
-  /** By `performance.now()`: then it is left to expire. */
+  /** By `performance.now()`: from then on it is left to expire. */
   renewUntil: number
-  /** Where it stands among the others. */
+  /** Its position among the others. */
   livePlace: number
 }
 
 export class LiveReservationSet implements LiveReservations {
   /** In no order: the entries of a map that changes with every request outlive V8's young collections. */
   readonly #all: Live[] = []
-  /** Those that are known by their ids alone. */
+  /** Those that are known only by their ids. */
   readonly #byId = new Map<string, Live>()
   readonly #leaseMs: number
   readonly #distributed: boolean
@@ -72,5 +72,5 @@ export class LiveReservationSet implements LiveReservations {
   }
 }
 
-/** Where a connection is dead nothing is answered; there must be time for another attempt, and for one more. */
+/** A dead connection answers nothing: there must be time for another attempt, and for one more. */
 const patienceOf = (leaseMs: number): number => Math.min(Math.max(leaseMs / 8, 500), 5_000)

@@ -1,4 +1,4 @@
-// How long what was written down is kept.
+// How long the records of charges and denials are kept.
 import { setTimeout as sleep } from 'node:timers/promises'
 import { FST_QUOTA_INVALID_OPTION } from '../quota/errors.ts'
 import { refuseUnknown, requireObject } from '../quota/option.ts'
@@ -9,11 +9,11 @@ import { pruneDenials, pruneUsage } from '../store/upkeep/prune-usage.ts'
 
 export interface RetentionOptions {
   /**
-   * Days, 1 to 36 500, for which rows of `usage_logs` are kept; default: for ever. Kept longer are those that a counter is the sum of: of a period
-   * that still runs, and of a level. Statistics, and the charges that a report counts, see no further back than this.
+   * For how many days, 1 to 36 500, rows of `usage_logs` are kept. Default: for ever. Rows that a counter is the sum of, those of a period that
+   * still runs and of a level, are kept longer. Statistics, and the charges that a report counts, see no further back than this.
    */
   usageLogs?: number
-  /** Days, 1 to 36 500, for which it is kept how often users were refused. Default: for ever. */
+  /** For how many days, 1 to 36 500, the counts of denials are kept. Default: for ever. */
   denials?: number
 }
 
@@ -50,6 +50,6 @@ export async function retain(db: Database, { usageLogs, denials }: RetentionOpti
     after = next
     await pause()
   } while (after !== undefined && !stopping.aborted)
-  // Told when all the rest is done: one user must not keep the log of all.
+  // Thrown when all the rest is done: one user must not keep everybody's log from being pruned.
   if (failed.length > 0) throw failed[0]
 }

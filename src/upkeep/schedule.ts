@@ -1,4 +1,4 @@
-// The timers that tidy: nothing waits for them, and any number of processes may run them at once.
+// The timers that tidy up: nothing waits for them, and any number of processes may run them at once.
 import { setTimeout as sleep } from 'node:timers/promises'
 
 export interface Schedule {
@@ -6,7 +6,7 @@ export interface Schedule {
   stop(): Promise<void>
 }
 
-/** Runs `work` every `intervalMs`, at first after `firstMs`, never twice at once; an error is told, and the next turn comes all the same. */
+/** Runs `work` every `intervalMs`, first after `firstMs`, never twice at once; an error goes to `onError`, and the next turn comes all the same. */
 export function every(
   intervalMs: number,
   work: (stopping: AbortSignal) => Promise<unknown>,

@@ -16,20 +16,20 @@ const SWEEP_USERS = 500
 const LOCKED = '55P03'
 const PRUNE_EVERY_MS = 3_600_000
 const ROLL_EVERY_MS = 60_000
-/** Each time all is looked at that is too old, also what is kept: a minute a million rows. */
+/** Each pass looks at all rows that are too old, even those that are kept: a minute per million rows. */
 const RETAIN_EVERY_MS = 6 * 3_600_000
-/** How much later than the denial its count may be seen. Where there was none, nothing is asked of the database. */
+/** By how much a denial's count may lag behind it. Where there was none, nothing is asked of the database. */
 const TALLY_EVERY_MS = 1_000
 
 /**
- * More than a statement may take. To add up a day may take minutes, and on a connection that has died it would be waited for as long: what goes on by
- * then is undone when the connections are closed.
+ * More than a statement may take. To add up a day may take minutes, and on a connection that has died the wait would be as long: what still runs
+ * by then is undone when the connections are closed.
  */
 const STOP_PATIENCE_MS = 6_000
 
 /**
- * A reservation is held for two thirds of `reservationTtlMs` and swept every third, so that it is given back within the whole of
- * it after its process died.
+ * A reservation is held for two thirds of `reservationTtlMs`, and the sweep runs every third, so that it is given back within the
+ * whole of it after its process died.
  */
 export const leaseOf = (reservationTtlMs: number): number => Math.ceil((reservationTtlMs * 2) / 3)
 
@@ -66,8 +66,8 @@ export function startUpkeep(
 }
 
 /**
- * Gives back what nobody holds any more. Where the database refuses that for one user, since a counter is wrong or somebody has it locked, it is told
- * when all others have theirs back.
+ * Gives back what nobody holds any more. Where the database refuses that for one user, because a counter is wrong or somebody has it locked, the
+ * error is thrown when all others have theirs back.
  */
 async function sweep(db: Database, stopping: AbortSignal): Promise<void> {
   const refused: unknown[] = []

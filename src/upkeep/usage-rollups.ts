@@ -5,19 +5,19 @@ import { rollUsage } from '../store/rollup/roll-usage.ts'
 import { rollWindow } from '../store/rollup/roll-window.ts'
 import { lookAround, SafeTime } from '../store/rollup/safe-time.ts'
 
-/** Each is kept as the log grows; for more of them the log is read. */
+/** Each is kept up to date as the log grows; for more of them the log is read. */
 const MOST_ZONES = 8
 /** Spans of days in a time zone that are kept as a whole; others are added up from their days. */
 const MOST_WINDOWS = 3
 const DEFAULT_DAYS = 30
 const QUARTER_MS = 900_000
-/** Who asks again and again need not wait longer than this for what was not there. */
+/** How soon after the last turn a request may start another: one that is repeated need not wait longer for what was not there. */
 const SOONEST_MS = 5_000
 
 interface Zone {
   /** Until when it is added up, in milliseconds. */
   until: number
-  /** How many days statistics are asked for, the latest last. */
+  /** The numbers of days that statistics are asked for, the latest last. */
   windows: number[]
 }
 
@@ -27,7 +27,7 @@ export class UsageRollups {
   readonly #db: Database
   readonly #onError: (error: unknown) => void
   readonly #safe = new SafeTime()
-  /** Those of this process: the one asked for last stands last. */
+  /** Those of this process, the one asked for last at the end. */
   readonly #zones = new Map<string, Zone>([['UTC', { until: NEVER, windows: [DEFAULT_DAYS] }]])
   readonly #stopping = new AbortController()
   #cannot = false
@@ -39,7 +39,7 @@ export class UsageRollups {
     this.#onError = onError
   }
 
-  /** Statistics of so many days are asked for in this time zone: they are kept from now on. */
+  /** Statistics over so many days are asked for in this time zone: their sums are kept from now on. */
   want(timeZone: string, days: number): void {
     const zone = this.#zones.get(timeZone) ?? { until: NEVER, windows: [] }
     if (!zone.windows.includes(days))
@@ -55,8 +55,8 @@ export class UsageRollups {
   }
 
   /**
-   * One turn, where none is under way; where nothing changed and no time has passed it is one question. Never rejects. A database that cannot
-   * do it (0A000), as Citus, is asked no more: statistics are read from the log.
+   * One turn, where none is under way; where nothing has changed and no time has passed, it is one query. Never rejects. A database that cannot
+   * do it (0A000), such as Citus, is not asked any more: statistics are read from the log.
    */
   keep(): Promise<void> {
     if (this.#cannot) return Promise.resolve()
@@ -74,7 +74,7 @@ export class UsageRollups {
   async #keep(): Promise<void> {
     this.#turnAt = performance.now()
     const marked = await lookAround(this.#db, this.#safe)
-    // At the first look there is nothing to compare it with.
+    // The first look has nothing to compare with.
     if (this.#safe.until === Number.NEGATIVE_INFINITY) await lookAround(this.#db, this.#safe)
     if (marked) {
       await forgetMarked(this.#db)
@@ -85,7 +85,7 @@ export class UsageRollups {
     for (const [name, zone] of this.#zones) {
       if (until - zone.until < QUARTER_MS) continue
       const { windows } = zone
-      // Another may have been asked for meanwhile.
+      // Another window may have been asked for meanwhile.
       if ((await this.#keepZone(name, windows)) && zone.windows === windows) zone.until = until
     }
   }
@@ -102,7 +102,7 @@ export class UsageRollups {
     await pruneRollups(this.#db)
   }
 
-  /** Ends after the day it is at. */
+  /** Ends after the day that is being added up. */
   async stop(): Promise<void> {
     this.#stopping.abort()
     await this.#turn
