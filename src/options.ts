@@ -32,8 +32,8 @@ export interface QuotaOptions {
   identify?: Identify | undefined
   /**
    * Options for @fastify/jwt, which is then registered here. A text `secret` must have at least 32 characters, and pins HS256 unless
-   * `verify.algorithms` says otherwise; with any other key `verify.algorithms` is required. Not needed where the application has
-   * already registered @fastify/jwt.
+   * `verify.algorithms` says otherwise; with any other key, a PEM text included, `verify.algorithms` is required. Not needed where the
+   * application has already registered @fastify/jwt.
    */
   jwt?: FastifyJWTOptions | undefined
   /** The operator's routes; they exist only with a token or an `authorize`. `false`, or left out: none. */

@@ -42,8 +42,9 @@ export interface AdjustOptions extends ChangeOptions {
 
 /**
  * Every call rejects with FST_QUOTA_INVALID_USER, FST_QUOTA_UNKNOWN_TYPE or FST_QUOTA_INVALID_AMOUNT for what is not one, and with
- * FST_QUOTA_STORE when the database does not answer; nothing is changed then, unless it says so. Nothing is charged to a type that an
- * operator has switched off (`is_active`), here as on a route: the calls give the balance as it stands, or a known key's first answer.
+ * FST_QUOTA_STORE when the database does not answer. A statement that was given up may still be carried out: give `consume` an
+ * `idempotencyKey` where a call may be repeated. Nothing is charged to a type that an operator has switched off (`is_active`), here as on a
+ * route: the calls give the balance as it stands, or a known key's first answer.
  */
 export interface Meter {
   /** Whether `amount` (default 1) would be admitted now. Writes nothing, so another request may be faster: to charge, use `consume`. */

@@ -50,8 +50,9 @@ export interface Reservation {
   readonly expiresAt: Date
   /**
    * Charges what was held, or what it really cost: `amounts` by type, even above what was held and past the limit. Returns the balances
-   * afterwards, by type. Charges even after it has expired. A second call gets the first answer. Rejects with FST_QUOTA_SETTLED after `release`,
-   * with FST_QUOTA_INVALID_AMOUNT where a counter would pass 2^53−1, and with FST_QUOTA_UNKNOWN_USER where the user was deleted meanwhile.
+   * afterwards, by type. Charges even after it has expired. A second call gets the first answer. Rejects with FST_QUOTA_SETTLED after
+   * `release`, with FST_QUOTA_NOT_RESERVED for a type that was not reserved, with FST_QUOTA_INVALID_AMOUNT where a counter would pass 2^53−1,
+   * and with FST_QUOTA_UNKNOWN_USER where the user was deleted meanwhile.
    */
   commit(options?: {
     amounts?: Readonly<Partial<Record<QuotaTypeKey, number>>>

@@ -1,4 +1,4 @@
-// What happened to quotas, in the application's own log: info for a charge, warn for a denial, error for the store.
+// What happened to quotas, in the application's own log: info for a charge, debug for a release, warn for a denial, error for the store.
 import type { FastifyBaseLogger } from 'fastify'
 import type { QuotaEvent } from '../quota/events.ts'
 

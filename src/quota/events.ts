@@ -37,7 +37,10 @@ export type QuotaEvent =
   | { name: 'store-failed'; userId: string | null; endpoint: string | null; error: unknown }
   /** A charge or a release that could not be written yet, and will be tried again. */
   | { name: 'owed'; userId: string; endpoint: string | null; error: unknown; pending: number }
-  /** A charge that can never be written: its user is gone. */
+  /**
+   * A charge or a release that is not tried again: its user is gone, the database has refused it for a quarter of an hour, or the application
+   * has closed.
+   */
   | { name: 'dropped'; userId: string; endpoint: string | null; error: unknown }
 
 /** What is reported of a denial: each quota that said no. */

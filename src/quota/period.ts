@@ -31,7 +31,7 @@ export function isTimeZone(value: unknown): value is string {
   }
 }
 
-/** The period of `unit` that contains `at`. `never` begins at `at`: asking for it opens it. */
+/** The period of `unit` that contains `at`. `never` begins at `at`. */
 export function periodContaining(unit: PeriodUnit, calendar: Calendar, at: Date): Period {
   if (unit === 'never') return { start: at, end: null }
   const now = Temporal.Instant.fromEpochMilliseconds(at.getTime()).toZonedDateTimeISO(calendar.timeZone)

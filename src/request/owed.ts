@@ -157,5 +157,5 @@ export class Owed {
 /** Its user was deleted (23503, 23502), or its values are refused (22…): no later attempt will fare better. */
 const isPermanent = (error: unknown): boolean => /^(22|2350[23])/.test(stateOf(error) ?? '')
 
-/** A counter that is wrong refuses it (23514), until somebody repairs it. */
+/** A constraint refuses it, as that of a counter that is wrong does (23514), until somebody repairs it. */
 const isRefused = (error: unknown): boolean => /^23/.test(stateOf(error) ?? '')

@@ -133,7 +133,7 @@ export class Settlement implements Hold, OwedListener<Balances> {
     holds.deleteLater(this, patienceMs)
   }
 
-  /** The application is closing, and the handler has not ended. Should it still succeed, it is charged. */
+  /** No answer will come, or the application is closing and the handler has not ended. Should it still succeed, it is charged. */
   giveBack(): void {
     void this.#moveTo('released', NOT_ANSWERED)
   }

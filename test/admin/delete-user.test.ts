@@ -276,12 +276,13 @@ t.test('409: a table of the application refers to the user', async t => {
   await db.query('CREATE TABLE subscriptions (user_id text REFERENCES quota_users (id))')
   t.teardown(() => db.query('DROP TABLE subscriptions'))
   await db.query('INSERT INTO subscriptions VALUES ($1)', [user])
+  const audited = await auditOf(db, user)
   const refused = await remove(user)
   isProblem(t, refused, 409, { code: 'FST_QUOTA_CHANGE_REFUSED' })
   t.match(refused.json().detail, 'SQLSTATE 23503')
   t.notMatch(refused.body, /subscriptions/)
   t.strictSame(await tally(quota, user), [5, 2, 3])
-  t.strictSame(await auditOf(db, user), [])
+  t.strictSame(await auditOf(db, user), audited)
 })
 
 t.test('503: the database does not answer', async t => {
