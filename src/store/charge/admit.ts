@@ -1,4 +1,4 @@
-// The guard: whether charges of one user fit, all or none, decided and deducted by one UPDATE.
+// The guard: one UPDATE decides whether one user's charges fit, all or none, and deducts them.
 import { type Balance, remainingOf } from '../../quota/balance.ts'
 import { FST_QUOTA_STORE, type Violation } from '../../quota/errors.ts'
 import { type Database, dateOf, dateOrNull, instantOf, ms } from '../database.ts'
@@ -15,7 +15,7 @@ export interface ChargeCost {
   amount: number
 }
 
-/** With the id that its reservation and its log row will have. */
+/** A cost with the id that its reservation and its log row will have. */
 export interface WantedCharge extends ChargeCost {
   id: string
 }
@@ -24,17 +24,18 @@ export interface WantedCharge extends ChargeCost {
 interface Admitting {
   /** As a reservation, or charged at once. */
   hold: boolean
-  /** Several charges are all or none, so their counters are locked before any is changed; one needs only its guard. */
+  /** Several charges are admitted all or none, so their counters are locked before any is changed; a single one needs only its guard. */
   several: boolean
 }
 
 /**
  * $1 user, $2 wanted charges, $3 the instant or null. Gives `clock`, `want`, `counter` and `admitted`.
  *
- * For one charge the guard stands in the UPDATE's own WHERE, where PostgreSQL evaluates it again on the newest row: under READ
- * COMMITTED one that stands in a sub-select alone let 81 through a limit of 50. `counter` is read from the snapshot then, and what it
- * refuses, a full quota, costs no lock at all. 0 fits also where the limit was lowered below the use. Several are locked in one order first, and `counter` has their newest rows: a guard in
- * the WHERE as well would also be asked about the snapshot's row, and leave out of "all" one that was full until just now.
+ * For one charge the guard stands in the UPDATE's own WHERE, where PostgreSQL evaluates it again on the newest row: under READ COMMITTED, a
+ * guard in a sub-select alone let 81 through a limit of 50. `counter` is then read from the snapshot, and a refusal because the quota is
+ * full takes no lock at all. An amount of 0 fits even where the limit was lowered below the usage. For several charges, the counters are
+ * locked first, in one order, and `counter` has their newest rows: a guard in the WHERE as well would also be evaluated on the snapshot's
+ * row, and drop from "all" a counter that was full until just now.
  */
 export const admitting = ({ hold, several }: Admitting): string => `
   clock AS MATERIALIZED (
@@ -62,7 +63,7 @@ export const admitting = ({ hold, several }: Admitting): string => `
               greatest(date_trunc('milliseconds', clock.at), l.period_start) AS admitted_at
   )`
 
-/** Unlimited ends where JavaScript's whole numbers do. */
+/** Even an unlimited quota ends at JavaScript's largest safe integer. */
 const CEILING = `CASE WHEN l.limit_amount < 0 THEN ${Number.MAX_SAFE_INTEGER} ELSE l.limit_amount END`
 
 /** What became of each wanted charge. */
@@ -137,8 +138,8 @@ export interface AdmissionOrder {
 }
 
 /**
- * Runs a statement made of `admitting` and ADMITTED_ROWS. Nothing waits for a sweeper: where it does not fit, ended periods are
- * rolled over, the user's dead reservations given back and a new user's counters opened, and it is tried again.
+ * Runs a statement made of `admitting` and ADMITTED_ROWS. Nothing waits for a sweeper: where the charges do not fit, ended periods are
+ * rolled over, the user's expired reservations released and a new user's counters opened, and the statement is run again.
  */
 export async function admit(
   db: Database,
@@ -157,7 +158,7 @@ export async function admit(
       )
       return new Admitted(charges, dateOf(pairs[0]![1].at))
     }
-    // Opened just now, and not there: the user was deleted meanwhile, or there is no such type any more.
+    // Still missing although just opened: the user was deleted meanwhile, or the type no longer exists.
     const missing = missingOf(pairs)
     if (attempt > 1 && missing.length > 0) await insistOnTypes(db, missing)
     const freshened = attempt < ATTEMPTS && (await freshen(db, order, pairs))
@@ -166,8 +167,8 @@ export async function admit(
 }
 
 /**
- * More than a new user, an ended period, a dead reservation, a race lost at the last unit and deletions of the user that come between take
- * together. What ends the waiting is the request's time.
+ * More than a new user, an ended period, an expired reservation, a race lost at the last unit and concurrent deletions of the user need
+ * together. What ends the waiting is the request's deadline.
  */
 const ATTEMPTS = 20
 
@@ -176,7 +177,7 @@ type Pair = readonly [WantedCharge, AdmittedRow]
 const missingOf = (pairs: readonly Pair[]): WantedCharge[] =>
   pairs.filter(([, row]) => !row.found).map(([charge]) => charge)
 
-/** Brings the user's rows up to the present; false when there was nothing to bring. */
+/** Brings the user's rows up to date; false when there was nothing to do. */
 async function freshen(db: Database, order: AdmissionOrder, pairs: readonly Pair[]): Promise<boolean> {
   const rows = pairs.map(([, row]) => row)
   if (missingOf(pairs).length > 0) {
@@ -192,17 +193,17 @@ async function freshen(db: Database, order: AdmissionOrder, pairs: readonly Pair
     await openPeriods(db, order.userId, order.at)
     return true
   }
-  // It fitted when it was read, and another request was faster: the next look says by how much it does not fit.
+  // Everything fitted when it was read, but another request was faster: the next attempt tells by how much it does not fit.
   if (rows.every(row => row.fits)) return true
   if (!rows.some(row => row.dead)) return false
-  // None left to give back: somebody else is doing it now, and who waits for the counters sees what comes of it.
+  // None left to release: somebody else is doing it now, so wait for the counters and look at the result.
   if ((await expireReservations(db, order.userId, order.at)) === 0) await db.query(WAIT, [order.userId])
   return true
 }
 
 const WAIT = 'SELECT 1 FROM quota_limits WHERE user_id = $1 ORDER BY quota_type_id FOR UPDATE'
 
-/** What says no, and how all that was asked for stands. */
+/** The violated quotas, and the balances of all that was asked for. */
 function refusal(pairs: readonly Pair[]): Admission & { admitted: false } {
   const violations = violationsOf(pairs)
   const balances = pairs.map(([charge, row]) => balanceOf(charge.type, row))
@@ -222,7 +223,7 @@ const violationOf = (charge: WantedCharge, row: CounterRow & { at: number }): Vi
   retryAfter: row.period_end === null ? null : Math.max(Math.ceil((Number(row.period_end) - Number(row.at)) / 1000), 1)
 })
 
-/** Of one charge that does not fit. */
+/** For a single charge that does not fit. */
 export const refusalOf = (charge: WantedCharge, row: CounterRow & { at: number }): Admission & { admitted: false } => ({
   admitted: false,
   violations: [violationOf(charge, row)],
@@ -233,18 +234,18 @@ export const refusalOf = (charge: WantedCharge, row: CounterRow & { at: number }
 export interface CounterRow {
   limit_amount: number
   used_amount: number
-  /** `heldOf` it. */
+  /** What is held of it, as by `heldOf`. */
   reserved_amount: number
   period_start: number
   period_end: number | null
 }
 
-/** As it is given to an application. */
+/** A plain object, as it is given to an application. */
 export const balanceOf = (type: string, row: CounterRow): Balance => ({ ...new CounterBalance(type, row) })
 
 /**
- * The stored `used_amount` is all that is gone; a balance tells what is charged from what is held. The latter is as it was when the statement
- * began, and the former may be newer, where it waited for the row.
+ * The stored `used_amount` includes what is held; a balance separates what is charged from what is held. The held amount is as of the
+ * statement's start, while `used_amount` may be newer if the statement waited for the row.
  */
 export class CounterBalance implements Balance {
   readonly type: string

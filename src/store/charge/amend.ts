@@ -1,4 +1,4 @@
-// Charges another amount than was charged: what it really cost came to be known when its log row was written already.
+// Changes the amount of a charge whose real cost became known only after its log row was written.
 import type { Balance } from '../../quota/balance.ts'
 import type { Database } from '../database.ts'
 import { markLate } from '../rollup/mark-usage.ts'
@@ -6,7 +6,10 @@ import type { CounterRow } from './admit.ts'
 import { balancesByType, type CommittedCharge } from './commit.ts'
 import { ABOVE_WHAT_IS_HELD, lockCounters, MOVE_COUNTERS, MOVED_ROWS, ONCE_LOCKED } from './move-counters.ts'
 
-/** By the difference from what the row says now, so that twice is once; where there is no row any more, nothing. The log's rows are never updated: a role needs no right to. */
+/**
+ * Moves the counter by the difference from what the row says now, so that running it twice has the effect of once; does nothing where the
+ * row is gone. Log rows are never updated, so a role needs no right to do so.
+ */
 const AMEND = `
 WITH want AS MATERIALIZED (
   SELECT * FROM jsonb_to_recordset($2::text::jsonb) AS w (id uuid, quota_type_id int, amount bigint, period_start timestamptz, metadata jsonb)
@@ -23,7 +26,7 @@ WITH want AS MATERIALIZED (
 ), ${ABOVE_WHAT_IS_HELD}, ${MOVE_COUNTERS}
 ${MOVED_ROWS}`
 
-/** The balances afterwards, of those charges whose period still runs. */
+/** The balances afterwards, for those charges whose period still runs. */
 export async function amend(
   db: Database,
   userId: string,

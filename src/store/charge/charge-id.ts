@@ -1,14 +1,14 @@
 // The id of a charge: a UUID that sorts by time (RFC 9562, version 7).
 import { randomUUID } from 'node:crypto'
 
-/** Where the random bits of version 4 begin that version 7 has in the same places, behind the version. */
+/** Where the random bits of version 4 begin, behind the version digit; version 7 has random bits in the same places. */
 const RANDOM_FROM = 15
 
 let millisecond = Number.NaN
-/** The same for all ids of a millisecond. */
+/** Shared by all ids of one millisecond. */
 let time = ''
 
-/** A random one of Node's with the time before it: the half of what a library's takes, which makes two buffers for each. */
+/** Node's random UUID with the time put first: half the cost of a library's id, which takes two buffers. */
 export function chargeId(): string {
   const now = Date.now()
   if (now !== millisecond) {

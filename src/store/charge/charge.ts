@@ -5,8 +5,8 @@ import type { Database } from '../database.ts'
 import { ADMITTED_ROWS, type Admission, type AdmissionOrder, admit, admitting } from './admit.ts'
 
 /**
- * The key is inserted after the counter is locked, against the order of all other statements: it is one row each, and who holds
- * a key waits for nothing more, so there is no circle to wait in. A key that is taken (23505) undoes the charge with it.
+ * The key is inserted after the counter is locked, contrary to the order in all other statements. That is safe: it is one row of each, and
+ * whoever holds a key waits for nothing more, so there is no deadlock. A key that is already taken (23505) undoes the charge too.
  */
 const CHARGE = `
 WITH ${admitting({ hold: false, several: false })}, logged AS (

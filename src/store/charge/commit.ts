@@ -1,4 +1,4 @@
-// Charges what was held: the reservation becomes a log row, and can do so once.
+// Charges what was held: the reservation becomes a log row, and can do so only once.
 import type { Balance } from '../../quota/balance.ts'
 import type { Metadata } from '../../quota/metadata.ts'
 import type { Database } from '../database.ts'
@@ -22,16 +22,16 @@ export interface CommittedCharge extends HeldCharge {
   metadata: Metadata
 }
 
-/** Whether the user, as it is now, ever had the period that admitted the charge. */
+/** Whether the user who has this id now ever had the period that admitted the charge. */
 const KNOWS_PERIOD = `(
            EXISTS (SELECT 1 FROM quota_limits l WHERE l.user_id = $1 AND l.quota_type_id = w.quota_type_id AND l.period_start = w.period_start)
            OR EXISTS (SELECT 1 FROM quota_periods p WHERE p.user_id = $1 AND p.quota_type_id = w.quota_type_id AND p.period_start = w.period_start))`
 
 /**
- * The log row's key is the reservation's id, so a second commit inserts nothing and moves nothing. A reservation that has expired
- * is gone and already given back: the full amount is charged then, but not to another user who came under the id of one that was
- * deleted meanwhile. That one was written down after the charge was admitted (1 ms is what rounding may add), or never had the period
- * that admitted it. It is refused by NOT NULL (23502), as one whose counter is gone is.
+ * The log row's key is the reservation's id, so a second commit inserts nothing and moves nothing. An expired reservation is gone and
+ * already released: then the full amount is charged, but not to another user who took the id after the first was deleted. Such a user was
+ * recorded after the charge was admitted (rounding may add 1 ms), or never had the period that admitted it. The charge is then refused by
+ * NOT NULL (23502), as is one whose counter is gone.
  */
 const COMMIT = `
 WITH want AS MATERIALIZED (
@@ -57,7 +57,7 @@ WITH want AS MATERIALIZED (
 ), ${MOVE_COUNTERS}
 ${MOVED_ROWS}`
 
-/** The balances afterwards, of those charges whose period still runs. Rejects with SQLSTATE 23502 when the user was deleted. */
+/** The balances afterwards, for those charges whose period still runs. Rejects with SQLSTATE 23502 when the user was deleted. */
 export async function commit(
   db: Database,
   userId: string,

@@ -1,11 +1,11 @@
-// Ends the running periods of a type that never started again, and from now on does; and lets none without an end begin meanwhile.
+// Ends the running periods of a type that never reset and from now on does, and lets no endless period begin meanwhile.
 import type { Query } from '../database.ts'
 
 /**
- * $1 the type. A statement of its own, in the transaction that has changed the type and holds its row: whoever opened a period without an end before
- * held that row, so this snapshot has it, and whoever would open one later waits for the row, and finds it changed. Each counter is
- * cut at the clock of its own turn, rounded up: what was charged until then was admitted before, so its log row falls into the period that this
- * closes.
+ * $1 the type. A separate statement, in the transaction that has changed the type and holds its row: whoever opened an endless period
+ * earlier held that row, so this snapshot has the period; whoever would open one later waits for the row, and finds it changed. Each period
+ * is cut at the clock time at which its counter is reached, rounded up: what was charged until then was admitted earlier, so its log row
+ * falls into the period that is closed here.
  */
 const END = `
 UPDATE quota_limits l
@@ -16,16 +16,16 @@ export async function endPeriods(query: Query, typeId: number): Promise<void> {
   await query(END, [typeId])
 }
 
-/** A period that never ended ends for every user. */
+/** Long, because it ends a period for every user. */
 export const END_DEADLINE_MS = 60_000
 
-/** Whether a type is to be ended: it starts again now, and did not before. `changed` and `old` are its row after and before. */
+/** Whether a type's periods must be ended: it resets now and did not before. `changed` and `old` are its row after and before. */
 export const startsAgain = (changed: string, old: string): string =>
   `${changed}.kind = 'flow' AND ${changed}.period <> 'never' AND coalesce(${old}.period, 'never') = 'never'`
 
 /**
- * A CTE behind `want`, the periods to open, of which `is_endless` are those of a flow that has no end. Their types' rows are held, before any counter
- * is, as by who ends them. Other periods, nearly all, need no type held: what its next length is counts from their end.
+ * A CTE that follows `want`, the periods to open; `is_endless` marks those of a flow that have no end. Their types' rows are locked before any
+ * counter, as they are when periods are ended. Other periods, nearly all, need no lock on the type: a new length applies only from their end on.
  */
 export const ENDLESS = `
   endless AS MATERIALIZED (
@@ -35,5 +35,5 @@ export const ENDLESS = `
        FOR SHARE OF t
   )`
 
-/** All of them still never end: else the types have changed since they were read, and nothing may be opened. */
+/** Whether all of them are still endless: if not, a type has changed since it was read, and nothing may be opened. */
 export const STILL_ENDLESS = '(SELECT count(*) FROM endless) = (SELECT count(*) FROM want WHERE is_endless)'

@@ -15,8 +15,8 @@ SELECT t.id, t.kind, t.period, u.time_zone, to_jsonb(u.period_anchor) #>> '{}' A
    AND NOT EXISTS (SELECT 1 FROM quota_limits l WHERE l.user_id = u.id AND l.quota_type_id = t.id)`
 
 /**
- * In one order, so that two first requests at once do not wait for each other. What was held of a counter that is gone (DELETE in psql) must not be
- * given back to the new one.
+ * In one order, so that two simultaneous first requests do not deadlock. What was held of a counter that is gone (DELETE in psql) must not
+ * be released to the new one.
  */
 const OPEN = `
 WITH want AS MATERIALIZED (
@@ -46,7 +46,7 @@ interface MissingRow {
   at: number
 }
 
-/** Gives the user the defaults of every active type, and of those in `typeIds`. Whoever comes second changes nothing. */
+/** Gives the user the defaults of every active type, and of those in `typeIds`. A second caller changes nothing. */
 export async function ensureUser(
   db: Database,
   userId: string,
@@ -58,7 +58,7 @@ export async function ensureUser(
     try {
       return await openMissing(db, userId, typeIds, at)
     } catch (error) {
-      // Deleted between the two statements: the next attempt begins anew.
+      // The user was deleted between the two statements: start over.
       if (stateOf(error) !== '23503' || attempt === ATTEMPTS) throw error
     }
   }
@@ -66,7 +66,7 @@ export async function ensureUser(
 
 const ATTEMPTS = 5
 
-/** The same for a user who is there; one who was deleted just now does not come back. */
+/** The same for a user who exists; one who was just deleted is not created again. */
 export async function openCounters(db: Database, userId: string, typeIds: readonly number[] = []): Promise<void> {
   try {
     await openMissing(db, userId, typeIds)
@@ -85,6 +85,6 @@ async function openMissing(db: Database, userId: string, typeIds: readonly numbe
     })
     const [opened] = await db.query<{ done: boolean }>(OPEN, [userId, JSON.stringify(want)])
     if (opened?.done) return
-    // A type starts again that did not when it was read.
+    // A type that did not reset when it was read now does.
   }
 }

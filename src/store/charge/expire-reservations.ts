@@ -1,4 +1,4 @@
-// Gives back what nobody holds any more: reservations whose process died, or whose time is up.
+// Releases what nobody holds any more: reservations whose process died, or whose time is up.
 import { type Database, instantOf } from '../database.ts'
 import { lockCounters, MOVE_COUNTERS, ONCE_LOCKED } from './move-counters.ts'
 
@@ -18,7 +18,7 @@ WITH dead AS MATERIALIZED (
 ), ${MOVE_COUNTERS}
 SELECT coalesce(sum(n), 0)::int AS expired FROM delta`
 
-/** Gives back one user's; how many. Any number of processes may run it at once: each reservation goes once. */
+/** Releases one user's, and returns how many. Any number of processes may run it at once: each reservation is released once. */
 export async function expireReservations(db: Database, userId: string, at?: Date): Promise<number> {
   const [row] = await db.query<{ expired: number }>(EXPIRE, [userId, instantOf(at)])
   return row?.expired ?? 0
@@ -28,7 +28,7 @@ const EXPIRED = `
 SELECT DISTINCT user_id FROM quota_reservations
  WHERE expires_at <= coalesce($1::timestamptz, now()) AND user_id > $2 ORDER BY user_id LIMIT $3`
 
-/** Users of whom something has expired, at most `limit`, in order; those after one of them. The table holds only what runs now, so it is read whole. */
+/** Users with expired reservations, in order, at most `limit`, those after `after`. The table holds only what runs now, so it is read whole. */
 export async function listExpired(db: Database, limit: number, at?: Date, after = ''): Promise<string[]> {
   const rows = await db.query<{ user_id: string }>(EXPIRED, [instantOf(at), after, limit])
   return rows.map(row => row.user_id)

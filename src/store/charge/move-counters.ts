@@ -3,12 +3,11 @@ import { ms } from '../database.ts'
 import { heldOf } from './held.ts'
 
 /**
- * $1 user; needs `delta (quota_type_id, period_start, used, gone)`, one row a period, since an UPDATE moves a row once; `gone` is what this statement
- * took from the reservations. A
- * reservation belongs to the period that admitted it: where the counter has gone on to the next one since, the closed period's row
- * is moved. The counters are locked first, in one order, and whoever moves a closed period holds its counter's lock. Its row is read
- * under a lock too: a period that closed after this statement began is empty in its snapshot, and PostgreSQL asks the CHECKs about a
- * sum with the snapshot's row before it looks for a newer one.
+ * $1 user; needs `delta (quota_type_id, period_start, used, gone)` with one row per period, since an UPDATE moves a row only once; `gone`
+ * is what this statement took from the reservations. A reservation belongs to the period that admitted it: where the counter has since gone
+ * on to the next one, the closed period's row is moved instead. The counters are locked first, in one order, and a closed period is moved
+ * only under its counter's lock. The period's row is read under a lock too: a period that closed after this statement began is empty in its
+ * snapshot, and PostgreSQL checks the CHECK constraints on a sum with the snapshot's row before it looks for a newer one.
  */
 export const MOVE_COUNTERS = `
   running AS (
@@ -31,10 +30,10 @@ export const MOVE_COUNTERS = `
   )`
 
 /**
- * `delta` of a `change` of the same columns, where what was charged comes back. A level that was set lower since may be too low for this. Below
- * what is held, the counter would be negative once that is given back, so it is refused now (23514), by the CHECK that it is not below 0. What is held
- * is as of the statement's start: where it was given back since, a level may be refused that has it all, and the next attempt finds it. A flow always
- * has what is given back.
+ * Makes `delta` from a `change` of the same columns, where what was charged is given back. A level that was set lower since may be too low
+ * for this: below what is held, the counter would become negative once that is released. So it is refused now (23514), by the CHECK that
+ * the counter is not below 0. What is held is as of the statement's start: if some was released since, a sufficient level may be refused,
+ * and the next attempt succeeds. A flow always has what is given back.
  */
 export const ABOVE_WHAT_IS_HELD = `
   delta AS MATERIALIZED (
@@ -50,8 +49,8 @@ export const MOVED_ROWS = `
   SELECT quota_type_id, limit_amount, used_amount, reserved_amount, ${ms('period_start')} AS period_start, ${ms('period_end')} AS period_end FROM running`
 
 /**
- * $1 user. The counters of the types in `named`, locked before any reservation or log row is touched: who deletes the user holds them, and whoever held a
- * reservation and waited for its counter would close a circle with the deletion that waits for the reservation.
+ * $1 user. The counters of the types in `named`, locked before any reservation or log row is touched: a deletion of the user holds them,
+ * and a statement that held a reservation and waited for its counter would deadlock with the deletion, which waits for the reservation.
  */
 export const lockCounters = (named: string): string => `
   locked AS MATERIALIZED (

@@ -12,9 +12,9 @@ SELECT l.quota_type_id, t.kind, t.period, u.time_zone, to_jsonb(u.period_anchor)
  WHERE l.user_id = $1 AND l.period_end <= coalesce($2::timestamptz, now())`
 
 /**
- * Closes what still is the period that was read, and opens the next: of 50 requests at a boundary one does it, and 49 find it
- * done. The next never begins in the closed one: a zone that was changed, or an hour cut short by a DST night, would overlap it. The
- * running period has a row already; a counter that was inserted by hand may lack it, and one that was moved to an earlier period has left its own behind.
+ * Closes a period if it is still the one that was read, and opens the next: of 50 requests at a boundary one does it, and 49 find it done. The next
+ * never begins inside the closed one, which it would overlap after a change of time zone, or in an hour cut short by a DST night. The running period
+ * has a row already, but a counter inserted by hand may lack it, and one moved to an earlier period has left its own behind.
  */
 const ROLL = `
 WITH want AS MATERIALIZED (
@@ -70,6 +70,6 @@ export async function openPeriods(db: Database, userId: string, at?: Date): Prom
     })
     const [rolled] = await db.query<{ done: boolean }>(ROLL, [userId, JSON.stringify(want)])
     if (rolled?.done) return
-    // A type starts again that did not when it was read.
+    // A type that did not reset when it was read now does.
   }
 }

@@ -1,4 +1,4 @@
-// Gives back what was held. What is not held any more is left alone.
+// Releases what was held. What is no longer held is left alone.
 import type { Balance } from '../../quota/balance.ts'
 import { uuidArray } from '../arrays.ts'
 import type { Database } from '../database.ts'
@@ -17,7 +17,7 @@ WITH held AS MATERIALIZED (
 ), ${MOVE_COUNTERS}
 ${MOVED_ROWS}`
 
-/** The balances afterwards, of those charges whose period still runs. */
+/** The balances afterwards, for those charges whose period still runs. */
 export async function release(
   db: Database,
   userId: string,

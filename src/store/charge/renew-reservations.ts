@@ -1,7 +1,7 @@
-// Keeps what living work holds: moves the expiry on, for all reservations of a process in one statement.
+// Keeps what running work holds: postpones the expiry of all reservations of a process in one statement.
 import type { Database } from '../database.ts'
 
-/** The reservations that living work holds: kept from expiring until they are dropped. */
+/** The reservations that running work holds: kept from expiring until they are dropped. */
 export interface LiveReservations {
   add(userId: string, ids: readonly string[]): void
   drop(ids: readonly string[]): void
@@ -18,7 +18,7 @@ WITH want AS MATERIALIZED (
 UPDATE quota_reservations r SET expires_at = now() + $2::int * interval '1 millisecond'
   FROM mine WHERE r.user_id = mine.user_id AND r.id = mine.id`
 
-/** A reservation that is being settled or given back at this moment is skipped. `deadlineMs`: default: the database's own. */
+/** A reservation that is being settled or released at this moment is skipped. `deadlineMs` defaults to the database's own. */
 export async function renewReservations(
   db: Database,
   held: readonly { userId: string; id: string }[],

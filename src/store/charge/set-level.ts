@@ -5,12 +5,12 @@ import { type Database, ms, transaction } from '../database.ts'
 import { balanceOf, type CounterRow } from './admit.ts'
 import { heldOf } from './held.ts'
 
-/** By a statement of its own: what is held is read by the next, whose snapshot is newer than the lock, and nobody can hold more meanwhile. */
+/** A separate statement: what is held is read by the next one, whose snapshot is newer than the lock, and nobody can hold more meanwhile. */
 const LOCK = 'SELECT 1 FROM quota_limits WHERE user_id = $1 AND quota_type_id = $2::int FOR NO KEY UPDATE'
 
 /**
- * The log row has the difference, so that a level stays the sum of its log; what running work holds is left out of it. A key
- * that is taken (23505) undoes the move with it.
+ * The log row records the difference, so that a level stays the sum of its log; what running work holds is not part of it. A key that is
+ * already taken (23505) undoes the move too.
  */
 const SET_LEVEL = `
 WITH counter AS MATERIALIZED (
@@ -61,7 +61,7 @@ export async function setLevel(db: Database, m: LevelMove): Promise<Balance | un
     m.idempotencyKey
   ]
   return await transaction(db, async query => {
-    // Opened just now, it would not be locked, and what was held of it meanwhile would be overwritten.
+    // A counter opened after this would not be locked, and what was held of it meanwhile would be overwritten.
     if ((await query(LOCK, [m.userId, m.typeId])).length === 0) return undefined
     const [row] = await query<CounterRow>(SET_LEVEL, values)
     return row && balanceOf(m.type, row)

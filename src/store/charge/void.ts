@@ -1,4 +1,4 @@
-// Undoes charges whose reply became something else after all: held or charged, they are given back.
+// Undoes charges whose reply turned out differently after all: held or charged, they are given back.
 
 import type { Database } from '../database.ts'
 import { markLate } from '../rollup/mark-usage.ts'
