@@ -1,11 +1,11 @@
-// Charges what was held by many requests in one statement: each reservation becomes a log row of the same amount, and so no counter is moved.
-// Who held another amount, or nothing any more, is left to others.
+// Charges what many requests held, in one statement: each reservation becomes a log row of the same amount, so no counter is moved. What
+// held another amount, or is no longer held, is left to other statements.
 import type { Metadata } from '../../quota/metadata.ts'
 import { intArray, numbersOf, textArray, uuidArray } from '../arrays.ts'
 import type { Database } from '../database.ts'
 import { isLate } from '../rollup/mark-usage.ts'
 
-/** A reservation that shall become a log row. */
+/** A reservation that is to become a log row. */
 export interface Charge {
   userId: string
   id: string
@@ -15,8 +15,8 @@ export interface Charge {
 }
 
 /**
- * One that was admitted so long ago that its log row leaves a mark is left out. ANY instead of `=` has each looked up by its key, as in `hold-many.ts`:
- * the reservations are often none at all when their statistics are made.
+ * One admitted so long ago that its log row leaves a mark is left out. ANY instead of `=` has each looked up by its key, as in
+ * `hold-many.ts`: often there are no reservations at all when the table's statistics are made.
  */
 const CHARGE_MANY = `
 WITH gone AS (
@@ -32,8 +32,8 @@ WITH gone AS (
 SELECT array_agg(n)::text AS n FROM gone`
 
 /**
- * True for what is charged, undefined for what is not. They are locked in one order, that of `deleteUser`: two who wait for a row of the other's
- * would wait for ever.
+ * True for what was charged, undefined for what was not. The rows are locked in the same order as in `deleteUser`: two statements that wait
+ * for each other's rows would wait forever.
  */
 export async function chargeMany(
   db: Pick<Database, 'query'>,
@@ -56,7 +56,7 @@ export async function chargeMany(
 
 const isBefore = (a: Charge, b: Charge): boolean => (a.userId === b.userId ? a.id < b.id : a.userId < b.userId)
 
-/** Most have none. */
+/** Most charges have none. */
 function textOf(metadata: Metadata): string | null {
   for (const _ in metadata) return JSON.stringify(metadata)
   return null

@@ -31,35 +31,35 @@ interface Batch<Item, Answer> {
   isSpare: boolean
 }
 
-/** Item by item. The spare goes beside one that is slow, on another connection. */
+/** Gives an answer per item. The spare statement goes beside a slow one, on another connection. */
 type Send<Item, Given> = (items: readonly Item[], isSpare: boolean) => Promise<readonly Given[]>
 
 interface GroupOptions<Item, Given, Answer> {
-  /** What is answered where the database gave this: a promise for what must be asked for by itself. */
+  /** What is answered where the database gave this; a promise for an item that must be asked for by itself. */
   answer: (item: Item, given: Given, deadline: number) => Answer | Promise<Answer>
-  /** How many go into one statement. */
+  /** How many items go into one statement. */
   size: number
   /** Allows a second statement: behind the first once as many wait as it has, or beside it after `spareAfterMs`, since its connection may be dead. */
   more?: { spareAfterMs: number }
-  /** Nothing waits, and nothing is under way. */
+  /** Called when nothing waits and nothing is under way. */
   onIdle?: () => void
 }
 
-/** Nobody waits for it any more. */
+/** The deadline of what nobody waits for any more. */
 const GIVEN_UP = Number.POSITIVE_INFINITY
 
-/** Fewer do not follow a statement that is under way: the price of one more would eat what is won by having it begin at once. */
+/** Fewer do not follow a statement under way: the cost of one more would eat up what starting at once gains. */
 const FOLLOW_FROM = 10
 
 /**
- * Where nothing is under way an item leaves at once. A second statement follows when it is no smaller than the first: 1.06 to 1.09 times as many
- * requests, whatever the number of connections. With any that wait each was of fewer, and the price of a statement ate it.
+ * When nothing is under way, an item leaves at once. A second statement follows if it is no smaller than the first: 1.06 to 1.09 times as many
+ * requests, whatever the number of connections. When any number could follow, each statement carried fewer, and its cost ate up the gain.
  */
 export class Group<Item extends { userId: string }, Given, Answer> {
   readonly #send: Send<Item, Given>
   readonly #options: GroupOptions<Item, Given, Answer>
   #waiting: Waiting<Item, Answer>[] = []
-  /** Those that were sent first come first. */
+  /** In the order they were sent. */
   #underWay: Batch<Item, Answer>[] = []
   #timer: NodeJS.Timeout | undefined
   /** By `performance.now()`; GIVEN_UP where no timer runs. */
@@ -72,7 +72,7 @@ export class Group<Item extends { userId: string }, Given, Answer> {
     this.#options = options
   }
 
-  /** Rejects with FST_QUOTA_STORE where there is no answer by then; what was not sent yet is not sent any more. */
+  /** Rejects with FST_QUOTA_STORE if there is no answer by `deadline`; what has not been sent by then is not sent any more. */
   join(item: Item, deadline: number): Promise<Answer> {
     return new Promise((resolve, reject) => {
       this.#waiting.push(new Waiting(item, deadline, resolve, reject))
@@ -81,7 +81,10 @@ export class Group<Item extends { userId: string }, Given, Answer> {
     })
   }
 
-  /** One timer for all. It is not stopped where all was answered: the next item would start it anew. Who was elsewhere before has less time left. */
+  /**
+   * One timer for all. It is not stopped once all are answered: the next item would only start it again. An item that waited elsewhere
+   * before has less time left.
+   */
   #watch(deadline: number): void {
     if (deadline >= this.#timerAt) return
     clearTimeout(this.#timer)
@@ -105,7 +108,7 @@ export class Group<Item extends { userId: string }, Given, Answer> {
     if (next < GIVEN_UP) this.#watch(next)
   }
 
-  /** After this turn of the event loop: what it brings besides comes along. */
+  /** Sends after this turn of the event loop, so that whatever else the turn brings comes along. */
   #schedule(): void {
     if (this.#isScheduled) return
     if (!this.#maySend()) {
@@ -127,7 +130,7 @@ export class Group<Item extends { userId: string }, Given, Answer> {
     return this.#underWay.length === 1 && this.#waiting.length >= Math.max(first.items.length, FOLLOW_FROM)
   }
 
-  /** Of those on the usual connection. */
+  /** The first of those on the usual connection. */
   #first(): Batch<Item, Answer> | undefined {
     return this.#underWay.find(({ isSpare }) => !isSpare)
   }
@@ -176,8 +179,8 @@ export class Group<Item extends { userId: string }, Given, Answer> {
   }
 
   /**
-   * Those who have come meanwhile leave before the others are told: 1.05 times as many requests, and 1.2 with 200 connections. The list is emptied:
-   * where V8 has it among the old objects, it would keep alive all those requests until these are looked through.
+   * Items that arrived meanwhile are sent before the others are answered: 1.05 times as many requests, and 1.2 with 200 connections. The
+   * list is emptied: where V8 has moved it to the old objects, it would keep all those requests alive until these are collected.
    */
   #end(batch: Batch<Item, Answer>, tell: (waiting: Waiting<Item, Answer>, i: number) => void): void {
     this.#underWay = this.#underWay.filter(other => other !== batch)
@@ -185,7 +188,7 @@ export class Group<Item extends { userId: string }, Given, Answer> {
     batch.items.splice(0).forEach(tell)
   }
 
-  /** In order of arrival; where more wait than fit, users take turns, so that one with many holds up nobody. */
+  /** In order of arrival; where more wait than fit, users take turns, so that one with many requests holds up nobody. */
   #take(): Waiting<Item, Answer>[] {
     const waiting = this.#waiting
     const { size } = this.#options
@@ -196,7 +199,7 @@ export class Group<Item extends { userId: string }, Given, Answer> {
   }
 }
 
-/** So many of them, in the order they came: of each user the first, then of each the second, and so on. */
+/** `size` of them, in order of arrival: each user's first, then each user's second, and so on. */
 function inTurn<Waits extends { item: { userId: string } }>(all: readonly Waits[], size: number): Waits[] {
   const turns = new Map<string, number>()
   const ranked = all.map((waiting, place) => {

@@ -1,4 +1,5 @@
-// Reserves for many requests in one statement: a row locked and moved a counter, a row written a request. What is not so plain is left to others.
+// Reserves for many requests in one statement: one row locked and moved per counter, one row written per request. Anything less simple is
+// left to other statements.
 
 import { intArray, numbersOf, textArray, uuidArray } from '../arrays.ts'
 import type { CounterRow } from '../charge/admit.ts'
@@ -14,39 +15,40 @@ export interface Wish {
   leaseMs: number
 }
 
-/** The counter, as it was after its own turn. */
+/** The counter, as it was after this wish's own turn. */
 export interface Held extends CounterRow {
-  /** False: it does not fit, and nothing is dead that could be given back. */
+  /** False: it does not fit, and nothing has expired that could be released. */
   held: boolean
   /** The instant, by the database's clock. */
   at: number
 }
 
-/** Milliseconds; of an instant that has no fraction of one. */
+/** In milliseconds; for an instant that has no fraction of one. */
 const at = (expression: string) => `round(date_part('epoch', ${expression}) * 1000)`
 
 /*
- * A charged request writes: the counter once, locked before (HOT, so no index entry); a reservation and its index entry, and deletes it; a log row and
- * three index entries; and its share of two flushes. Server's CPU for one that is reserved and charged (charge-many), in groups of 25 of 1 000 users,
- * PostgreSQL 15, one connection, µs:
+ * A charged request writes the counter once, having locked it (HOT, so no index entry); a reservation and its index entry, and deletes the
+ * reservation; a log row and three index entries; and its share of two flushes. Server CPU for one request that is reserved and charged
+ * (charge-many), in groups of 25 of 1 000 users, PostgreSQL 15, one connection, µs:
  *   as it is                                                        42
  *   with a foreign key of quota_reservations, as before             46
  *   without looking for what is locked                              40
  *   a plan made for each call, as PostgreSQL chooses by itself      55
  *   a row of answers for each counter (Node takes 2 to 3 µs more)   39
  *   without the index on usage_logs (user_id, created_at)           40
- * In groups of 50 it is 34; all in one statement, with a running sum and the counter moved twice (move-many), took 1.7 times as much. A statement has
- * a price of its own, 170 to 220 where it is of one request alone, of which a durable UPDATE of one row is 150: that is why they are shared. To
- * update by `ctid`, and to write a counter's reservations from arrays of its own instead of by a join, made no difference. To hold and to charge in
- * one statement takes 7 µs less, and leaves a third more of the time idle: 0.85 to 1.0 times as many requests of one process, 0.95 to 1.03 with a second
- * one behind it, and 1.1 times with four processes on two cores, whose groups are of five. To take turns, one statement at a time of either kind:
- * 0.85 times. The log row with the deduction, and no reservation ("presumed success"), would save a third more; but the log would have what was not charged yet.
+ * In groups of 50 it is 34; one statement for everything, with a running sum and the counter moved twice (move-many), took 1.7 times as much. A
+ * statement costs 170 to 220 when it carries a single request, of which a durable UPDATE of one row is 150: that is why requests share them.
+ * Updating by `ctid`, and writing a counter's reservations from arrays of its own instead of by a join, made no difference. Holding and charging
+ * in one statement takes 7 µs less, but leaves a third more of the time idle: 0.85 to 1.0 times as many requests from one process, 0.95 to 1.03 with
+ * a second one behind it, and 1.1 times with four processes on two cores, whose groups are of five. Taking turns, one statement at a time of
+ * either kind: 0.85 times. Writing the log row with the deduction, and no reservation ("presumed success"), would save a third more; but the log
+ * would then contain what was not charged yet.
  */
 
-/** Unlimited ends where JavaScript's whole numbers do. */
+/** Even an unlimited quota ends at JavaScript's largest safe integer. */
 const CEILING = `CASE WHEN l.limit_amount < 0 THEN ${Number.MAX_SAFE_INTEGER} ELSE l.limit_amount END`
 
-/** Where all who ask of a counter ask for the same: as many as fit, the first come first. Moved is null where it is nothing. */
+/** Where all wishes for a counter are of the same amount: as many as fit, first come, first served. `moved` is null where none fits. */
 const ALIKE = {
   moved: `CASE WHEN l.used_amount + w.amount <= ${CEILING} THEN w.amount
               WHEN l.used_amount + w.each <= ${CEILING} THEN (${CEILING} - l.used_amount) / w.each * w.each END AS moved, NULL AS let_in`,
@@ -55,7 +57,7 @@ const ALIKE = {
   letIn: 'NULL'
 }
 
-/** Where they do not, `turn` goes through them, and lets in each that fits after those before it. A statement takes 20 to 30 µs more so. */
+/** Where they differ, `turn` goes through them and admits each that fits after those before it. This costs a statement 20 to 30 µs more. */
 const MIXED = {
   moved: `CASE WHEN l.used_amount + w.amount <= ${CEILING} THEN w.amount ELSE t.moved END AS moved, t.let_in`,
   turns: `
@@ -75,11 +77,11 @@ const MIXED = {
 }
 
 /**
- * `k` numbers the counters, and `n` the requests, counter by counter; `upto` is the running sum of what a counter's requests ask for. A counter
- * that somebody else has locked is skipped, so that one user who is held up holds up nobody else; looked up one by one (LATERAL, and ANY instead of
- * `=`, which no hash or merge join takes), also by a plan that was made while the tables were empty: such a one would read all of quota_limits for each
- * statement. The guard stands in the UPDATE's own WHERE, which asks it of the snapshot's row first: what was rolled over or given back meanwhile may
- * be locked and not counted.
+ * `k` numbers the counters, and `n` the requests, counter by counter; `upto` is the running sum of what a counter's requests ask for. A
+ * counter that somebody else has locked is skipped, so that one user who is held up holds up nobody else. Counters are looked up one by one
+ * (LATERAL, and ANY instead of `=`, which no hash or merge join takes), even by a plan made while the tables were empty, which otherwise
+ * would read all of quota_limits for each statement. The guard stands in the UPDATE's own WHERE, which is evaluated on the snapshot's row
+ * first: a counter that was rolled over or given something back meanwhile may be locked and not counted.
  */
 const holding = ({ moved, turns, isHeld, letIn }: typeof ALIKE) => `
 WITH want AS MATERIALIZED (
@@ -116,7 +118,7 @@ SELECT array_agg(f.k)::text AS k, array_agg(f.moved)::text AS moved, array_agg((
 const HOLD_ALIKE = holding(ALIKE)
 const HOLD_MIXED = holding(MIXED)
 
-/** Of all counters that were locked, as they were before: a row for each took Node twice as long to read. Null where there is none. */
+/** All counters that were locked, as they were before: a row for each took Node twice as long to read. Null where there is none. */
 interface FreeRow extends Record<keyof CounterRow | 'k' | 'moved' | 'counted' | 'let_in' | 'dead', string | null> {
   at: number
 }
@@ -128,15 +130,15 @@ interface Asked {
   sum: number
   /** What the first asks for. */
   each: number
-  /** Its number, `n`. */
+  /** The first one's number, `n`. */
   first: number
-  /** Among all wishes, the first come first. */
+  /** The places of its wishes among all, in order of arrival. */
   places: number[]
 }
 
 /**
- * What became of each, the first come first. Undefined is for others: there is no such counter, somebody else has locked it or changed it just now, its
- * period has ended, or it does not fit and something is dead that could be given back.
+ * What became of each wish; first come, first served. Undefined leaves it to others: there is no such counter, somebody else has locked it
+ * or changed it just now, its period has ended, or it does not fit but something has expired that could be released.
  */
 export async function holdMany(db: Pick<Database, 'query'>, wishes: readonly Wish[]): Promise<(Held | undefined)[]> {
   const { counters, areAlike } = countersOf(wishes)
@@ -156,7 +158,7 @@ export async function holdMany(db: Pick<Database, 'query'>, wishes: readonly Wis
   numbersOf(row.k).forEach((k, i) => {
     const { sum, first, places } = counters[(k as number) - 1] as Asked
     const total = moved[i] ?? null
-    // It fits the row that was locked, and not the one that the statement's snapshot has.
+    // It fits the row that was locked, but not the one in the statement's snapshot.
     if (total !== null && counted[i] === 0) return
     const limit_amount = limits[i] as number
     const period_start = starts[i] as number
@@ -181,7 +183,7 @@ export async function holdMany(db: Pick<Database, 'query'>, wishes: readonly Wis
   return answers
 }
 
-/** `areAlike`: whoever asks of one counter asks for the same as others who do. */
+/** `areAlike`: all wishes for the same counter are of the same amount. */
 function countersOf(wishes: readonly Wish[]): { counters: Asked[]; areAlike: boolean } {
   const known = new Map<string, Asked>()
   let areAlike = true
@@ -191,7 +193,7 @@ function countersOf(wishes: readonly Wish[]): { counters: Asked[]; areAlike: boo
     const asked = known.get(key)
     if (asked === undefined) known.set(key, { userId, typeId, sum: amount, each: amount, first: 0, places: [place] })
     else {
-      // Where it is no whole number any more it does not fit, and each is looked at by itself.
+      // A sum beyond the safe integers does not fit, and then each wish is looked at by itself.
       asked.sum += amount
       asked.places.push(place)
       if (amount !== asked.each) areAlike = false

@@ -1,4 +1,4 @@
-// One user's moves, where something may have to be done first: its counters be opened, an ended period be closed, or what is dead be given back.
+// One user's moves, where something may have to be done first: open its counters, close an ended period, or release what has expired.
 
 import { ensureUser } from '../charge/ensure-user.ts'
 import { expireReservations } from '../charge/expire-reservations.ts'
@@ -7,14 +7,14 @@ import { isRefused } from '../connection/refused.ts'
 import type { Database } from '../database.ts'
 import { type Move, type Moved, moveOneUser } from './move-many.ts'
 
-/** More than a new user, an ended period and dead reservations take together. */
+/** More than a new user, an ended period and expired reservations need together. */
 const ATTEMPTS = 10
 
 type Answers = (Moved | undefined)[]
 
 /**
- * As `moveOneUser`, which it asks again while a reserve is neither made nor refused: the first come stays the first served. Undefined is for what has
- * no counter, though it was opened just now; that, and what the database refuses later than at first, is left to be asked for by itself.
+ * Like `moveOneUser`, but repeated while a reserve is neither made nor refused, so that it stays first come, first served. Undefined: it has no
+ * counter although one was just opened. That, and what the database refuses after the first attempt, is left to be asked for by itself.
  */
 export async function moveInTurn(db: Database, moves: readonly Move[]): Promise<Answers> {
   const answers: Answers = await moveOneUser(db, moves)
@@ -40,7 +40,7 @@ export async function moveInTurn(db: Database, moves: readonly Move[]): Promise<
 
 const isOpen = (move: Move, moved: Moved | undefined): boolean => move.do === 'reserve' && !moved?.done && !moved?.full
 
-/** Nothing is to be done for whom only one before it, which was refused, kept from being looked at. */
+/** Does nothing for a move that was left out only because of one before it, which was refused. */
 async function bringUpToDate(db: Database, moves: readonly Move[], moved: Answers): Promise<void> {
   const { userId } = moves[0] as Move
   const missing = moves.filter((_, i) => moved[i] === undefined).map(({ typeId }) => typeId)

@@ -1,5 +1,5 @@
-// Reserves, charges and gives back for many requests in one statement, each of one quota type, one after another: for whoever gives back, charges
-// another amount than was held, or could not be held together with others. Whoever gets no answer here asks by itself.
+// Reserves, charges and releases for many requests in one statement, each of one quota type, one after another: for those that release,
+// charge another amount than was held, or could not be held together with others. Whatever gets no answer here is asked for by itself.
 import type { Metadata } from '../../quota/metadata.ts'
 import type { CounterRow } from '../charge/admit.ts'
 import { heldOf } from '../charge/held.ts'
@@ -15,32 +15,31 @@ export type Move = { userId: string; id: string; typeId: number } & (
 /** The counter afterwards; for a reserve that was made, as it was after its own turn. */
 export interface Moved extends CounterRow {
   done: boolean
-  /** A reserve that does not fit, also after all that was moved here, and nothing is dead that could be given back. */
+  /** A reserve that does not fit even after all that was moved here, and nothing has expired that could be released. */
   full: boolean
   /** The period has ended. */
   ended: boolean
-  /** It did not fit, and something is dead that could be given back. */
+  /** It did not fit, but something has expired that could be released. */
   dead: boolean
   /** The instant, by the database's clock. */
   at: number
 }
 
-/** Unlimited ends where JavaScript's whole numbers do. */
+/** Even an unlimited quota ends at JavaScript's largest safe integer. */
 const MOST = Number.MAX_SAFE_INTEGER
 
-/** Milliseconds; of an instant that has no fraction of one. */
+/** In milliseconds; for an instant that has no fraction of one. */
 const ms = (expression: string) => `round(date_part('epoch', ${expression}) * 1000)`
 
 /**
- * Each move has a number, `n`, and that of the first move of its counter, `k`. What is charged or given back
- * comes before what is reserved.
+ * Each move has a number, `n`, and the number of its counter's first move, `k`. Charges and releases come before reserves.
  *
- * `counter` is locked first and in one order, like everywhere. What somebody else has locked is skipped, so that one user who is held up
- * holds up nobody else. A reservation is charged or given back if it is there and its period runs; what has expired, belongs to a closed
- * period, or was admitted so long ago that its log row leaves a mark, is left out. Those who want are let in while the sum of all before them fits, also of those who are refused: too few at worst.
- * Nobody who is left out is told "no" here.
+ * `counter` is locked first and in one order, as everywhere. What somebody else has locked is skipped, so that one user who is held up
+ * holds up nobody else. A reservation is charged or released if it is there and its period runs; one that has expired, belongs to a closed
+ * period, or was admitted so long ago that its log row leaves a mark, is left out. Reserves are admitted while the sum of all before them
+ * fits, including those that are refused: at worst too few are admitted. What is left out is not told "no" here.
  *
- * The counters are set to what was read under the lock, not moved: an UPDATE sees the snapshot's row first.
+ * The counters are set from what was read under the lock, not incremented: an UPDATE sees the snapshot's row first.
  */
 const moveMany = ({ ofOneUser }: { ofOneUser: boolean }) => `
 WITH item AS MATERIALIZED (
@@ -98,7 +97,7 @@ SELECT m.k, m.done, m.period_end IS NULL OR m.period_end > now() AS running, m.l
   FROM moved m`
 
 const OF_MANY = moveMany({ ofOneUser: false })
-/** Waits for the rows, and for nobody else's; says whose they are at every table, for a database that is distributed by user. */
+/** Waits for this user's rows only; names the user at every table, for a database that is distributed by user. */
 const OF_ONE = moveMany({ ofOneUser: true })
 
 /** A counter afterwards, and the numbers of the moves that were made. */
@@ -110,11 +109,11 @@ interface MovedCounter extends CounterRow {
   at: number
 }
 
-/** What became of each, in the order of `moves`; undefined where the counter is locked by somebody else, or not there. */
+/** What became of each, in the order of `moves`; undefined where the counter is locked by somebody else, or does not exist. */
 export const moveManyUsers = (db: Pick<Database, 'query'>, moves: readonly Move[]): Promise<(Moved | undefined)[]> =>
   move(db, OF_MANY, moves)
 
-/** The same for moves of one user, also while others move that user's counters. */
+/** The same for moves of one user, even while others move that user's counters. */
 export const moveOneUser = (db: Pick<Database, 'query'>, moves: readonly Move[]): Promise<(Moved | undefined)[]> =>
   move(db, OF_ONE, moves, [(moves[0] as Move).userId])
 
@@ -167,7 +166,7 @@ function itemsOf(counters: Map<string, readonly Numbered[]>): string {
   return JSON.stringify(items)
 }
 
-/** Written out: to spread what they share took a tenth of what a request costs this process. */
+/** Written out: spreading what they share took a tenth of what a request costs this process. */
 function itemOf(n: number, k: number, move: Move): object {
   const { userId: user_id, typeId: quota_type_id, id } = move
   if (move.do === 'release') return { n, k, what: 'x', user_id, quota_type_id, id }
@@ -176,7 +175,7 @@ function itemOf(n: number, k: number, move: Move): object {
   return { n, k, what: 'c', user_id, quota_type_id, id, amount, endpoint: move.endpoint, metadata: move.metadata }
 }
 
-/** From the last turn back to the first: what the row says is the counter after all of them. */
+/** From the last turn back to the first: the row has the counter as it is after all of them. */
 function answer(answers: (Moved | undefined)[], numbered: readonly Numbered[], row: MovedCounter): void {
   const done = new Set(row.done?.split(',').map(Number))
   const [limit_amount, at] = [Number(row.limit_amount), row.at]

@@ -1,4 +1,4 @@
-// What requests ask of the store for what they reserve: grouped where it is plain, one by one where it is not, and each within its time.
+// How requests reserve and settle: grouped where it is simple, one by one where it is not, and each within its deadline.
 import type { Balance } from '../../quota/balance.ts'
 import { type Admission, balanceOf, type WantedCharge } from '../charge/admit.ts'
 import { amend } from '../charge/amend.ts'
@@ -19,25 +19,25 @@ import type { Settling } from './settling.ts'
 import { UserTurns } from './user-turns.ts'
 import { Committing, isFinal, outcomeOf, Reserving } from './waiting.ts'
 
-/** The database refused all that shared a statement, because of one of them: each asks for itself. */
+/** The database refused a shared statement because of one item: each asks by itself. */
 const NOT_MOVED = { done: false, full: false } as const
 
-/** Undefined: there is no such counter, or among many users' somebody else has locked it. */
+/** Undefined: there is no such counter, or, in a statement for many users, somebody else has locked it. */
 type Answer = Moved | typeof NOT_MOVED | undefined
 
 type Moves = Group<Move, Answer, Answer>
 
 /**
- * Of more, this process and the server wait for each other: with 200 connections up to 200 in a statement gave 0.88 to 0.96 times as many requests,
- * 50 and 100 as many.
+ * With more, this process and the server wait for each other: with 200 connections, up to 200 in a statement gave 0.88 to 0.96 times as
+ * many requests; 50 and 100 gave as many.
  */
 const GROUP_SIZE = 80
 const NO_BALANCES: Map<string, Balance> = new Map()
 
 /**
- * Four ways, each for what the one before left: `#holds` and `#charges` are for what is as usual; `#moves` for whoever gives back, or charges another
- * amount than was held; `#users`, a user at a time, for whoever is new, waits for somebody else, or must see to something first; and one by one.
- * Distributed, there are only the latter two.
+ * Four ways, each for what the one before left: `#holds` and `#charges` for the usual case; `#moves` for those that release, or charge
+ * another amount than was held; `#users`, one user at a time, for those that are new, wait for somebody else, or need something done first;
+ * and one by one. For a distributed database there are only the last two.
  */
 export class Reservations implements Settling {
   readonly #db: Database
@@ -46,14 +46,14 @@ export class Reservations implements Settling {
   readonly #charges: Group<Committing, true | undefined, Map<string, Balance>> | undefined
   readonly #moves: Moves | undefined
   readonly #users = new Map<string, Moves>()
-  /** Of requests with several charges. */
+  /** For requests with several charges. */
   readonly #reserving = new UserTurns()
   readonly #settling = new UserTurns()
   readonly #presence: Presence
-  /** How many of a user's requests were left by `#holds`: who comes after them goes behind them. */
+  /** How many of a user's requests `#holds` left to the others: later ones go behind them. */
   readonly #left = new Map<string, number>()
 
-  /** `timeoutMs` is how long a request waits for each of these; `distributed`: no statement is of more than one user. */
+  /** `timeoutMs` is how long a request waits for each of these; `distributed`: no statement touches more than one user. */
   constructor(db: Database, timeoutMs: number, { distributed }: { distributed?: boolean } = {}) {
     this.#db = db
     this.#timeoutMs = timeoutMs
@@ -117,7 +117,7 @@ export class Reservations implements Settling {
     return amend(this.#until(this.#deadline()), userId, charges)
   }
 
-  /** Of a request's wait, by `performance.now()`: what is not done with others has what is left of it. */
+  /** The end of a request's wait, by `performance.now()`: what is not done with others has the time that is left of it. */
   #deadline = (): number => performance.now() + this.#timeoutMs
 
   #until = (deadline: number): Database => within(this.#db, Math.max(deadline - performance.now(), 1), this.#hearing)
@@ -126,20 +126,20 @@ export class Reservations implements Settling {
     query: (...given) => this.#presence.hear(this.#db.metering.query(...given))
   }
 
-  /** Whether a request that failed so only waited behind others, of a database that is there. */
+  /** Whether a request that failed with this error only waited behind others, for a database that is there. */
   isCrowded(error: unknown): boolean {
     return this.#presence.isCrowded(error)
   }
 
-  /** The embedded engine takes all in turn by itself. */
+  /** The embedded engine takes everything in turn by itself. */
   #alone<T>(turns: UserTurns, userId: string, deadline: number, work: (db: Database) => Promise<T>): Promise<T> {
     if (this.#db.kind === 'embedded') return work(this.#until(deadline))
     return turns.run(userId, deadline, () => work(this.#until(deadline)))
   }
 
   /**
-   * Several charges of one request are all or none, which the statements for many do not see to. The embedded engine plans a statement anew
-   * each time, and gains nothing.
+   * Several charges of one request are all or none, which the statements for many requests do not provide. The embedded engine plans a
+   * statement anew each time, and gains nothing.
    */
   #plain<One>(charges: readonly One[]): One | undefined {
     return charges.length === 1 && this.#db.kind === 'postgres' ? charges[0] : undefined
@@ -161,7 +161,7 @@ export class Reservations implements Settling {
     return new Map([[type, balanceOf(type, moved)]])
   }
 
-  /** The first come, the first served. */
+  /** First come, first served. */
   async #afterOthers<T>(userId: string, work: () => Promise<T>): Promise<T> {
     this.#left.set(userId, (this.#left.get(userId) ?? 0) + 1)
     try {
@@ -173,13 +173,13 @@ export class Reservations implements Settling {
     }
   }
 
-  /** Who comes while others of this user wait for its rows waits behind them. */
+  /** A move that arrives while others of this user wait for its rows waits behind them. */
   async #move(move: Move, deadline: number): Promise<Answer> {
     const moved = this.#users.has(move.userId) ? undefined : await this.#moves?.join(move, deadline)
     return moved ?? (await this.#moveAlone(move, deadline))
   }
 
-  /** For a user whose counters somebody else is moving: many processes at one user wait for the row once a group, not once a request. */
+  /** For a user whose counters somebody else is moving: many processes serving one user wait for the row once per group, not once per request. */
   #moveAlone(move: Move, deadline: number): Promise<Answer> {
     const { userId } = move
     const group =

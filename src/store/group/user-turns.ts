@@ -1,4 +1,4 @@
-// One user's work at a time, the first come first: many requests of one user would else stand before those of all others in the queue for a connection.
+// Runs a user's work one at a time, first come, first served: else many requests of one user would queue for a connection ahead of everyone else's.
 import { Group } from './group.ts'
 
 interface Turn {
@@ -9,7 +9,7 @@ interface Turn {
 export class UserTurns {
   readonly #users = new Map<string, Group<Turn, unknown, unknown>>()
 
-  /** Rejects with FST_QUOTA_STORE where its turn has not come by then, or its work has not ended. */
+  /** Rejects with FST_QUOTA_STORE if its turn has not come, or its work has not ended, by `deadline`. */
   run<T>(userId: string, deadline: number, work: () => Promise<T>): Promise<T> {
     const turns =
       this.#users.get(userId) ??

@@ -13,14 +13,14 @@ import { dateOf } from '../database.ts'
 import type { Charge } from './charge-many.ts'
 import type { Held, Wish } from './hold-many.ts'
 
-/** What waits for a statement, with what is asked for where that leaves it. */
+/** What waits for a shared statement, with what to ask for where that leaves it unanswered. */
 export class Reserving implements Wish {
   readonly userId: string
   readonly id: string
   readonly typeId: number
   readonly amount: number
   readonly leaseMs: number
-  /** The one. */
+  /** Always exactly one. */
   readonly charges: readonly WantedCharge[]
 
   constructor(userId: string, charges: readonly WantedCharge[], leaseMs: number) {
@@ -52,10 +52,10 @@ export class Committing implements Charge {
   }
 }
 
-/** What many share refuses 0 where the use is past the limit, and it fits all the same. */
+/** The shared statement refuses 0 where usage is past the limit, although 0 always fits. */
 export const isFinal = ({ amount }: Wish, isHeld: boolean): boolean => isHeld || amount > 0
 
-/** What is told of it. */
+/** What the request is told. */
 export function outcomeOf({ charges }: Reserving, row: Held): Admission {
   if (!row.held) return refusalOf(charges[0] as WantedCharge, row)
   const at = dateOf(row.at)
