@@ -1,4 +1,4 @@
-// Whether the application's driver keeps a transaction apart from what is asked meanwhile.
+// Whether the application's driver keeps a transaction apart from statements sent meanwhile.
 import { FST_QUOTA_CONNECTION } from '../../quota/errors.ts'
 import { type Database, stateOf, transaction } from '../database.ts'
 
@@ -6,8 +6,8 @@ const MARK = "SELECT set_config('fastify_quota.transaction', 'open', true)"
 const IS_MARKED = "SELECT coalesce(current_setting('fastify_quota.transaction', true), '') = 'open' AS inside"
 
 /**
- * A `Client` of node-postgres is one connection, and Drizzle sends everything over it: what is charged while a transaction is open would be a part of it,
- * refused where that only reads, and undone with it where it fails.
+ * A `Client` of node-postgres is one connection, and Drizzle sends everything over it: a charge made while a transaction is open would be
+ * part of it, refused if the transaction is read-only, and undone if it fails.
  */
 export async function requireApart(db: Database): Promise<void> {
   const asked = await transaction(db, async query => {
@@ -19,7 +19,7 @@ export async function requireApart(db: Database): Promise<void> {
     return { answer }
   }).catch(error => {
     if (stateOf(error) !== undefined) throw error
-    // A driver that has no transactions, as that of HTTP requests, says so where one is needed.
+    // A driver without transactions, such as one over HTTP, says so where one is needed.
     return undefined
   })
   const [row] = (await asked?.answer) ?? []

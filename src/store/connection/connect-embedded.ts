@@ -6,7 +6,7 @@ import { migrate } from '../migration/migrate.ts'
 import { transactThrough } from './drizzle-transaction.ts'
 import { lockDirectory, type Unlock } from './lock-directory.ts'
 
-/** The engine is one connection, and a statement cannot be cut short in it: its deadline is only there for a hang. */
+/** The engine is one connection, and a statement in it cannot be cut short: the deadline is only there for a hang. */
 export const DEADLINE_MS = 30_000
 
 interface Shared {
@@ -23,7 +23,7 @@ const open = new Map<string, Shared>()
 export async function connectEmbedded(dataDir: string): Promise<Database> {
   if (dataDir === 'memory://') return await start(dataDir, async () => {})
   const dir = resolve(dataDir)
-  // By this process itself, as between two tests.
+  // This process itself may still be closing it, as between two tests.
   await open.get(dir)?.closing?.catch(() => {})
   const shared = open.get(dir) ?? { database: start(dir, lockDirectory(dir)), users: 0 }
   open.set(dir, shared)
@@ -55,7 +55,7 @@ async function start(dataDir: string, locked: Unlock | Promise<Unlock>): Promise
     await migrate(database)
     return database
   } catch (error) {
-    // Else somebody else could open the directory beside the engine that still has it.
+    // Else another process could open the directory while the engine still has it.
     await database.close().catch(() => {})
     throw error
   }
@@ -66,7 +66,7 @@ async function openEngine(dataDir: string, unlock: Unlock): Promise<Database> {
   const [{ PGlite }, { drizzle }] = await Promise.all([import('@electric-sql/pglite'), import('drizzle-orm/pglite')])
   const client = await PGlite.create(dataDir).catch(error => {
     if (dataDir === 'memory://') throw error
-    // Of a file that is damaged the engine says no more than that it was aborted.
+    // Of a damaged file the engine says no more than that it was aborted.
     const why = String((error as Error)?.message ?? error).replace(/\.$/, '')
     throw new FST_QUOTA_DIRECTORY_UNREADABLE(dataDir, why, { cause: error })
   })

@@ -13,19 +13,19 @@ import { readServer, type ServerConnection } from './server-url.ts'
 import { SharedLanes } from './shared-lanes.ts'
 import { Transactions } from './transactions.ts'
 
-/** How long a statement of an operator's or of the upkeep may take. */
+/** How long a statement of an operator or of the upkeep may take. */
 const DEADLINE_MS = 5_000
-/** With the close still below Fastify's plugin timeout of 10 s, so that the error is ours and says what is wrong. */
+/** Together with closing still below Fastify's plugin timeout of 10 s, so that the error is ours and says what is wrong. */
 const BOOT_PATIENCE_MS = 5_000
 /** How long a step of an export may take: the first may have to sort. */
 const EXPORT_DEADLINE_MS = 60_000
 /** Connections for all that no request waits for: an operator's questions, upkeep, and what is owed. */
 const OPERATOR_CONNECTIONS = 3
-/** One for transactions stays open for so long: somebody may set a level with each upload. */
+/** How long an idle connection for transactions stays open: somebody may set a level with each upload. */
 const IDLE_SECONDS = 60
 
 export interface Patience {
-  /** How long a statement may take that no request waits for. */
+  /** How long a statement that no request waits for may take. */
   deadlineMs?: number | undefined
   /** How long a request waits for the store, for a reserve or for a charge. */
   storeTimeoutMs?: number | undefined
@@ -47,7 +47,7 @@ export function connectServer(
     onnotice: () => {},
     socket: dial,
     ...options,
-    // Ours are the names of the columns that are asked for.
+    // Columns must keep the names that our statements ask for.
     transform: undefined,
     connection: { application_name: 'fastify-quota', ...options.connection }
   }
@@ -104,12 +104,12 @@ export function connectServer(
   }
 }
 
-/** What the statements rest on, whatever the server's defaults are. To compile one takes longer than to run it. */
+/** What the statements rely on, whatever the server's defaults are. JIT: compiling one takes longer than running it. */
 const SESSION: Session = { default_transaction_isolation: 'read committed', DateStyle: 'ISO', jit: 'off' }
 
 /**
- * Shorter than the deadline, so that a change whose answer nobody waits for any more is not made later. Planned for the values of each call: a plan for
- * any user, who has some twenty log rows, reads and sorts all of the one who has a million, for a page of a hundred.
+ * The lock timeout is shorter than the deadline, so that a change whose answer nobody waits for any more is not made later. Planned for each call's
+ * values: a plan for any user, who has some twenty log rows, reads and sorts all rows of a user who has a million, for a page of a hundred.
  */
 const OPERATOR_SESSION: Session = {
   ...SESSION,
@@ -118,7 +118,7 @@ const OPERATOR_SESSION: Session = {
   plan_cache_mode: 'force_custom_plan'
 }
 
-/** Shorter than the client's patience, so that the server's word is heard. */
+/** Shorter than the client's patience, so that the server's own error arrives. */
 const sessionWithin = (storeTimeoutMs: number): Session => ({
   ...SESSION,
   statement_timeout: Math.max(Math.floor(storeTimeoutMs * 0.9), 1),
@@ -126,8 +126,9 @@ const sessionWithin = (storeTimeoutMs: number): Session => ({
 })
 
 /**
- * For the statements that many requests share. They look up a few rows by their keys, whatever the tables' statistics say, or do not say yet, and need
- * be planned only once: by itself PostgreSQL plans each call anew, for a third more of its time, since arrays of known length look cheaper.
+ * For the statements that many requests share. They look up a few rows by their keys, whatever the tables' statistics say, or do not say
+ * yet, and need to be planned only once: left to itself PostgreSQL plans each call anew, for a third more of its time, since arrays of
+ * known length look cheaper.
  */
 const SHARED_SESSION: Session = {
   plan_cache_mode: 'force_generic_plan',
@@ -137,14 +138,14 @@ const SHARED_SESSION: Session = {
 
 const orms = new WeakMap<postgres.Sql, Orm>()
 
-/** Of the pool as it is now: it may have been made anew. */
+/** For the present pool: it may have been replaced. */
 function ormOf(client: postgres.Sql): Orm {
   const orm = orms.get(client) ?? drizzle(client)
   orms.set(client, orm)
   return orm
 }
 
-/** A cursor's own connection: however slowly it is read, it takes none from those who meter, and none is left behind stuck. */
+/** The cursor has its own connection: however slowly it is read, it takes none away from metering, and none is left behind stuck. */
 async function* streamRows<Row>(
   client: postgres.Sql,
   text: string,
@@ -155,7 +156,7 @@ async function* streamRows<Row>(
     withDeadline(client.unsafe(statement, [...given]).then(rowsOf<Row>), EXPORT_DEADLINE_MS)
   try {
     await run('BEGIN READ ONLY')
-    // Who reads slowly is cut off by who sends it, and not by the role's settings.
+    // A slow reader is cut off by the code that sends the rows, not by the role's settings.
     await run(`SET LOCAL statement_timeout = ${EXPORT_DEADLINE_MS}; SET LOCAL idle_in_transaction_session_timeout = 0`)
     await run(`DECLARE quota_export NO SCROLL CURSOR FOR ${text}`, values)
     for (;;) {
@@ -169,9 +170,9 @@ async function* streamRows<Row>(
 }
 
 /**
- * Whether statements are prepared by name: unless told, where the connection is the server's own. Behind a pooler in transaction
- * mode (PgBouncer before 1.21, and others) the next statement meets another server, and postgres.js reads garbage. A pooler shows
- * itself: it makes up the backend's process id that a client is told.
+ * Whether statements are prepared by name: unless told, where the connection is the server's own. Behind a pooler in transaction mode
+ * (PgBouncer before 1.21, and others) the next statement reaches another server, and postgres.js reads garbage. A pooler gives itself away:
+ * it makes up the backend's process id that a client is told.
  */
 function preparing(lane: Lane, told: boolean | undefined): () => Promise<boolean> {
   let known = told
@@ -183,7 +184,7 @@ function preparing(lane: Lane, told: boolean | undefined): () => Promise<boolean
   }
   return async () => {
     if (known !== undefined) return known
-    // Asked once, also by many at once.
+    // Asked once, even by many at once.
     asking ??= ask().finally(() => {
       asking = undefined
     })
@@ -207,7 +208,7 @@ export async function requireReady(db: Database): Promise<void> {
 /** Asked together, because a boot waits for each question. */
 const IS_THERE = "SELECT current_setting('transaction_isolation') AS isolation_level"
 
-/** Waits for a server that is starting; gives the isolation that a statement has where none is asked for. */
+/** Waits for a server that is starting; returns the isolation level of a statement that asks for none. */
 export async function requireReachable(db: Database): Promise<string> {
   const end = Date.now() + BOOT_PATIENCE_MS
   // Once refused, postgres.js waits longer and longer before it tries again, and the later attempts only say that they had no answer.
@@ -226,7 +227,7 @@ export async function requireReachable(db: Database): Promise<string> {
   }
 }
 
-/** Else each field would be undefined, and a type that is active would be taken for one that is not. */
+/** Else each field would be undefined, and an active type would be taken for an inactive one. */
 function isolationIn(row: object | undefined): string {
   if (row === undefined || !('isolation_level' in row))
     throw new FST_QUOTA_CONNECTION(
@@ -235,12 +236,12 @@ function isolationIn(row: object | undefined): string {
   return row.isolation_level as string
 }
 
-/** Above READ COMMITTED a statement that has waited for another is refused (40001), and its request answered 503: all that meet at one counter. */
+/** Above READ COMMITTED, a statement that has waited for another is refused (40001) and its request answered 503: all that meet at one counter. */
 export const isIsolated = (isolation: string): boolean => !/^read (un)?committed$/.test(isolation)
 
 export const SET_ISOLATION = "set default_transaction_isolation to 'read committed' for its role or database"
 
-/** Our own connections ask for it, but not where a pooler keeps that from the server. */
+/** Our own connections ask for READ COMMITTED, but a pooler may keep that from the server. */
 function refuseIsolation(isolation: string, { kind }: Database): void {
   if (!isIsolated(isolation)) return
   const own = kind === 'drizzle' ? ', or give a postgres:// URL, whose connections ask for it' : ''
@@ -249,7 +250,7 @@ function refuseIsolation(isolation: string, { kind }: Database): void {
   )
 }
 
-/** A wrong password (28…) or an unknown database (3D000) will not mend itself in ten seconds. */
+/** A wrong password (28…) or an unknown database (3D000) will not fix itself in ten seconds. */
 const isTransient = (state: string | undefined): boolean => state === undefined || !/^(28|3D)/.test(state)
 
 function reasonOf(error: unknown): string {

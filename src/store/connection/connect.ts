@@ -14,11 +14,11 @@ import { transactThrough } from './drizzle-transaction.ts'
 import type { ServerConnection } from './server-url.ts'
 
 /**
- * - a URL: `postgres://user:password@host:5432/database`; its query may have what postgres.js takes (`?sslmode=require&max=5`), and settings of the
- *   server; what is libpq's or Prisma's alone is left out
+ * - a URL: `postgres://user:password@host:5432/database`; its query may have options of postgres.js (`?sslmode=require&max=5`) and settings of the
+ *   server; what only libpq or Prisma knows is left out
  * - `{ url, … }`: the same with options of postgres.js (`max`, `ssl`, `prepare` …)
  * - `{ dataDir }`: the embedded database in this directory, for one process
- * - a Drizzle database of yours, on a pool of any PostgreSQL driver, or on PGlite, where the tables are made; it stays yours, and is not closed
+ * - a Drizzle database of yours, on a pool of any PostgreSQL driver, or on PGlite, where the tables are created; it stays yours, and is not closed
  */
 export type Connection = string | ServerConnection | { dataDir: string } | Orm
 
@@ -36,17 +36,14 @@ export async function connect(connection: Connection | undefined, patience?: Pat
   }
 }
 
-/** Of the application's own database, for what no request waits for. */
+/** For the application's own database, for what no request waits for. */
 const DEADLINE_MS = 2_000
 
 /** An engine within the application's own process: no command of ours can reach it. */
 const isInProcess = (orm: Orm): boolean =>
   (orm.constructor as { [entityKind]?: string })[entityKind] === 'PgliteDatabase'
 
-/**
- * Opens it and asks nothing of its tables: for those who are about to make them. Its `deadlineMs` may be long where nobody
- * waits for a reply.
- */
+/** Opens it without looking for its tables: for those who are about to make them. `deadlineMs` may be long where nobody waits for a reply. */
 export async function open(
   connection: Connection | undefined = process.env.DATABASE_URL || { dataDir: DEFAULT_DIRECTORY },
   patience: Patience = {}

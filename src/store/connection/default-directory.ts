@@ -1,3 +1,3 @@
-// Where the embedded database is kept unless somebody says otherwise.
+// Where the embedded database is kept by default.
 
 export const DEFAULT_DIRECTORY = './.fastify-quota'

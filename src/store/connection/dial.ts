@@ -1,7 +1,7 @@
 // Opens the socket of a connection to a server.
 import { Socket } from 'node:net'
 
-/** What postgres.js has read of its options. */
+/** What postgres.js has made of its options. */
 interface Target {
   host: readonly string[]
   port: readonly number[]
@@ -9,8 +9,8 @@ interface Target {
 }
 
 /**
- * A proxy whose server is gone takes each connection and closes it without a word. postgres.js (3.4.9) takes that for no error: it tries again at once and
- * without an end, and tells no statement. So it is made one.
+ * A proxy whose server is gone accepts each connection and closes it without a word. postgres.js (3.4.9) takes that for no error: it
+ * retries at once and without end, and fails no statement. So it is turned into one.
  */
 export function dial({ host: [host], port: [port], path }: Target): Socket {
   const socket = new Socket()

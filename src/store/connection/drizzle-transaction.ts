@@ -1,4 +1,4 @@
-// A transaction through a Drizzle database that is the application's, whatever its driver.
+// A transaction through the application's own Drizzle database, whatever its driver.
 import { FST_QUOTA_STORE } from '../../quota/errors.ts'
 import {
   isWord,
@@ -12,9 +12,9 @@ import {
 } from '../database.ts'
 
 /**
- * Where its connection is lost postgres.js (3.4.9) rejects a transaction, and lets its work go on: the next statement, or the ROLLBACK of work that has
- * failed, is written to a socket that is there no more, and the error ends the process. So the work stops where it is. And the mode is set by a
- * statement of it, which may be lost like any other.
+ * Where its connection is lost, postgres.js (3.4.9) rejects a transaction but lets its work go on: the next statement, or the ROLLBACK of
+ * work that has failed, is written to a socket that no longer exists, and the error ends the process. So the work stops where it is. The
+ * mode is set by one of its own statements, which may be lost like any other.
  */
 export function transactThrough<T>(orm: Orm, mode: TransactionMode, work: (query: Query) => Promise<T>): Promise<T> {
   if (!isPostgresJs(orm)) return orm.transaction(tx => work(queryThrough(tx)), mode)
@@ -46,7 +46,7 @@ const never = () => new Promise<never>(() => {})
 const isPostgresJs = (orm: Orm): boolean =>
   typeof (orm as { $client?: { begin?: unknown } }).$client?.begin === 'function'
 
-/** What the driver says itself, or the server of its end; an answer that is none is ours to tell. */
+/** What the driver itself reports, or the server about its shutdown; FST_QUOTA_STORE is ours, for an answer that is none. */
 const isOfConnection = (error: unknown): boolean =>
   error instanceof FST_QUOTA_STORE || (stateOf(error) !== undefined && !isWord(error))
 

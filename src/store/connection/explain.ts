@@ -1,14 +1,14 @@
 // An error in full, for whoever runs the process.
 import { FST_QUOTA_STORE } from '../../quota/errors.ts'
 
-/** The message, and the driver's own words, which its cause has. */
+/** The message, and the driver's own words from its cause. */
 export function explain(error: unknown): string {
   if (!(error instanceof Error)) return String(error)
   const { message, cause } = error
   return error instanceof FST_QUOTA_STORE && cause instanceof Error ? `${message} ${cause.message}` : message
 }
 
-/** The same of a connection that was said by a variable or a flag: the plugin speaks of its option, or of either. */
+/** The same for a connection given by a variable or a flag: the plugin's messages name its option, or either. */
 export const explainConnection = (error: unknown, source: string): string =>
   explain(error)
     .replace(/^Option connection/, source)

@@ -1,16 +1,16 @@
-// Which of a URL's servers is asked: one at a time, the same for all connections, and the next where that one is not to be had or only reads.
+// Which of a URL's servers is asked: one at a time, the same for all connections, and the next where that one is unreachable or read-only.
 import { stateOf } from '../database.ts'
 import type { Address } from './server-url.ts'
 
-/** All of them are tried no more often: while none will do, every statement would begin anew. */
+/** All servers are tried no more often than this: while none will do, every statement would start another round. */
 const ROUND_MS = 1_000
 /** SQLSTATE of a standby, and of a server that was made read-only. */
 const ONLY_READS = '25006'
-/** Of one that is starting or stopping. */
+/** SQLSTATE of one that is starting or stopping. */
 const NOT_NOW = '57P03'
 
 /**
- * postgres.js (3.4.9) is given one address at a time. Of several that refuse it tries one after the other without a pause and without an end, also
+ * postgres.js (3.4.9) is given one address at a time. Given several that refuse, it tries one after the other without pause or end, even
  * once it is closed.
  */
 export class Hosts {
@@ -26,14 +26,14 @@ export class Hosts {
     return this.#addresses[this.#generation % this.#addresses.length] as Address
   }
 
-  /** How often a server was left. A connection of an older generation leads to one that is not asked any more. */
+  /** How often a server was left. A connection of an older generation leads to one that is no longer asked. */
   get generation(): number {
     return this.#generation
   }
 
   /**
-   * Whether what failed so, and did nothing, may be asked again: of the next server, or where there is one address, by a new connection, which behind
-   * a name or a proxy that follows the primary leads elsewhere. `wasSent`: it had a connection, of this generation.
+   * Whether a statement that failed with this error, and did nothing, may be tried again: on the next server or, with one address, on a new
+   * connection, which behind a name or proxy that follows the primary leads elsewhere. `wasSent`: it had a connection, of this generation.
    */
   isElsewhere(error: unknown, generation: number, wasSent: boolean): boolean {
     const state = stateOf(error)
@@ -42,9 +42,9 @@ export class Hosts {
     return (state === ONLY_READS || isAway) && this.#leave(generation)
   }
 
-  /** False: all were tried just now. */
+  /** False: all servers were tried just now. */
   #leave(generation: number): boolean {
-    // Somebody else has left it already.
+    // Another statement has left it already.
     if (generation !== this.#generation) return true
     const isRound = (generation + 1) % this.#addresses.length === 0
     const now = performance.now()
@@ -55,5 +55,5 @@ export class Hosts {
   }
 }
 
-/** Else it is the driver's code, or that of the network. */
+/** Any other code is the driver's, or the network's. */
 const SQLSTATE = /^(?=.*\d)[0-9A-Z]{5}$/

@@ -1,4 +1,4 @@
-// A pool of connections to a PostgreSQL server that is given up, and made anew, where the server has gone silent.
+// A pool of connections to a PostgreSQL server that is given up, and replaced, when the server goes silent.
 import postgres from 'postgres'
 import { stateOf, type Values, withDeadline } from '../database.ts'
 import type { Hosts } from './hosts.ts'
@@ -9,20 +9,22 @@ type Settings = postgres.Options<Record<string, never>>
 /** A statement of postgres.js; `state` is the connection that it was sent on. */
 type Sent = postgres.PendingQuery<postgres.Row[]> & { state?: object | null }
 
-/** What a connection asks for when it is opened, such as that the server ends what takes too long by itself. */
+/** What a connection asks for when it is opened, such as that the server itself ends what takes too long. */
 export type Session = Readonly<Record<string, string | number>>
 
-/** The `statement_timeout` of what is waited for so long: the server ends it a little later, and no sooner, whatever the role's own setting is. */
+/**
+ * The `statement_timeout` of what is waited for `deadlineMs`: the server ends it a little later, and no sooner, whatever the role's own setting is.
+ */
 export const endedAfter = (deadlineMs: number): number => Math.min(Math.ceil(deadlineMs * 1.1), 2 ** 31 - 1)
 
-/** A pool is made anew no more often: while a server is down, every statement would ask for it. */
+/** A pool is replaced no more often: while a server is down, every statement would ask for it. */
 const REPLACE_EVERY_MS = 1_000
-/** How long a pool that was given up may take to end what is answered after all. */
+/** How long a pool that was given up may take to finish what is answered after all. */
 const RETIRE_SECONDS = 5
-/** postgres.js waits for ever to end a connection whose server crashed. */
+/** postgres.js waits forever to end a connection whose server crashed. */
 export const CLOSE_SECONDS = 1
 
-/** Connections to one server, of that generation, and how many statements they have. */
+/** Connections to one server, that of this generation, and how many statements they have. */
 interface Pool {
   client: postgres.Sql
   outstanding: number
@@ -30,8 +32,8 @@ interface Pool {
 }
 
 /**
- * Never more statements than connections take: those that wait do so here, where they can leave again. One that postgres.js holds cannot: where a
- * connection opens for a statement that was cancelled meanwhile, it stays neither open nor closed for ever (3.4.9).
+ * Never sends more statements than the connections take: the others wait here, where they can leave again. One that postgres.js holds
+ * cannot: where a connection opens for a statement that was cancelled meanwhile, it stays neither open nor closed forever (3.4.9).
  */
 export class Lane {
   readonly #open: (session: Session) => postgres.Sql
@@ -72,7 +74,7 @@ export class Lane {
     const query = pool.client.unsafe(text, [...values], { prepare }) as Sent
     const sentAt = performance.now()
     let isElsewhere = false
-    // By the driver's word, also where nobody waits for it any more.
+    // Once the driver is done with it, even where nobody waits for it any more.
     query.then(
       () => this.#release(pool),
       error => {
@@ -89,7 +91,7 @@ export class Lane {
     } catch (error) {
       if (stateOf(error) !== undefined) this.#hear(query)
       if (!isElsewhere && !this.#takesNoSession(error)) throw error
-      // Of a pool that was closed every attempt would fail at once, and none lead elsewhere.
+      // On a closed pool every attempt would fail at once, and none lead elsewhere.
       if (this.#isClosed || performance.now() >= end) throw error
       return await this.run(text, values, prepare, end - performance.now())
     }
@@ -100,7 +102,7 @@ export class Lane {
     await endClient(this.#pool.client, CLOSE_SECONDS)
   }
 
-  /** The first come first. */
+  /** First come, first served. */
   async #connection(deadlineMs: number): Promise<Pool> {
     this.#follow()
     return this.isFree ? take(this.#pool) : await waitInLine(this.#waiting, deadlineMs)
@@ -112,7 +114,7 @@ export class Lane {
     if (pool === this.#pool) this.#admit()
   }
 
-  /** To the server that is asked now. */
+  /** Moves to the server that is asked now. */
   #follow(): void {
     if (!this.#isClosed && this.#pool.generation !== this.#hosts.generation) this.#renew()
   }
@@ -130,8 +132,8 @@ export class Lane {
   }
 
   /**
-   * A connection that has answered nothing meanwhile, not even that a statement took too long, is dead. After a network black hole
-   * of 3 s every one of a pool stayed silent for good. One that is only being opened has a time limit of its own.
+   * A connection that has answered nothing meanwhile, not even that a statement took too long, is dead. After a network black hole of 3 s,
+   * every connection of a pool stayed silent for good. One that is still being opened has its own time limit.
    */
   #giveUp(pool: Pool, { state }: Sent, sentAt: number): void {
     const isDead = state && (this.#heardAt.get(state) ?? Number.NEGATIVE_INFINITY) < sentAt
@@ -155,7 +157,7 @@ export class Lane {
     return { client: this.#open(this.#session), outstanding: 0, generation: this.#hosts.generation }
   }
 
-  /** A pooler such as PgBouncer takes none of it: there the deadline alone must do, and the server's defaults hold. */
+  /** A pooler such as PgBouncer takes no session settings: there the deadline alone must do, and the server's defaults hold. */
   #takesNoSession(error: unknown): boolean {
     const message = ((error as Error).cause as Error | undefined)?.message ?? ''
     const isRefused = stateOf(error) === '08P01' && message.includes('startup parameter')
@@ -175,10 +177,10 @@ function take(pool: Pool): Pool {
   return pool
 }
 
-/** Seconds until the next attempt to connect. By itself postgres.js comes to wait 20 after an outage. */
+/** Seconds until the next attempt to connect. Left to itself, postgres.js comes to wait 20 after an outage. */
 const backoff = (retries: number): number => (0.5 + Math.random() / 2) * Math.min(2 ** retries / 50, 0.5)
 
-/** Ends a pool, or leaves it where it does not end. */
+/** Ends a pool, or abandons it where it does not end. */
 export async function endClient(client: postgres.Sql, seconds: number): Promise<void> {
   let timer: NodeJS.Timeout | undefined
   const patience = new Promise<void>(resolve => {

@@ -1,4 +1,4 @@
-// The embedded database's directory belongs to one process: a pid file that is never taken from a living one.
+// The embedded database's directory belongs to one process: a pid file that is never taken from a living process.
 import { randomUUID } from 'node:crypto'
 import {
   closeSync,
@@ -19,21 +19,21 @@ import { makePrivateDirectory } from './make-private-directory.ts'
 
 const FILE = 'fastify-quota.pid'
 const TAKEOVER = '.takeover'
-/** Beats that an owner elsewhere may miss. Fastify gives a plugin 10 s, and the engine needs some of them. */
+/** Beats that an owner elsewhere may miss. Fastify gives a plugin 10 s, and the engine needs part of that. */
 const MISSED_BEATS = 5
 const LOOKS_PER_BEAT = 4
 
 export type Unlock = () => Promise<void>
 
-/** What a file was when it was read. */
+/** The state of a file when it was read. */
 interface Sight {
   owner: string
   touchedMs: number
 }
 
 /**
- * The engine has no lock of its own: two processes opened one directory without complaint and lost 2 950 of 11 850 acknowledged rows.
- * Whether the owner lives, its pid tells; where that means nothing, in another container or on another machine, whether it touches its file.
+ * The engine has no lock of its own: two processes opened one directory without complaint and lost 2 950 of 11 850 acknowledged rows. The
+ * owner's pid tells whether it lives; where that means nothing, in another container or on another machine, its touching the file does.
  */
 export async function lockDirectory(dir: string): Promise<Unlock> {
   makePrivateDirectory(dir)
@@ -54,8 +54,8 @@ export async function lockDirectory(dir: string): Promise<Unlock> {
 }
 
 /**
- * A dead owner's file is taken away under a lock of its own: of four processes that each unlinked what they had read before, up to
- * four got the directory, because the slower ones unlinked the file of the first. Never waits, so that it is over before a heartbeat is due.
+ * A dead owner's file is removed under a lock of its own: of four processes that each unlinked what they had read before, up to four got
+ * the directory, because the slower ones unlinked the file of the first. Never waits, so that it is over before a heartbeat is due.
  */
 function takeOver(dir: string, file: string, untouched: ReadonlyMap<string, Sight>): number {
   refuseLiving(dir, file, untouched)
@@ -73,9 +73,9 @@ function takeOver(dir: string, file: string, untouched: ReadonlyMap<string, Sigh
   throw inUse(dir, read(file)?.owner)
 }
 
-/** Open, or undefined where there is one. It appears with its content in it: an empty one would look like a dead owner's. */
+/** The open file, or undefined where there is one already. It appears with its content: an empty one would look like a dead owner's. */
 function create(file: string): number | undefined {
-  // Not by the pid: in two containers it is the same.
+  // Not named by the pid, which may be the same in two containers.
   const draft = `${file}.${randomUUID()}`
   const fd = openSync(draft, 'wx')
   try {
@@ -99,8 +99,8 @@ function refuseLiving(dir: string, file: string, untouched: ReadonlyMap<string, 
 }
 
 /**
- * The files of owners elsewhere that nobody touched while we looked; none if anything moved. It is no question of how old they are:
- * the clocks of two machines differ.
+ * The files of owners elsewhere that nobody touched while we looked; none if anything moved. Their age says nothing: the clocks of two
+ * machines differ.
  */
 async function watchStrangers(dir: string): Promise<ReadonlyMap<string, Sight>> {
   const before = strangersIn(dir)
@@ -123,7 +123,7 @@ function strangersIn(dir: string): Map<string, Sight> {
   return strangers
 }
 
-/** Undefined where there is no file. It is opened, since a network file system may know the time of its last touch no sooner. */
+/** Undefined where there is no file. It is opened, since only then may a network file system know when it was last touched. */
 function read(file: string): Sight | undefined {
   let fd: number
   try {
@@ -142,7 +142,7 @@ function read(file: string): Sight | undefined {
 const isSame = (one: Sight, other: Sight | undefined): boolean =>
   one.owner === other?.owner && one.touchedMs === other.touchedMs
 
-/** What stands in our file: the pid, when the process started, and where the two mean something. */
+/** The content of our file: the pid, when the process started, and where the two mean something. */
 const ourselves = (): string => `${process.pid} ${startOf(process.pid)} ${placeOf()}`
 
 /** Earlier versions wrote no place, and touched nothing: theirs are judged by the pid. */
@@ -151,13 +151,13 @@ function isHere(owner: string): boolean {
   return place === undefined || place === placeOf()
 }
 
-/** This start of this machine, and the pid namespace in it; `-` for what the system does not tell. */
+/** This boot of this machine, and the pid namespace in it; `-` for what the system does not tell. */
 function placeOf(): string {
   const boot = tell(() => readFileSync('/proc/sys/kernel/random/boot_id', 'utf8').trim())
   return `${boot}/${tell(() => readlinkSync('/proc/self/ns/pid'))}`
 }
 
-/** A pid comes again: the process is the owner only if it also started when the owner did. */
+/** Pids are reused: the process is the owner only if it also started when the owner did. */
 function isAlive(owner: string): boolean {
   const [pid, started] = owner.split(' ')
   if (!pid || !/^[0-9]+$/.test(pid)) return false

@@ -1,11 +1,11 @@
-// Whether a statement was carried out that was given up.
+// Whether a statement that was given up was carried out.
 import { setTimeout as sleep } from 'node:timers/promises'
 import { isWord, stateOf } from '../database.ts'
 import { lateAnswerTo, NOT_SENT } from '../late-answer.ts'
 
 /**
- * Resolves once it can be told: false where the database did nothing, true where it did, or may have done. Where its connection was lost, only
- * after `patienceMs`, within which a server ends what takes too long.
+ * Resolves once this is known: false where the database did nothing, true where it did, or may have done. Where its connection was lost,
+ * only after `patienceMs`, within which a server ends what takes too long.
  */
 export async function mayBeDone(error: unknown, patienceMs: number): Promise<boolean> {
   const answer = lateAnswerTo(error)
@@ -15,7 +15,7 @@ export async function mayBeDone(error: unknown, patienceMs: number): Promise<boo
       () => true,
       cause => mayBeDone(cause, patienceMs)
     )
-  // Or nothing could be sent.
+  // The server refused it, or nothing could be sent.
   if (isWord(error) || UNSENT.includes(stateOf(error) ?? '')) return false
   await sleep(patienceMs)
   return true

@@ -1,4 +1,4 @@
-// Whether the database is there, by what became of what it was asked last.
+// Whether the database is there, judged by what became of the latest statements.
 import { isWord, stateOf } from '../database.ts'
 import { lateAnswerTo, NOT_SENT } from '../late-answer.ts'
 
@@ -18,7 +18,7 @@ export class Presence {
       this.#isAway = false
       return answered
     } catch (error) {
-      // One that was sent at the end of its request's time says nothing of the database.
+      // A statement sent at the end of its request's time says nothing about the database.
       const isSilent = stateOf(error) === undefined
       if (!isSilent) this.#isAway = !isWord(error)
       else if (performance.now() - sentAt >= this.#timeoutMs / 2) this.#isAway = true
@@ -26,7 +26,7 @@ export class Presence {
     }
   }
 
-  /** Whether that was waiting behind others, of a database that is there. */
+  /** Whether it failed only by waiting behind others, for a database that is there. */
   isCrowded(error: unknown): boolean {
     return !this.#isAway && lateAnswerTo(error) === NOT_SENT
   }

@@ -1,4 +1,4 @@
-// Whether a statement that failed did nothing, for a reason that lies in what it was given.
+// Whether a failed statement did nothing, because of what it was given.
 import { FST_QUOTA_STORE } from '../../quota/errors.ts'
 import { stateOf } from '../database.ts'
 

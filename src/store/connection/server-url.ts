@@ -4,12 +4,12 @@ import { FST_QUOTA_CONNECTION } from '../../quota/errors.ts'
 
 type Options = postgres.Options<Record<string, never>>
 
-/** A URL with what postgres.js takes besides: `max`, `ssl`, `prepare` … */
+/** A URL with other options of postgres.js: `max`, `ssl`, `prepare` … */
 export interface ServerConnection extends Options {
   url: string
 }
 
-/** Of one server, as postgres.js takes it. */
+/** One server, as postgres.js takes it. */
 export interface Address {
   host?: string[]
   port?: number | number[] | undefined
@@ -23,7 +23,7 @@ interface Read extends ServerConnection {
   addresses: Address[]
 }
 
-/** Of libpq and of Prisma. postgres.js would send them to the server, which takes no connection with what it does not know. */
+/** Parameters of libpq and Prisma. postgres.js would send them to the server, which refuses a connection with any it does not know. */
 const NOT_THE_SERVERS = [
   'channel_binding',
   'fallback_application_name',
@@ -44,15 +44,15 @@ const NOT_THE_SERVERS = [
   'statement_cache_size'
 ]
 
-/** To leave these out would trust whom the URL does not trust. */
+/** Ignoring these would trust servers that the URL does not trust. */
 const IN_FILES = ['sslaccept', 'sslcert', 'sslcrl', 'sslidentity', 'sslkey', 'sslpassword', 'sslrootcert']
 
-/** Not by `URL`, which refuses several hosts, and a user without one. */
+/** Instead of `URL`, which refuses several hosts, and a user without one. */
 const PARTS = /^(postgres(?:ql)?:)\/\/(?:([^/?#]*)@)?([^@/?#]*)(?:\/([^?#]*))?(?:\?([^#]*))?$/i
 
 /**
- * Throws FST_QUOTA_CONNECTION where it cannot be meant, without the password in it. What is given beside the URL wins. The URL that is left
- * has only settings, of postgres.js and of the server.
+ * Throws FST_QUOTA_CONNECTION, without the password in it, for a URL that makes no sense. Options beside the URL win. The returned URL has
+ * only settings, of postgres.js and of the server.
  */
 export function readServer({ url, ...options }: ServerConnection): Read {
   requireScheme(url)
@@ -85,7 +85,7 @@ export function readServer({ url, ...options }: ServerConnection): Read {
   return { ...read, url: `postgres://?${query}` }
 }
 
-/** For messages: where it leads, without the password. */
+/** For messages: where the URL leads, without the password. */
 export function labelServer(url: string): string {
   const [, scheme, login = '', hosts, database] = PARTS.exec(url) ?? []
   if (scheme === undefined) return 'a URL that is not valid'
@@ -145,11 +145,11 @@ function hostsOf(text: string, ports: string | undefined): Host[] {
   return hosts
 }
 
-/** As lists, of which its types do not know: in a text postgres.js takes what follows a colon for the port, also within an IPv6 address. */
+/** As lists, which the types of postgres.js do not know: in a string it takes what follows a colon for the port, even within an IPv6 address. */
 function addressesOf(hosts: readonly Host[], options: Options): Address[] {
   const [first] = hosts
   const port = (host: Host) => host.port ?? first?.port ?? Number(process.env.PGPORT ?? 5432)
-  // One that is given beside the URL goes as it is.
+  // A host given beside the URL is passed on as it is.
   const isBeside = !String(options.host || options.hostname || ',').includes(',')
   if (isBeside || options.path || !first?.name) return [{ port: options.port ?? first?.port }]
   if (first.name.startsWith('/')) return [{ path: `${first.name}/.s.PGSQL.${port(first)}` }]
@@ -162,7 +162,7 @@ function attributesOf(told: string | undefined): Options {
   return { target_session_attrs: (told === 'read-write' ? 'primary' : told) as Options['target_session_attrs'] }
 }
 
-/** A pool of no connections, or of NaN, would let every statement wait for ever. */
+/** A pool of no connections, or of NaN, would let every statement wait forever. */
 function count(name: string, value: unknown, least: number): number {
   const number = Number(value)
   if (!Number.isInteger(number) || number < least || value === '')
@@ -172,10 +172,10 @@ function count(name: string, value: unknown, least: number): number {
 
 const toldBy = (value: string | undefined): boolean | undefined => (value === undefined ? undefined : value !== 'false')
 
-/** Leaves out what is for other clients. */
+/** Removes what is for other clients. */
 function keepSettings(query: URLSearchParams, { ssl }: Options): void {
   for (const name of NOT_THE_SERVERS) query.delete(name)
-  // node-postgres' word for what libpq means by the other; postgres.js takes any that it does not know for verify-full.
+  // node-postgres' word for what libpq calls `require`; postgres.js takes any that it does not know for verify-full.
   if (query.get('sslmode') === 'no-verify') query.set('sslmode', 'require')
   if (query.get('sslrootcert') === 'system') {
     query.set('sslmode', 'verify-full')

@@ -1,20 +1,21 @@
-// The connections of the statements that many requests share. Those that hold and those that charge follow each other on one of them, while they are quick.
+// The connections for the statements that many requests share. Those that hold and those that charge follow each other on one of them while
+// they are quick.
 import type { Lane } from './lane.ts'
 
 type Run = Lane['run']
 
-/** One that takes longer holds up what is behind it: it waits for a lock, or its connection is dead. */
+/** A statement that takes longer holds up those behind it: it waits for a lock, or its connection is dead. */
 export const SLOW_MS = 100
-/** So many of each may be under way at once (`group.ts`). */
+/** How many of each kind may be under way at once (`group.ts`). */
 const OF_A_KIND = 2
-/** So long after that, each goes by itself. */
+/** How long each kind goes by itself after that. */
 const APART_MS = 5_000
 
 /**
- * On one connection the server begins with the next without waiting for this process, and both together keep one core busy while this process has
- * the other: 1.05 to 1.15 times as many requests as on two, with 20 to 100 connections, and as many with 200. A charge that waits for the log, as
- * while it is copied, must hold up nobody who comes: so each has a connection of its own besides, on which it goes where the other is slow, or where it
- * is slow itself and another of its kind goes beside it.
+ * On one connection the server begins with the next statement without waiting for this process, and both kinds together keep one core busy
+ * while this process has the other: 1.05 to 1.15 times as many requests as on two, with 20 to 100 connections, and as many with 200. A
+ * charge that waits for the log, as while it is copied, must not hold up new requests: so each kind also has its own connection, which it
+ * takes where the other is slow, or where it is slow itself and another of its kind goes beside it.
  */
 export class SharedLanes {
   readonly #both: Lane
@@ -23,7 +24,7 @@ export class SharedLanes {
   readonly #sent = new Set<{ at: number; kind: 'holding' | 'charging' }>()
   #apartUntil = Number.NEGATIVE_INFINITY
 
-  /** `open` gives a connection that takes so many statements, one behind the other. */
+  /** `open` gives a connection that takes that many statements, one behind the other. */
   constructor(open: (statements: number) => Lane) {
     this.#both = open(2 * OF_A_KIND)
     this.#own = { holding: open(OF_A_KIND), charging: open(OF_A_KIND) }
@@ -33,7 +34,7 @@ export class SharedLanes {
     this.#areApart() ? this.#own.holding.run(...given) : this.#runOnBoth('holding', given)
   readonly runCharging: Run = (...given) => this.#runOnBoth('charging', given)
 
-  /** For one more, on another connection than the one that is slow. */
+  /** For one more, on a connection other than the slow one. */
   readonly runSpareHolding: Run = (...given) => {
     const isOnBoth = [...this.#sent].some(({ kind }) => kind === 'holding')
     return isOnBoth ? this.#own.holding.run(...given) : this.#runOnBoth('holding', given)

@@ -1,4 +1,4 @@
-// Transactions on a server: each has a connection for itself until it is over.
+// Transactions on a server: each has its own connection until it is over.
 import type postgres from 'postgres'
 import { FST_QUOTA_STORE } from '../../quota/errors.ts'
 import { type Query, rowsOf, type TransactionMode, type Values, withDeadline } from '../database.ts'
@@ -9,9 +9,9 @@ import { type Turn, waitInLine } from './wait-in-line.ts'
 /** A client of one connection. */
 interface Channel {
   client: postgres.Sql
-  /** How often its connection was lost. It is made anew for the next statement, which must not take that for the same transaction. */
+  /** How often its connection was lost. The next statement opens a new one, and must not be taken for part of the same transaction. */
   losses: number
-  /** Of the server that it leads to. */
+  /** That of the server it leads to. */
   generation: number
   /** Its BEGIN was answered: until then nothing is done. */
   isBegun: boolean
@@ -20,15 +20,15 @@ interface Channel {
 export interface TransactionOrder<T> {
   mode: TransactionMode
   work: (query: Query) => Promise<T>
-  /** By name, where the connection is the server's own. */
+  /** Statements are prepared by name, where the connection is the server's own. */
   prepare: boolean
   deadlineMs: number
 }
 
 /**
- * Not by `begin` of postgres.js (3.4.9). Where the connection is lost within one, that writes to a socket which is there no more, and the error ends
- * the process. And it prepares COMMIT by name, which behind a pooler in transaction mode fails, is tried again, and is taken for done when the
- * server has answered ROLLBACK: of 40 limits that were set so, 31 were not.
+ * Not by `begin` of postgres.js (3.4.9). Where the connection is lost within a transaction, `begin` writes to a socket that no longer
+ * exists, and the error ends the process. It also prepares COMMIT by name, which behind a pooler in transaction mode fails, is tried again,
+ * and is taken for done when the server has answered ROLLBACK: of 40 limits set that way, 31 were not.
  */
 export class Transactions {
   readonly #open: (onclose: () => void) => postgres.Sql
@@ -42,8 +42,8 @@ export class Transactions {
   #isClosed = false
 
   /**
-   * `open` gives a client of one connection that tells of each loss of it; there are at most `size`. `settings` hold for each transaction: a
-   * pooler takes them here.
+   * `open` gives a client of one connection that reports each loss of it; there are at most `size`. `settings` apply to each transaction:
+   * here even a pooler takes them.
    */
   constructor(open: (onclose: () => void) => postgres.Sql, hosts: Hosts, size: number, settings: Session) {
     this.#open = open
@@ -54,7 +54,7 @@ export class Transactions {
       .join('')
   }
 
-  /** Rejects with FST_QUOTA_STORE, and then nothing of it was done, unless nobody can tell whether its COMMIT was answered. */
+  /** Rejects with FST_QUOTA_STORE; then nothing was done, unless nobody can tell whether its COMMIT was carried out. */
   async run<T>({ deadlineMs, ...order }: TransactionOrder<T>): Promise<T> {
     const end = performance.now() + deadlineMs
     await this.#turn(deadlineMs)
@@ -85,7 +85,7 @@ export class Transactions {
     await Promise.all([...this.#idle, ...this.#taken].map(({ client }) => endClient(client, CLOSE_SECONDS)))
   }
 
-  /** One that leads to the server that is asked now. */
+  /** One that leads to the current server. */
   #takeIdle(): Channel | undefined {
     for (;;) {
       const channel = this.#idle.pop()
@@ -106,7 +106,7 @@ export class Transactions {
     return channel
   }
 
-  /** The first come first. */
+  /** First come, first served. */
   async #turn(deadlineMs: number): Promise<void> {
     if (this.#running < this.#size) {
       this.#running += 1
@@ -133,7 +133,7 @@ export class Transactions {
     const { isolationLevel, accessMode = '' } = mode
     const { client } = channel
     channel.isBegun = false
-    // Not READ WRITE: a standby refuses that as what it does not know (0A000), and a server that was made read-only would be written to.
+    // Not READ WRITE: a standby refuses that as unsupported (0A000), and a server that was made read-only would be written to.
     await client.unsafe(
       `BEGIN ISOLATION LEVEL ${isolationLevel} ${accessMode}${this.#settings}; SET LOCAL statement_timeout = ${endedAfter(deadlineMs)}`
     )

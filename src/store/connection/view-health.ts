@@ -1,4 +1,4 @@
-// Asks the database who it is: that it answers, how fast, which PostgreSQL stands behind it, and whether it can be written to.
+// Asks the database whether it answers, how fast, which PostgreSQL it is, and whether it can be written to.
 import type { Database, DatabaseKind } from '../database.ts'
 
 export interface DatabaseHealth {
@@ -7,9 +7,9 @@ export interface DatabaseHealth {
   version: string
   /** As PostgreSQL counts: 150004. */
   versionNumber: number
-  /** `UTF8`, or what cannot hold every text. */
+  /** `UTF8`, or one that cannot hold every text. */
   encoding: string
-  /** Of a statement that asks for none: `read committed`. */
+  /** That of a statement that asks for none: `read committed`. */
   isolation: string
   /** It is a standby, or was made read-only. */
   isReadOnly: boolean
@@ -45,10 +45,10 @@ export async function viewHealth(db: Database, deadlineMs?: number): Promise<Dat
   }
 }
 
-/** A row is locked nowhere, and asked for all the same: a server that only reads refuses that, and the connection goes to the one that writes. */
+/** Locks no row, but asks to: a read-only server refuses that, and the connection moves to the one that writes. */
 const MAY_WRITE = 'SELECT 1 FROM quota_types WHERE false FOR NO KEY UPDATE'
 
-/** The same where quotas can be kept. Rejects with FST_QUOTA_STORE also where the database only reads. */
+/** The same where quotas can be kept. Rejects with FST_QUOTA_STORE also where the database is read-only. */
 export async function viewWritableHealth(db: Database, deadlineMs: number): Promise<DatabaseHealth> {
   const within = performance.now() + deadlineMs
   await db.query(MAY_WRITE, [], deadlineMs)

@@ -1,12 +1,12 @@
-// Waiting for a connection, the first come first, where one can leave again.
+// Waiting for a connection, first come, first served, in a line that can be left again.
 import { FST_QUOTA_STORE } from '../../quota/errors.ts'
 import { withDeadline } from '../database.ts'
 import { answeredLate, NOT_SENT } from '../late-answer.ts'
 
-/** Called by who has a connection to hand on, after it was taken out of the line. */
+/** Called by whoever hands on a connection, after taking the turn out of the line. */
 export type Turn<T> = (connection: T) => void
 
-/** Rejects with FST_QUOTA_STORE, for something that was not sent, where the turn has not come by then. */
+/** Rejects with FST_QUOTA_STORE, marked as not sent, if the turn has not come within `deadlineMs`. */
 export async function waitInLine<T>(line: Set<Turn<T>>, deadlineMs: number): Promise<T> {
   let leave = () => {}
   const turn = new Promise<T>((resolve, reject) => {
