@@ -1,4 +1,4 @@
-// Gives a user another limit. What is used stays used, also where it is more than the new limit.
+// Gives a user another limit. What is used stays used, even where it is more than the new limit.
 import type { Balance } from '../../quota/balance.ts'
 import { balanceOf, type CounterRow } from '../charge/admit.ts'
 import { openCounters } from '../charge/ensure-user.ts'
@@ -7,7 +7,7 @@ import { openPeriods } from '../charge/open-period.ts'
 import { type Database, ms, transaction } from '../database.ts'
 import { type Actor, auditValues, RECORD_AUDIT } from '../record-audit.ts'
 
-/** By a statement of its own: what is held is read by the next, whose snapshot is newer than the lock. */
+/** A separate statement: what is held is read by the next one, whose snapshot is newer than the lock. */
 const LOCK = `
 SELECT 1 FROM quota_limits l JOIN quota_types t ON t.id = l.quota_type_id WHERE l.user_id = $1 AND t.type_key = $2 FOR UPDATE OF l`
 
@@ -43,7 +43,7 @@ export async function adjustQuota(
   return row && balanceOf(key, row)
 }
 
-/** A type that is switched off is given to no new user, but to whom an operator names. */
+/** A type that is switched off is given to no new user, except to one whom an operator names. */
 async function openSwitchedOff(db: Database, userId: string, key: string): Promise<void> {
   const types = await db.query<{ id: number }>('SELECT id FROM quota_types WHERE type_key = $1', [key])
   if (types.length > 0)

@@ -1,4 +1,4 @@
-// Deletes a user with all that there is of it: counters, periods, reservations, log. The audit log keeps that it happened.
+// Deletes a user and all that belongs to it: counters, periods, reservations, log. The audit log keeps that it happened.
 
 import { heldOf } from '../charge/held.ts'
 import { type Database, iso, transaction } from '../database.ts'
@@ -8,12 +8,12 @@ import { isLate, quarterOf } from '../rollup/mark-usage.ts'
 /** From here on no counter is opened: its foreign key needs this row. */
 const LOCK_USER = 'SELECT 1 FROM quota_users WHERE id = $1 FOR UPDATE'
 
-/** Counters are locked before all that hangs from them, as by every statement. From here on nothing more is held. */
+/** Counters are locked before everything that depends on them, as in every statement. From here on nothing more is held. */
 const LOCK_COUNTERS = 'SELECT 1 FROM quota_limits WHERE user_id = $1 ORDER BY quota_type_id FOR NO KEY UPDATE'
 
 /**
- * The reservations have no foreign key. `mine` waits for those who make log rows of them at this moment, in the order in which they lock them, and
- * keeps back those who would.
+ * The reservations have no foreign key. `mine` waits for statements that are making log rows of them, in the order in which these lock
+ * them, and holds back later ones.
  */
 const DELETE_USER = `
 WITH mine AS MATERIALIZED (
@@ -47,7 +47,7 @@ WITH unlogged AS (
 SELECT DISTINCT ${iso('at')} AS at
   FROM (SELECT ${quarterOf('created_at')} AS at FROM unlogged WHERE ${isLate('created_at')} UNION ALL SELECT at FROM unmarked) c`
 
-/** Nobody's, since nothing is kept of the user. */
+/** Under no user's id, since nothing is kept of the user. */
 const MARK = `
 INSERT INTO quota_usage_marks (user_id, at, transaction)
 SELECT '', at, pg_current_xact_id()::text::bigint FROM jsonb_to_recordset($1::text::jsonb) AS m (at timestamptz)`
@@ -56,8 +56,8 @@ SELECT '', at, pg_current_xact_id()::text::bigint FROM jsonb_to_recordset($1::te
 const DEADLINE_MS = 10 * 60_000
 
 /**
- * False when there was no such user. Requests that run meanwhile are not charged any more. The log comes first, because it may take long, and
- * those who charge share their statements with other users'; and once more at the end, for what they wrote meanwhile.
+ * False when there was no such user. Requests that run meanwhile are no longer charged. The log is deleted first, because that may take
+ * long and charges share their statements with other users'; and once more at the end, for what was written meanwhile.
  */
 export const deleteUser = (db: Database, userId: string, by: Actor): Promise<boolean> =>
   transaction(

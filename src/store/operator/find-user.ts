@@ -1,4 +1,4 @@
-// Whether a user has a row: an operator's typing error must not create one.
+// Whether a user has a row: an operator's typo must not create one.
 import type { Database } from '../database.ts'
 
 export async function userExists(db: Database, userId: string): Promise<boolean> {

@@ -1,4 +1,4 @@
-// Sets counters that are wrong to the sum that they must be, also while requests move them.
+// Sets wrong counters to the sum that they must be, even while requests move them.
 import { type Database, iso, transaction } from '../database.ts'
 import { type Actor, auditValues, RECORD_AUDIT } from '../record-audit.ts'
 import {
@@ -11,18 +11,17 @@ import {
 } from './reconcile.ts'
 
 /**
- * A counter is locked by one statement and summed up by the next, whose snapshot is newer than the lock. One statement alone would
- * write a sum that is older: without what was charged while it waited.
+ * A counter is locked by one statement and summed up by the next, whose snapshot is newer than the lock. One statement alone would write an
+ * older sum: without what was charged while it waited.
  *
- * It rests on this: whoever changes what log rows and reservations sum up to moves the counter in the same statement and under its lock,
- * and the same lock is held by whoever moves or closes a period: reserve and charge by their UPDATE; commit, release, void and
- * expire-reservations by MOVE_COUNTERS, also for a period that is closed; set-level, open-period and reset by their FOR UPDATE. Only what makes
- * a log row of a reservation of the same amount (charge-many) does without.
- * So who had the lock before is in the sums and in the counter. Who still waits for it is in neither, and goes on from the newest
- * row, which is what is written here.
+ * This relies on a rule: whatever changes what log rows and reservations sum up to moves the counter in the same statement and under its
+ * lock, and whatever moves or closes a period holds the same lock: reserve and charge by their UPDATE; commit, release, void and
+ * expire-reservations by MOVE_COUNTERS, also for a closed period; set-level, open-period and reset by their FOR UPDATE. Only what makes a
+ * log row of a reservation of the same amount (charge-many) does without. So whoever had the lock before is in the sums and in the counter.
+ * Whoever still waits for it is in neither, and goes on from the newest row, which is the one written here.
  *
- * Locks: one counter, then its closed period, as all others, and never a reservation: who holds these waits for nothing else. The
- * lock is an UPDATE's, which keeps out everybody who moves the counter, and not the foreign keys of the denials that are counted.
+ * Locks: one counter, then its closed period, like all others, and never a reservation: the holder of these waits for nothing else. The
+ * lock is an UPDATE's, which keeps out whatever moves the counter, but not the foreign keys of the denials that are counted.
  */
 const LOCK = `
 SELECT 1 FROM quota_limits l JOIN quota_types t ON t.id = l.quota_type_id
@@ -52,20 +51,20 @@ WITH ${wrongCounters('c.user_id = $1 AND t.type_key = $2 AND c.period_start = $3
 )
 SELECT ${WRONG_COLUMNS}, obstacle FROM checked`
 
-/** A counter as it was when it was locked, and what became of it. */
+/** A counter as it was when locked, and what became of it. */
 export interface Fix extends Discrepancy {
   /** Why it cannot be written; null where it is `logged` and `held` now. */
   obstacle: string | null
 }
 
-/** Repairs what can be, one by one, and leaves out what somebody else has put right meanwhile. */
+/** Repairs what can be, one by one, and leaves out what somebody else has corrected meanwhile. */
 export async function fixCounters(db: Database, by: Actor): Promise<Fix[]> {
   const fixes: Fix[] = []
   for (const discrepancy of await findDiscrepancies(db)) fixes.push(...(await fixCounter(db, discrepancy, by)))
   return fixes
 }
 
-/** The user whose counter it is waits while the log rows of its period are summed up, and nobody else does. */
+/** Only the counter's own user waits while the log rows of its period are summed up. */
 const fixCounter = (db: Database, { userId, type, periodStart }: Discrepancy, by: Actor): Promise<Fix[]> =>
   transaction(db, async query => {
     await query(LOCK, [userId, type])

@@ -1,4 +1,4 @@
-// The time zones that users' rows name, each with how many they are.
+// The time zones that users' rows name, each with the number of users.
 import type { Database } from '../database.ts'
 
 export interface TimeZoneUse {

@@ -12,7 +12,7 @@ export interface UsageFilter {
   until?: Date | undefined
 }
 
-/** The last row of the page before. */
+/** The last row of the previous page. */
 export interface LogPosition {
   createdAt: Date
   id: string
@@ -20,7 +20,7 @@ export interface LogPosition {
 
 export interface UsagePage {
   limit: number
-  /** Rows to leave out; each costs what reading it costs. */
+  /** Rows to skip; each costs as much as reading it. */
   offset?: number | undefined
   after?: LogPosition | undefined
 }
@@ -42,13 +42,13 @@ export async function listUsage(db: Database, filter: UsageFilter, page: UsagePa
   return (await db.query<UsageRow>(text, values)).map(entryOf)
 }
 
-/** Rows of one step of an export. A million of them took 20 MB of memory and 13 s; by 1000, 100 MB and no less time. */
+/** Rows per step of an export. A million rows took 20 MB of memory and 13 s; with 1000 per step, 100 MB and no less time. */
 const BATCH = 250
 
 /**
  * All that matches, a batch at a time, and the next only when it is asked for. On a connection of our own it is one cursor, so one moment's
- * log; elsewhere page after page, since a cursor would hold the application's connection, or the embedded engine's only one, for
- * as long as the reader takes: what is charged late to a time that has been passed is not in it then.
+ * log; elsewhere page after page, since a cursor would hold the application's connection, or the embedded engine's only one, for as long as
+ * the reader takes: there, a late charge to a time that has been passed is missing.
  */
 export async function* exportUsage(
   db: Database,

@@ -1,4 +1,4 @@
-// Users who lack the counter of an active type: seen by nobody yet, or older than the type.
+// Users who lack the counter of an active type: not seen yet, or older than the type.
 import type { Database } from '../database.ts'
 
 /** At most `limit` ids, of all users or of those named. */

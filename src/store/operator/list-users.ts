@@ -6,9 +6,9 @@ import { type Database, ms } from '../database.ts'
 import { where } from '../where.ts'
 import { type ViewRow, viewOf } from './view-quotas.ts'
 
-/** The last row of the page before. */
+/** The last row of the previous page. */
 export interface RankPosition {
-  /** By what it was ranked, as the database wrote it. */
+  /** The value it was ranked by, as the database wrote it. */
   rank: string
   userId: string
 }
@@ -39,7 +39,7 @@ interface RankRow extends ViewRow {
   rank: string
 }
 
-/** Of an ended period nothing is used any more. What a dead process held counts until it is given back. */
+/** In an ended period nothing is used any more. What a dead process held counts until it is released. */
 const GONE = 'CASE WHEN l.period_end <= now() THEN 0 ELSE l.used_amount END'
 const PERCENT = `CASE WHEN l.limit_amount < 0 THEN NULL WHEN l.limit_amount = 0 THEN 100 ELSE round(${GONE} * 100.0 / l.limit_amount, 2) END`
 /** An unlimited quota comes after those that have a limit. */
@@ -49,7 +49,7 @@ const RANK: Record<UserSort, string> = {
   user_id: `coalesce(${PERCENT}, -1)`
 }
 
-/** At most `limit` users after a position, or after `offset` of them. Ranked by use, the counters are read whole; by id, those of the page. */
+/** At most `limit` users after a position, or after `offset` of them. Ranking by usage reads all counters; by id, only those of the page. */
 export async function listUsers(
   db: Database,
   filter: UserFilter,

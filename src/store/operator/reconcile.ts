@@ -2,8 +2,8 @@
 import { type Database, dateOf, ms } from '../database.ts'
 
 /**
- * Gives `wrong`: those of the counters that `where` leaves which are not their sums; `c` is the counter, `t` its type. `used_amount`
- * is the period's log rows plus its open reservations; for a level all log rows. Periods whose log was pruned are left out.
+ * Gives `wrong`: of the counters that `where` selects, those that are not their sums; `c` is the counter, `t` its type. `used_amount` must
+ * be the period's log rows plus its open reservations; for a level, all log rows. Periods whose log was pruned are left out.
  */
 export const wrongCounters = (where: string): string => `
   counter AS (
@@ -28,7 +28,7 @@ export const wrongCounters = (where: string): string => `
 /** What `discrepancyOf` reads. */
 export const WRONG_COLUMNS = `user_id, type_key, ${ms('period_start')} AS period_start, used_amount, logged, held`
 
-/** One statement, so one snapshot: requests that run meanwhile do not show as differences. */
+/** One statement, so one snapshot: requests that run meanwhile do not show up as differences. */
 const RECONCILE = `
 WITH ${wrongCounters('true')}
 SELECT ${WRONG_COLUMNS} FROM wrong ORDER BY user_id, type_key, period_start`

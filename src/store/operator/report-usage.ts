@@ -11,39 +11,39 @@ export interface UsageLine {
   /** The quota type's key. */
   type: string
   unit: string
-  /** Charged, without what is still held; of a level what was stored when the month ended. */
+  /** Charged, without what is still held; for a level, what was stored when the month ended. */
   used: number
-  /** The most that might be used; where several periods began in the month, all of them together. −1: unlimited. */
+  /** The most that could be used; where several periods began in the month, in all of them together. −1: unlimited. */
   limit: number
   /** Charges: rows of the usage log. */
   calls: number
   denials: number
 }
 
-/** Users of one statement. */
+/** Users per statement. */
 const BATCH = 500
 
 const USERS = 'SELECT id, time_zone FROM quota_users WHERE id > $1 ORDER BY id LIMIT $2'
 
-/** Longer than any month, also one with an hour more. */
+/** Longer than any month, even one with an extra hour. */
 const SHORT = '32 days'
 
 /**
- * What a counter's line is made of, one after the other, each where it is not empty: the month's log where no short period began, or before
+ * The parts of a counter's line, one after the other, each where it is not empty: the month's log where no short period began, or before
  * the first that did; those periods; the log after them. What an earlier period admitted is in none.
  */
 const PARTS = 'VALUES (c.log_start, c.log_until, true), (c.first, c.last, false), (c.rest_start, c.month_end, true)'
 
 /**
- * Usage belongs to the period that admitted it, and a period to the month that it begins in: its figures are those that the user
- * was held to, and two that a reset made of one add up. A week that began last month is last month's. What a period that is longer than
- * a month admitted is cut out of the log, and so is a level, and what stands in no period. A period is as long as it is itself, whatever its
- * type's is by now. The running period's figures are in the counter: its own row is empty.
+ * Usage belongs to the period that admitted it, and a period to the month in which it begins: its figures are those that the user was held
+ * to, and two periods that a reset made of one add up. A week that began last month is last month's. What a period longer than a month
+ * admitted is cut out of the log, and so is a level, and what is in no period. A period's length is its own, whatever its type's is by now.
+ * The running period's figures are in the counter: its own row is empty.
  *
- * What a level was when the month ended is what it is now without the rows since: the sum of all before gives the same, and reads
- * more of the log each month. Where no period began in the month, the limit is that of the last one before. Each sum stands below its
- * counter, so that it is a range of an index, however large the log is: 100 000 users with 6 million log rows took a minute. Of the log it reads
- * what is not added up by days of UTC. Denials are counted by the hour of UTC: one that a zone's midnight cuts counts in both months.
+ * A level at the end of the month is the present one without the rows since: the sum of all rows before gives the same, but reads more of
+ * the log each month. Where no period began in the month, the limit is that of the last one before. Each sum is made per counter, so that
+ * it is a range of an index, however large the log is: 100 000 users with 6 million log rows took a minute. Of the log it reads what is not
+ * added up by days of UTC. Denials are counted by the hour of UTC: an hour that a zone's midnight cuts counts in both months.
  */
 const REPORT = `
 WITH want AS MATERIALIZED (
@@ -142,8 +142,8 @@ interface LineRow {
 }
 
 /**
- * The lines of a month such as `2026-11`, by user id and type key. A batch of users at a time, each as it is at one moment: however
- * many users there are, no more is kept. Rejects with FST_QUOTA_CALENDAR where a user's time zone is none.
+ * The lines of a month such as `2026-11`, by user id and type key. Users are read in batches, each as it is at one moment: however many
+ * users there are, no more is kept. Rejects with FST_QUOTA_CALENDAR where a user's time zone is invalid.
  */
 export async function* reportUsage(db: Database, month: string): AsyncGenerator<UsageLine> {
   let after = ''
@@ -160,7 +160,7 @@ export async function* reportUsage(db: Database, month: string): AsyncGenerator<
   }
 }
 
-/** The month that it is now, in UTC. */
+/** The current month, in UTC. */
 export async function currentMonth(db: Database): Promise<string> {
   const [row] = await db.query<{ month: string }>("SELECT to_char(now() AT TIME ZONE 'UTC', 'YYYY-MM') AS month")
   return row!.month

@@ -11,13 +11,13 @@ SELECT l.quota_type_id, t.type_key, ${ms('l.period_start')} AS period_start
   FROM quota_limits l JOIN quota_types t ON t.id = l.quota_type_id
  WHERE l.user_id = $1 AND t.kind = 'flow' AND ($2::text IS NULL OR t.type_key = $2)`
 
-/** By a statement of its own: what is held is read by the next, whose snapshot is newer than the locks. */
+/** A separate statement: what is held is read by the next one, whose snapshot is newer than the locks. */
 const LOCK = `
 SELECT 1 FROM quota_limits WHERE user_id = $1 AND quota_type_id = ANY ($2::text::int[]) ORDER BY quota_type_id FOR UPDATE`
 
 /**
- * The cut is made by the clock after the locks are held, and rounded up: whatever the old period admitted, it admitted before it,
- * so that log rows fall into the right period by their time alone. A counter whose period was changed since it was read, or has ended
+ * The cut is taken from the clock once the locks are held, and rounded up: whatever the old period admitted, it admitted before the cut, so
+ * that log rows fall into the right period by their time alone. A counter whose period was changed since it was read, or has ended
  * meanwhile, is left for another attempt.
  */
 const RESET = `

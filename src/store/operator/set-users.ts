@@ -1,8 +1,8 @@
-// Writes users down with their calendar and address: those that are new, and what is said anew of those that are not.
+// Records users with their calendar and address: new users, and what is newly given for known ones.
 import type { Database } from '../database.ts'
 import { type Actor, auditValues, RECORD_AUDIT, userDocument } from '../record-audit.ts'
 
-/** What is null is not said: a new user gets UTC and no anchor, a known one keeps what is there. */
+/** Null is not given: a new user gets UTC and no anchor, a known one keeps what is there. */
 export interface UserEntry {
   id: string
   email: string | null
@@ -11,7 +11,7 @@ export interface UserEntry {
   periodAnchor: string | null
 }
 
-/** Running periods keep their end: a calendar that changes counts from the next one on. */
+/** Running periods keep their end: a changed calendar counts from the next one on. */
 const SET_USERS = `
 WITH want AS MATERIALIZED (
   SELECT * FROM jsonb_to_recordset($1::text::jsonb) AS w (id text, email text, time_zone text, period_anchor date)
@@ -35,7 +35,7 @@ WITH want AS MATERIALIZED (
 )
 SELECT (SELECT count(*) FROM added)::int AS added, (SELECT count(*) FROM changed)::int AS changed`
 
-/** How many are new, and how many were changed. No two entries may have one id. */
+/** How many are new, and how many were changed. No two entries may have the same id. */
 export async function setUsers(
   db: Database,
   users: readonly UserEntry[],

@@ -1,8 +1,8 @@
-// Changes what is known of a user: the address, and the calendar of the periods to come.
+// Changes what is known of a user: the address, and the calendar of future periods.
 import { type Database, dateOf, ms } from '../database.ts'
 import { type Actor, auditValues, RECORD_AUDIT, userDocument } from '../record-audit.ts'
 
-/** What is not there stays as it is; null takes it away. */
+/** A missing field stays as it is; null clears it. */
 export interface UserChange {
   email?: string | null
   timeZone?: string

@@ -1,4 +1,4 @@
-// Reads a user's balances as they are now, and writes nothing: an ended period shows as the new one, dead reservations as given back.
+// Reads a user's balances as they are now, and writes nothing: an ended period shows as the new one, expired reservations as released.
 import { type NamedBalance, remainingOf } from '../../quota/balance.ts'
 import { type PeriodUnit, periodContaining } from '../../quota/period.ts'
 import { periodOf, type QuotaKind } from '../../quota/quota-type.ts'
@@ -40,7 +40,7 @@ export interface ViewRow extends CalendarRow {
 }
 
 export interface UserQuotas {
-  /** False: no row; what is shown is what the user would get. */
+  /** False: there is no row; what is shown is what the user would get. */
   known: boolean
   quotas: NamedBalance[]
 }
@@ -51,7 +51,7 @@ export async function viewQuotas(db: Database, userId: string, key?: string, at?
   return { known: rows.some(row => row.known), quotas: rows.map(viewOf) }
 }
 
-/** What a row says at its `at`. */
+/** The balance that a row describes at its `at`. */
 export function viewOf(row: ViewRow): NamedBalance {
   const limit = Number(row.limit_amount)
   const { type_key: type, name, unit, kind } = row

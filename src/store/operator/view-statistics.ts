@@ -7,14 +7,14 @@ import { findWindow } from '../rollup/roll-window.ts'
 import { gapsOf, rolledDays, type Span, spansIn } from '../rollup/rolled.ts'
 
 /**
- * $1 type, $2 the first instants of the pieces, $3 and $4 the span, $5 how many users, $6 the time zone, $7 the days that are added up and in no
- * window, $8 what the pieces are, $9 of the pieces those that are days added up in part, $10 the window that is added up as a whole and $11 how many
- * pieces end before its last day, and then the beginning and end of each gap that the log fills: known to the planner, which would read the whole log
- * for a span that it must guess. Of a window's users only those of its gap are looked at, and those who used most, from the end of an index.
- * `known` are users of a gap whom the sum of that day has counted already.
+ * $1 type, $2 the starts of the pieces, $3 and $4 the span, $5 how many users, $6 the time zone, $7 the days that are added up and in no
+ * window, $8 what the pieces are, $9 those pieces that are days added up in part, $10 the window that is added up as a whole and $11 how
+ * many pieces end before its last day, then the beginning and end of each gap that the log fills: known to the planner, which would read
+ * the whole log for a span that it must guess. Of a window's users, only those of its gap are looked at, and those who used most, from the
+ * end of an index. `known` are users of a gap whom that day's sum has already counted.
  *
- * Over 30 days, an hour after the last sum, by day and by hour in ms: with 10 million rows of 1 000 users 11 and 12, of 10 000 users 26 and 20 (35 and
- * 37 where all of the window was read); with 2 million of 100 000 users 13 and 14 (155). From the log 4 s.
+ * Over 30 days, an hour after the last sum, by day and by hour in ms: with 10 million rows of 1 000 users 11 and 12, of 10 000 users 26 and
+ * 20 (35 and 37 where all of the window was read); with 2 million of 100 000 users 13 and 14 (155). From the log 4 s.
  */
 const statistics = (gaps: readonly Span[]) => `
 WITH fresh AS MATERIALIZED (
@@ -63,7 +63,7 @@ SELECT (SELECT count(*) FROM by_user WHERE is_new)
 
 const FIRST_EDGE = 12
 
-/** Where nothing is added up yet it reads the log. */
+/** Where nothing is added up yet, the log is read. */
 const DEADLINE_MS = 60_000
 
 export interface StatisticsOrder {
@@ -89,9 +89,9 @@ export interface Statistics {
   from: Date
   until: Date
   uniqueUsers: number
-  /** Every hour or day, also where nothing happened. */
+  /** Every hour or day, even where nothing happened. */
   series: Piece[]
-  /** When the day began on which most was used; undefined where nothing was. */
+  /** The start of the day on which most was used; undefined where nothing was. */
   peakDay: Date | undefined
   topUsers: { userId: string; usage: number; calls: number }[]
 }
@@ -147,13 +147,13 @@ async function ask(
   return row as Record<string, string>
 }
 
-/** The first instants of the days that a gap goes on from. */
+/** The starts of the days that a gap continues. */
 const startsOfPartial = (rolled: readonly Span[], gaps: readonly Span[]): Set<number> => {
   const starts = new Set(gaps.map(({ start }) => start.getTime()))
   return new Set(rolled.filter(({ end }) => starts.has(end.getTime())).map(({ start }) => start.getTime()))
 }
 
-/** The database counts pieces from 1, and leaves out those where nothing was. */
+/** The database counts pieces from 1, and leaves out empty ones. */
 function piecesOf(
   { starts }: Series,
   totals: readonly number[][],
@@ -172,7 +172,7 @@ function piecesOf(
   return pieces
 }
 
-/** A piece is of the day that it begins in; of days with as much it is the first. */
+/** A piece belongs to the day it begins in; of days with equal usage, the first is the peak. */
 function peakDayOf(pieces: readonly Piece[], { starts }: Series): Date | undefined {
   const usages = starts.map(() => 0)
   let day = 0
