@@ -1,8 +1,8 @@
-// The lock for what changes the sums: one process at a time, and up to ten minutes.
+// The lock for whatever changes the sums: one process at a time, for up to ten minutes.
 import { type Database, type Query, transaction } from '../database.ts'
 
 const KEY = 7_310_584_209_462
-/** Another process is at it: not an error, and not waited for. */
+/** Not mine: another process is at it. That is no error, and is not waited for. */
 const LOCK = `SELECT pg_try_advisory_xact_lock(${KEY}) AS mine`
 /** A day of tens of millions of rows takes its time, and holds up nobody. */
 const DEADLINE_MS = 10 * 60_000

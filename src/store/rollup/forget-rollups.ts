@@ -3,10 +3,10 @@ import type { Database, Query } from '../database.ts'
 import { alone, aloneAtLast } from './alone.ts'
 import type { Span } from './rolled.ts'
 
-/** As far as statistics look back, and days more for what lies between two time zones. */
+/** As far as statistics look back, plus days for what lies between two time zones. */
 const MOST_DAYS = 368
 
-/** A day that has a mark is as if it had never been added up. */
+/** A day with a mark becomes as if it had never been added up. */
 const FORGET = `
 WITH mark AS (
   DELETE FROM quota_usage_marks RETURNING at
@@ -20,7 +20,7 @@ WITH mark AS (
 )
 UPDATE quota_rollups r SET rolled_until = r.day_start FROM changed c WHERE r.time_zone = c.time_zone AND r.day_start = c.day_start`
 
-/** Takes the marks away, with what they speak of. */
+/** Deletes the marks, and the sums that they concern. */
 export const forgetMarked = (db: Database): Promise<boolean> => alone(db, query => query(FORGET))
 
 const FORGET_DAY = `
@@ -29,11 +29,11 @@ WITH days AS (
 )
 DELETE FROM quota_usage_totals WHERE time_zone = $1 AND start >= $2::timestamptz AND start < $3::timestamptz`
 
-/** Forgets what there may be of a day or window that is about to be added up: somebody has emptied `quota_rollups`, and nothing else. */
+/** Forgets the sums that a day or window may have before it is added up: somebody may have emptied `quota_rollups`, and nothing else. */
 export const forgetSums = (query: Query, timeZone: string, { start, end }: Span): Promise<unknown> =>
   query(FORGET_DAY, [timeZone, start.toISOString(), end.toISOString()])
 
-/** $1 zone, $2 and $3 the span that shall stand alone. */
+/** $1 zone, $2 and $3 the span that is to remain alone. */
 const FORGET_OTHERS = `
 WITH other AS (
   DELETE FROM quota_rollups r
@@ -45,11 +45,11 @@ WITH other AS (
 )
 DELETE FROM quota_usage_totals t USING other o WHERE t.time_zone = $1 AND t.start >= o.day_start AND t.start < o.day_end`
 
-/** Forgets what overlaps a day or a window and is not that: the window of yesterday, or days as a time zone's former rules cut them. */
+/** Forgets what overlaps a day or window without being it: yesterday's window, or days as a time zone's former rules cut them. */
 export const forgetOthers = (query: Query, timeZone: string, { start, end }: Span): Promise<unknown> =>
   query(FORGET_OTHERS, [timeZone, start.toISOString(), end.toISOString()])
 
-/** Forgets days that no statistic looks back to, and windows that nobody has gone on with: they are of so many days each as somebody once asked for. */
+/** Forgets days that no statistic looks back to, and windows that are no longer continued: each covers as many days as somebody once asked for. */
 const PRUNE = `
 WITH old AS (
   DELETE FROM quota_rollups r
@@ -62,7 +62,7 @@ DELETE FROM quota_usage_totals t USING old o WHERE t.time_zone = o.time_zone AND
 
 export const pruneRollups = (db: Database): Promise<boolean> => alone(db, query => query(PRUNE))
 
-/** Forgets all that is added up: after the log was changed by somebody who leaves no marks. */
+/** Forgets all sums: for when the log was changed by somebody who leaves no marks. */
 export const forgetRollups = (db: Database): Promise<void> =>
   aloneAtLast(db, async query => {
     for (const table of ['quota_rollups', 'quota_usage_days', 'quota_usage_totals']) await query(`DELETE FROM ${table}`)

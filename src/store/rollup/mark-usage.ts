@@ -1,9 +1,8 @@
-// The marks that tell where the usage log was changed in a time that may be added up already: by a charge that came late, by a charge that
-// was undone, by deleting.
+// The marks that tell where the usage log was changed in a time that may already be added up: by a late charge, an undone charge or a deletion.
 
 /**
- * A row written within this time of its `created_at`, as nearly all are, leaves no mark; what is added up stays behind by more than
- * that. Charges that are made at once have no other `created_at` than now.
+ * A row written within this time of its `created_at`, as nearly all are, leaves no mark; the sums stay behind by more than that. Charges
+ * made at once always have the present as `created_at`.
  */
 export const UNMARKED_MINUTES = 15
 
@@ -15,8 +14,8 @@ export const isLate = (createdAt: string): string =>
 export const quarterOf = (instant: string): string => `to_timestamp(floor(extract(epoch FROM ${instant}) / 900) * 900)`
 
 /**
- * SQL of a step: marks the quarters of an hour of the rows in `changed (user_id, created_at)`. In the statement that changes them, so that
- * nobody sees one without the other; under the transaction's id, so that none waits for another.
+ * SQL of a CTE: marks the quarters of an hour of the rows in `changed (user_id, created_at)`. It is part of the statement that changes
+ * them, so that nobody sees one without the other, and stores the transaction's id, so that none waits for another.
  */
 export const markLate = (changed: string, userId = 'c.user_id'): string => `
   marked AS (

@@ -1,5 +1,5 @@
-// Adds the usage log up, by day and hour, so that statistics need not read it. It stays behind by some minutes, and is exact:
-// what is changed in a time that is added up already leaves a mark, and is read from the log until it is added up anew.
+// Adds up the usage log by day and hour, so that statistics need not read it. The sums stay some minutes behind, and are exact: a change in
+// a time that is already added up leaves a mark, and its day is read from the log until it is added up again.
 import { type Series, seriesOf } from '../../quota/series.ts'
 import { instantArray } from '../arrays.ts'
 import { type Database, dateOf, ms } from '../database.ts'
@@ -7,7 +7,7 @@ import { alone } from './alone.ts'
 import { forgetOthers, forgetSums } from './forget-rollups.ts'
 import type { SafeTime } from './safe-time.ts'
 
-/** As far as statistics look back, and a day more for what lies between two time zones. */
+/** As far as statistics look back, plus a day for what lies between two time zones. */
 const MOST_DAYS = 366
 /** A day with fewer rows is read from the log in half a millisecond. */
 const FEWEST_ROWS = 1_000
@@ -22,9 +22,9 @@ const OLDEST = `SELECT ${ms('min(created_at)')} AS oldest FROM usage_logs`
 const KNOWN = `SELECT ${ms('day_start')} AS day_start, ${ms('day_end')} AS day_end, ${ms('rolled_until')} AS rolled_until FROM quota_rollups WHERE time_zone = $1`
 
 interface Rolling {
-  /** Ends after the day it is at. */
+  /** Stops after the current day. */
   signal?: { readonly aborted: boolean }
-  /** Days with fewer rows are read from the log as fast. */
+  /** Days with fewer rows are read from the log just as fast. */
   fewest?: number
 }
 
@@ -46,12 +46,12 @@ export async function rollUsage(
     if (await rollDay(db, timeZone, day, until)) rolled += 1
     else isAll = false
   }
-  // Else a plan for an empty table is used until autovacuum comes by: it took four times as long.
+  // Else a plan for an empty table is used until autovacuum runs, and that took four times as long.
   if (rolled > 1) await db.query('ANALYZE quota_usage_days')
   return isAll
 }
 
-/** Those that something is safe of and not added up. */
+/** The days of which something is safe and not added up yet. */
 async function daysToRoll(db: Database, timeZone: string, days: readonly Day[], safe: SafeTime) {
   const known = await db.query<{ day_start: number; day_end: number; rolled_until: number }>(KNOWN, [timeZone])
   const rolledOf = new Map(known.map(day => [`${day.day_start} ${day.day_end}`, day.rolled_until]))
@@ -98,7 +98,9 @@ INSERT INTO quota_rollups (time_zone, day_start, day_end, rolled_until) VALUES (
 ON CONFLICT (time_zone, day_start) DO UPDATE SET day_end = excluded.day_end
 RETURNING ${ms('rolled_until')} AS rolled_until`
 
-/** $1 zone, $2 the day, $3 and $4 the span that is added, $5 the first instants of the day's hours: a SELECT, which is read once, and not for each row. */
+/**
+ * $1 zone, $2 the day, $3 and $4 the span that is added, $5 the starts of the day's hours: a SELECT, so that it is read once, and not for each row.
+ */
 const ROLL = `
 WITH used AS MATERIALIZED (
   SELECT width_bucket(u.created_at, (SELECT $5::text::timestamptz[])) AS n, u.quota_type_id, u.user_id, sum(u.amount) AS usage, count(*) AS calls
@@ -116,7 +118,7 @@ WITH used AS MATERIALIZED (
 )
 UPDATE quota_rollups SET rolled_until = $4::timestamptz WHERE time_zone = $1 AND day_start = $2::timestamptz`
 
-/** Of a day or a window. */
+/** The totals of a day or a window. */
 export const TOTAL = `
 INSERT INTO quota_usage_totals (time_zone, per, start, quota_type_id, usage, calls, users)
 SELECT $1, 'day', $2::timestamptz, quota_type_id, sum(usage), sum(calls), count(*)

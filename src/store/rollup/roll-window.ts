@@ -1,4 +1,4 @@
-// Adds up the last so many days as one, for statistics over that many: one row a user, and not one a user and day.
+// Adds up the last N days as one window, for statistics over N days: one row per user instead of one per user and day.
 import { type Series, seriesOf } from '../../quota/series.ts'
 import { instantArray } from '../arrays.ts'
 import type { Database, Query } from '../database.ts'
@@ -8,13 +8,13 @@ import { TOTAL } from './roll-usage.ts'
 import { gapsOf, rolledDays, type Span, spansIn } from './rolled.ts'
 import type { SafeTime } from './safe-time.ts'
 
-/** What stands in place of a time zone where days of it are added up together. */
+/** Stands in place of a time zone where its days are added up together. */
 const nameOf = (timeZone: string, days: number): string => `${timeZone}/${days} days`
 
 /** With fewer there is little to gain. */
 const FEWEST_DAYS = 3
 
-/** Until where today is added up, and with it all of the days. */
+/** Until where today, and with it the series of days, is added up. */
 function endOfRolled({ starts }: Series, rolled: readonly Span[]): Date {
   const today = starts.at(-1) as Date
   const last = rolled.at(-1)
@@ -27,7 +27,7 @@ async function endOfWindow(query: Query, name: string, window: Span): Promise<Da
   return found?.start.getTime() === window.start.getTime() ? found.end : undefined
 }
 
-/** The window of a statistic of these days, of which some are `rolled`. Undefined where it has a mark, or is not as far as they are. */
+/** The window for a statistic of these days, of which some are `rolled`. Undefined where it has a mark, or does not reach as far as they do. */
 export async function findWindow(
   query: Query,
   timeZone: string,
@@ -55,14 +55,14 @@ SELECT $1, $2::timestamptz, quota_type_id, user_id, sum(usage), sum(calls)
 ON CONFLICT (user_id, quota_type_id, time_zone, day_start)
 DO UPDATE SET usage = d.usage + excluded.usage, calls = d.calls + excluded.calls`
 
-/** $4 until where. */
+/** $4 until where it is added up. */
 const DONE = `
 INSERT INTO quota_rollups (time_zone, day_start, day_end, rolled_until) VALUES ($1, $2::timestamptz, $3::timestamptz, $4::timestamptz)
 ON CONFLICT (time_zone, day_start) DO UPDATE SET day_end = excluded.day_end, rolled_until = excluded.rolled_until`
 
 /**
- * Goes as far as the days are added up: from these, and what the log has besides; once it is there, from the log alone. Whoever leaves a mark in it
- * makes it as if it had never been. False: another process was at it.
+ * Goes as far as the days are added up: from these, and from the log where they have gaps; once the window exists, from the log alone. A
+ * mark in it makes the window count as absent. False: another process was at it.
  */
 export async function rollWindow(db: Database, timeZone: string, days: number, safe: SafeTime): Promise<boolean> {
   const byDay = seriesOf('day', days, timeZone, new Date(safe.until))
@@ -70,7 +70,7 @@ export async function rollWindow(db: Database, timeZone: string, days: number, s
   const window = { start: byDay.starts[0] as Date, end: byDay.end }
   const name = nameOf(timeZone, days)
   const seen = await rolledDays(db.query, timeZone, window)
-  // Where days have few rows the log is read as fast.
+  // Where days have few rows, reading the log is as fast.
   if (seen.length < FEWEST_DAYS || (await findWindow(db.query, timeZone, byDay, seen)) !== undefined) return true
   let isNew = false
   const isMine = await alone(db, async query => {
@@ -92,7 +92,7 @@ export async function rollWindow(db: Database, timeZone: string, days: number, s
     await query(TOTAL, [name, start])
     await query(DONE, [name, start, window.end.toISOString(), until.toISOString()])
   })
-  // Else the planner takes it for a row or none, and reads all of it where it needs few.
+  // Else the planner expects one row or none, and reads all where it needs few.
   if (isNew) await db.query('ANALYZE quota_usage_days')
   return isMine
 }

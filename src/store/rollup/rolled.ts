@@ -1,4 +1,4 @@
-// What is read instead of the log: the days that are added up and have no mark, and the gaps that the log must fill.
+// What is read instead of the whole log: the days that are added up and have no mark, and the gaps that the log must fill.
 import { dateOf, ms, type Query } from '../database.ts'
 
 export interface Span {
@@ -7,7 +7,7 @@ export interface Span {
   end: Date
 }
 
-/** SQL: days of a time zone, each until where it is added up. */
+/** SQL: the days of a time zone, each up to where it is added up. */
 const rolledWithin = (timeZone: string, from: string, until: string): string => `
   SELECT r.day_start, r.rolled_until FROM quota_rollups r
    WHERE r.time_zone = ${timeZone} AND r.day_start >= ${from} AND r.day_end <= ${until} AND r.rolled_until > r.day_start
@@ -17,7 +17,7 @@ const ROLLED = `
 SELECT ${ms('day_start')} AS day_start, ${ms('rolled_until')} AS rolled_until
   FROM (${rolledWithin('$1', '$2::timestamptz', '$3::timestamptz')}) d ORDER BY day_start`
 
-/** The days of a time zone within a span, each until where it is added up. In one snapshot with what reads the log and the sums. */
+/** The days of a time zone within a span, each up to where it is added up. Must share a snapshot with what reads the log and the sums. */
 export async function rolledDays(query: Query, timeZone: string, { start, end }: Span): Promise<Span[]> {
   const rows = await query<{ day_start: number; rolled_until: number }>(ROLLED, [
     timeZone,
@@ -35,14 +35,14 @@ export const spansIn = (instant: string, spans: readonly Span[], first: number):
   return within.length === 0 ? 'false' : `(${within.join(' OR ')})`
 }
 
-/** The rest of the span. */
+/** The parts of the span that are not in `rolled`. */
 export function gapsOf({ start, end }: Span, rolled: readonly Span[]): Span[] {
   const starts = [start, ...rolled.map(day => day.end)]
   const ends = [...rolled.map(day => day.start), end]
   return starts.map((from, i) => ({ start: from, end: ends[i] as Date })).filter(gap => gap.start < gap.end)
 }
 
-/** The same in SQL, for a statement of its own: `rolled (day_start, rolled_until)`. */
+/** The SQL of `rolledDays`, for use within a statement: `rolled (day_start, rolled_until)`. */
 export const rolledTable = (timeZone: string, from: string, until: string): string =>
   `rolled AS MATERIALIZED (${rolledWithin(timeZone, from, until)}\n)`
 

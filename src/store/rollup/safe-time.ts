@@ -1,8 +1,8 @@
-// Until when the log is complete: what is older can only be changed by those who leave a mark.
+// Until when the log is complete: anything older can only be changed by those who leave a mark.
 import { type Database, ms } from '../database.ts'
 import { UNMARKED_MINUTES } from './mark-usage.ts'
 
-/** More than goes unmarked, for a server's clock that is set back. */
+/** More than the time that goes unmarked, in case a server's clock is set back. */
 const BEHIND_MS = (UNMARKED_MINUTES + 2) * 60_000
 
 /** A moment, and which transactions there were. A snapshot's xmax will not do: transactions beyond it may have begun already. */
@@ -19,14 +19,14 @@ SELECT ${ms('now()')} AS at, pg_snapshot_xmin(pg_current_snapshot())::text AS ol
        EXISTS (SELECT 1 FROM quota_usage_marks) AS marked`
 
 /**
- * A row without a mark was written by a transaction that began to write less than UNMARKED_MINUTES after its `created_at`. Once all
- * transactions of a moment have ended, later ones mark whatever is so much older than it: up to there, what can be seen is all.
+ * A row without a mark was written by a transaction that began to write less than UNMARKED_MINUTES after its `created_at`. Once all transactions of a
+ * moment have ended, later ones mark whatever is that much older than the moment: up to there, what is visible is complete.
  */
 export class SafeTime {
   #noted: Moment | undefined
   #until = Number.NEGATIVE_INFINITY
 
-  /** Milliseconds: nothing that is older can still come without a mark. */
+  /** In milliseconds: nothing older can still appear without a mark. */
   get until(): number {
     return this.#until
   }
@@ -40,7 +40,7 @@ export class SafeTime {
   }
 }
 
-/** Whether there are marks. */
+/** Lets `safe` see the present; returns whether there are marks. */
 export async function lookAround(db: Database, safe: SafeTime): Promise<boolean> {
   const [row] = await db.query<{ at: number; oldest: string; newest: string; marked: boolean }>(MOMENT)
   const { at, oldest, newest, marked } = row!

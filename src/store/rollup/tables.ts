@@ -1,23 +1,23 @@
-// The tables of what is added up.
+// The tables of the sums.
 import { sql } from 'drizzle-orm'
 import { bigint, check, index, integer, numeric, pgTable, text, uniqueIndex } from 'drizzle-orm/pg-core'
 import { instant } from '../columns.ts'
 
 /**
- * The days of a time zone that are added up already, each until `rolled_until`; what is later is read from the log. A day with a
- * row in `quota_usage_marks` is read from the log whole. Whoever changes the log by hand empties this table, and it is made anew.
+ * The days of a time zone that are already added up, each up to `rolled_until`; anything later is read from the log. A day with a row in
+ * `quota_usage_marks` is read entirely from the log. Whoever changes the log by hand empties this table, and it is built again.
  *
- * These four have unique indexes for keys: where a primary key has several columns, `drizzle-kit push` may read them back in another order, and
- * would make it anew. These indexes are the replica identities (`migrate.ts`).
+ * These four tables have unique indexes as keys: `drizzle-kit push` may read the columns of a composite primary key back in another order,
+ * and would recreate it. These indexes are the replica identities (`migrate.ts`).
  */
 export const quotaRollups = pgTable(
   'quota_rollups',
   {
-    /** IANA name, as it was asked for; `UTC/30 days` where so many are added up together, which then is one row. */
+    /** IANA name, as it was asked for; `UTC/30 days` where 30 days are added up together, as one row. */
     timeZone: text('time_zone').notNull(),
     dayStart: instant('day_start').notNull(),
     dayEnd: instant('day_end').notNull(),
-    /** Where an hour of the day begins, or where the day ends. */
+    /** The beginning of an hour of the day, or the day's end. */
     rolledUntil: instant('rolled_until').notNull()
   },
   t => [
@@ -39,7 +39,7 @@ export const quotaUsageDays = pgTable(
   },
   t => [
     uniqueIndex('quota_usage_days_key').on(t.userId, t.quotaTypeId, t.timeZone, t.dayStart),
-    /** Who used most is its end. */
+    /** The users who used most are at its end. */
     index('quota_usage_days_usage_idx').on(t.timeZone, t.quotaTypeId, t.dayStart, t.usage)
   ]
 )
@@ -52,7 +52,7 @@ export const quotaUsageTotals = pgTable(
     per: text('per').$type<'day' | 'hour'>().notNull(),
     start: instant('start').notNull(),
     quotaTypeId: integer('quota_type_id').notNull(),
-    /** Of all users together: may be more than a bigint. */
+    /** The sum of all users, which may exceed a bigint. */
     usage: numeric('usage').notNull(),
     calls: bigint('calls', { mode: 'number' }).notNull(),
     users: bigint('users', { mode: 'number' }).notNull()
@@ -63,7 +63,7 @@ export const quotaUsageTotals = pgTable(
   ]
 )
 
-/** Quarters of an hour in which a user's log was changed later than usual; a row a transaction, so that none waits for another. */
+/** Quarters of an hour in which a user's log was changed later than usual; one row per transaction, so that none waits for another. */
 export const quotaUsageMarks = pgTable(
   'quota_usage_marks',
   {
