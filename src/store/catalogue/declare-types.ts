@@ -1,4 +1,4 @@
-// Keeps what the application's code declares, without undoing what an operator changed since.
+// Records what the application's code declares, without undoing what an operator has changed since.
 import { FST_QUOTA_KIND_CHANGED } from '../../quota/errors.ts'
 import { type QuotaDeclaration, readDeclaration } from '../../quota/quota-type.ts'
 import { END_DEADLINE_MS, endPeriods, startsAgain } from '../charge/end-periods.ts'
@@ -7,12 +7,12 @@ import { type Actor, APPLICATION, auditValues, RECORD_AUDIT, typeDocument } from
 
 const DECLARED: Actor = { actor: APPLICATION, reason: 'declared under the option quotas', requestId: null }
 
-/** By a statement of its own: what the type was before is read by the next, whose snapshot is newer than the lock. */
+/** A separate statement: what the type was before is read by the next one, whose snapshot is newer than the lock. */
 const LOCK = 'SELECT 1 FROM quota_types WHERE type_key = $1 FOR NO KEY UPDATE'
 
 /**
- * A field is written when the declaration of it differs from the last one: a deploy changes what it says, a restart changes
- * nothing, and what an operator set by hand stays. Running periods keep their end; one that never ended ends now.
+ * A field is written when its declaration differs from the last one: a deploy changes what it says, a restart changes nothing, and what an
+ * operator set by hand stays. Running periods keep their end; an endless one ends now.
  */
 const DECLARE = `
 WITH old AS (
@@ -40,7 +40,7 @@ function merged(field: string): string {
   return `CASE WHEN excluded.declared->'${field}' IS DISTINCT FROM quota_types.declared->'${field}' THEN excluded.${field} ELSE quota_types.${field} END`
 }
 
-/** Of these declarations those that were the last of their types: nearly all, whenever a process starts. */
+/** The declarations that equal the last ones of their types: nearly all, whenever a process starts. */
 const UNCHANGED = `
 SELECT t.type_key FROM quota_types t JOIN jsonb_each($1::text::jsonb) d (key, declared) ON d.key = t.type_key
  WHERE t.declared = d.declared AND t.kind = d.declared->>'kind'`
@@ -51,7 +51,7 @@ export async function declareTypes(
   quotas: Readonly<Record<string, QuotaDeclaration>>,
   by: Actor = DECLARED
 ): Promise<void> {
-  // In one order, so that processes that boot together do not wait for each other in a circle.
+  // In one order, so that processes that boot together do not deadlock.
   const declared = Object.keys(quotas)
     .sort()
     .map(key => [key, readDeclaration(key, quotas[key] as QuotaDeclaration)] as const)
@@ -66,7 +66,7 @@ export async function declareTypes(
   }
 }
 
-/** The kind that it was before; null where it is new. */
+/** The kind that it had before; null where it is new. */
 async function declareType(query: Query, key: string, values: Values): Promise<string | null> {
   await query(LOCK, [key])
   const [row] = await query<{ old_kind: string | null; ending: number | null }>(DECLARE, [key, ...values])

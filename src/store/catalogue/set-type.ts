@@ -1,11 +1,11 @@
-// Makes a quota type, or changes one, by an operator's word. What the code declares is not touched, so that a restart does not undo it.
+// Creates or changes a quota type for an operator. The code's declaration is not touched, so that a restart does not undo the change.
 import type { PeriodUnit } from '../../quota/period.ts'
 import { type QuotaKind, TYPE_DEFAULTS } from '../../quota/quota-type.ts'
 import { END_DEADLINE_MS, endPeriods, startsAgain } from '../charge/end-periods.ts'
 import { type Database, type Query, transaction, type Values } from '../database.ts'
 import { type Actor, auditValues, RECORD_AUDIT, typeDocument } from '../record-audit.ts'
 
-/** What is not there stays as it is, or is the default of a new type. */
+/** A missing field stays as it is, or gets the default in a new type. */
 export interface TypeChange {
   name?: string
   description?: string | null
@@ -18,7 +18,7 @@ export interface TypeChange {
 
 export type TypeOutcome = 'created' | 'updated' | 'another kind' | 'without a limit'
 
-/** Running periods keep their end; one that never ended ends now. */
+/** Running periods keep their end; an endless one ends now. */
 const UPDATE_TYPE = `
 WITH old AS MATERIALIZED (
   SELECT t.*, $2::text::jsonb AS change FROM quota_types t WHERE t.type_key = $1 FOR UPDATE
@@ -52,7 +52,7 @@ WITH created AS (
 )
 SELECT id FROM created`
 
-/** Nothing is changed where it would be another kind, or where a new type has no limit. */
+/** Changes nothing where the kind would be another, or where a new type has no limit. */
 export async function setType(db: Database, key: string, change: TypeChange, by: Actor): Promise<TypeOutcome> {
   const values = [key, JSON.stringify(change), ...auditValues(by)]
   for (;;) {
@@ -61,7 +61,7 @@ export async function setType(db: Database, key: string, change: TypeChange, by:
     if (change.default_limit === undefined) return 'without a limit'
     const created = await db.query(CREATE_TYPE, values)
     if (created.length > 0) return 'created'
-    // Somebody was faster: it is there now.
+    // Somebody else was faster: it exists now.
   }
 }
 
