@@ -1,15 +1,15 @@
-// Which constraints and indexes are missing that no statement fails without: nets, and what makes reading quick.
+// Missing constraints and indexes whose absence makes no statement fail: safety nets, and what makes reading quick.
 import { getTableName } from 'drizzle-orm'
 import { getTableConfig, type PgTable } from 'drizzle-orm/pg-core'
 import type { Database } from '../database.ts'
 import { columnsOf, KEYLESS, named, tables } from './check-schema.ts'
 
-/** SQL: the columns of these numbers, in their order, as a text. */
+/** SQL: the names of the columns with these numbers, in their order, as a text. */
 const columnNames = (numbers: string): string => `(
   SELECT string_agg(coalesce(a.attname, ''), ', ' ORDER BY k.n)
     FROM unnest(${numbers}) WITH ORDINALITY AS k (attnum, n) LEFT JOIN pg_attribute a ON a.attrelid = o.oid AND a.attnum = k.attnum)`
 
-/** Foreign keys and indexes are known by their columns, checks by their names: PostgreSQL writes what they say in other words than we. */
+/** Foreign keys and indexes are identified by their columns, checks by their names: PostgreSQL words their expressions differently. */
 const NETS = `
 WITH ours AS MATERIALIZED (
   SELECT c.oid, c.relname FROM jsonb_array_elements_text($1::text::jsonb) AS n (name) JOIN pg_class c ON c.oid = to_regclass(n.name)
@@ -30,14 +30,14 @@ interface NetRow {
 }
 
 export interface MissingNets {
-  /** Foreign keys by which what a user has goes with the user. */
+  /** Foreign keys that delete what a user has along with the user. */
   cascades: string[]
   /** Checks and the other foreign keys, by name. */
   constraints: string[]
   indexes: string[]
 }
 
-/** Of tables that are there. */
+/** Of tables that exist. */
 export async function missingNets(db: Pick<Database, 'query'>): Promise<MissingNets> {
   const rows = await db.query<NetRow>(NETS, [JSON.stringify(tables.map(getTableName))])
   const missing: MissingNets = { cascades: [], constraints: [], indexes: [] }
@@ -51,7 +51,7 @@ export async function missingNets(db: Pick<Database, 'query'>): Promise<MissingN
       if (!isCascade && !foreignKeys.some(found => found === what || found === `${what} cascade`))
         missing.constraints.push(name)
     }
-    // One that goes on after our columns serves as well.
+    // An index with more columns after ours serves as well.
     for (const { name, columns } of indexesOf(table))
       if (!indexes.some(found => `${found}, `.startsWith(`${columns}, `))) missing.indexes.push(name)
   }
@@ -65,7 +65,7 @@ const foreignKeysOf = (table: PgTable) =>
     return { name: key.getName(), what, isCascade: key.onDelete === 'cascade' }
   })
 
-/** Those that are no keys, and keys that no statement asks for. */
+/** Indexes that are not keys, and keys that no statement needs. */
 function indexesOf(table: PgTable): { name: string; columns: string }[] {
   const name = getTableName(table)
   const { indexes, primaryKeys } = getTableConfig(table)

@@ -1,11 +1,11 @@
-// Whether the role we log in as may do what our statements do: without one right each request would be answered 503.
+// Whether the role we log in as may do what our statements do: if one right is missing, each request would be answered 503.
 import { getTableName } from 'drizzle-orm'
 import type { Database } from '../database.ts'
 import { listed, tables } from './check-schema.ts'
 
 const ALL = ['SELECT', 'INSERT', 'UPDATE', 'DELETE']
 
-/** Of the others nothing is changed, or nothing deleted but by a foreign key, which the tables' owner does. */
+/** In these nothing is updated, or nothing is deleted except by a foreign key, which acts as the tables' owner. */
 const LESS: Readonly<Record<string, readonly string[]>> = {
   usage_logs: ['SELECT', 'INSERT', 'DELETE'],
   quota_audit_logs: ['SELECT', 'INSERT'],
@@ -27,7 +27,7 @@ const COMMANDS = { SELECT: 'r', INSERT: 'a', UPDATE: 'w', DELETE: 'd' } as const
 
 type Right = keyof typeof COMMANDS
 
-/** A right may be given column by column, but for DELETE. Where row level security holds for this role, a policy must give it besides. */
+/** A right may be granted column by column, except DELETE. Where row level security applies to this role, a policy must grant it as well. */
 const LACKING = `
 SELECT n.table, r.right, current_user::text AS role, r.granted
   FROM jsonb_each($1::text::jsonb) n ("table", rights)
@@ -47,18 +47,18 @@ interface LackingRow {
   table: string
   right: Right
   role: string
-  /** And no policy lets it be used. */
+  /** True: it is granted, but no policy lets it be used. */
   granted: boolean
 }
 
 const PREPOSITIONS: Readonly<Record<Right, string>> = { SELECT: ' from', INSERT: ' into', UPDATE: '', DELETE: ' from' }
 
-/** What the role may not do, as a clause, and what helps; undefined when it may do all. The tables are there already. */
+/** What the role may not do, as a clause, and what helps; undefined when it may do everything. The tables must exist. */
 export async function lackingRights(db: Database): Promise<{ what: string; remedy: string } | undefined> {
   const rows = await db.query<LackingRow>(LACKING, [needed, JSON.stringify(COMMANDS)])
   const [first] = rows
   if (first === undefined) return undefined
-  // Rights come first: without them no policy is asked.
+  // Rights come first: without them no policy is consulted.
   const alike = rows.filter(({ granted }) => granted === first.granted)
   const what = `the role ${first.role} may not ${listed(alike.map(({ table, right }) => `${right}${PREPOSITIONS[right]} ${table}`))}`
   return first.granted

@@ -4,7 +4,7 @@ import { getTableConfig, type PgTable } from 'drizzle-orm/pg-core'
 import type { Database } from '../database.ts'
 import * as schema from '../schema.ts'
 
-/** A key is an index by which ON CONFLICT finds: one that waits for the end of the transaction is none, nor is one that was not built to the end. */
+/** A key is an index that ON CONFLICT can use: one that is checked at the transaction's end is none, nor is one that was not fully built. */
 const SHAPE = `
 WITH ours AS MATERIALIZED (
   SELECT c.oid, c.relname FROM jsonb_array_elements_text($1::text::jsonb) AS n (name) JOIN pg_class c ON c.oid = to_regclass(n.name)
@@ -15,7 +15,7 @@ UNION ALL
 SELECT o.relname, true, i.indkey::text, i.indnkeyatts::int
   FROM ours o JOIN pg_index i ON i.indrelid = o.oid AND i.indisunique AND i.indisvalid AND i.indimmediate AND i.indpred IS NULL`
 
-/** A column and its number; or the numbers of the columns of a key, and how many of them count. */
+/** A column and its number; or the column numbers of a key, and how many of them count. */
 interface ShapeRow {
   table: string
   is_key: boolean
@@ -25,7 +25,7 @@ interface ShapeRow {
 
 export const tables: readonly PgTable[] = Object.values(schema)
 
-/** What no two rows of it may have in common. */
+/** The columns that no two rows may have in common. */
 function keysOf(table: PgTable): { kind: string; columns: string }[] {
   const { columns, primaryKeys, uniqueConstraints, indexes } = getTableConfig(table)
   const primary = [...columns.filter(column => column.primary).map(column => [column]), ...primaryKeys.map(columnsIn)]
@@ -47,12 +47,12 @@ const columnsIn = ({ columns }: { columns: Named }): Named => columns
 export const columnsOf = ({ config }: Index): Named => config.columns as { name: string }[]
 export const named = (columns: Named): string => columns.map(column => column.name).join(', ')
 
-/** No statement asks for the key of these: without it they only are read more slowly. */
+/** No statement needs the key of these: without it they are only read more slowly. */
 export const KEYLESS: ReadonlySet<string> = new Set(['quota_audit_logs', 'quota_usage_marks'])
 
 /**
- * What is missing, as `table …`, `column table.column` or `primary key table (columns)`; empty when nothing is. Keys are known by their columns, in
- * any order: those of a log that was partitioned have other names.
+ * What is missing, as `table …`, `column table.column` or `primary key table (columns)`; empty when nothing is. Keys are identified by
+ * their columns, in any order: those of a partitioned log have other names.
  */
 export async function missingFromSchema(db: Pick<Database, 'query'>): Promise<string[]> {
   const rows = await db.query<ShapeRow>(SHAPE, [JSON.stringify(tables.map(getTableName))])

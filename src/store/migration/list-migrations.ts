@@ -1,9 +1,9 @@
-// Which of the shipped migrations the database has written down as applied.
+// Which of the shipped migrations the database has recorded as applied.
 import { readMigrationFiles } from 'drizzle-orm/migrator'
 import type { Database } from '../database.ts'
 import { MIGRATIONS_FOLDER } from './migrate.ts'
 
-/** Of what is missing where all of them are recorded. */
+/** The remedy for what is missing although all of them are recorded. */
 export const RESTORE =
   'restore it from a backup (keys are in `pg_restore --section=post-data`), or make it by hand as the SQL in node_modules/fastify-quota/drizzle does, or with `npx drizzle-kit push`: the migrations are recorded as applied, and `init` does not apply them again'
 
@@ -12,11 +12,11 @@ export interface Migrations {
   shipped: number
   /** How many of them are recorded. None, with a complete schema: `drizzle-kit push` made it. */
   recorded: number
-  /** Recorded, and not shipped with this version: a newer one was here. */
+  /** Recorded, but not shipped with this version: a newer version was here. */
   unknown: number
 }
 
-/** Undefined where this role may not read it, which only `init` must. */
+/** Undefined where this role may not read the table, which only `init` needs to. */
 export async function listMigrations(db: Database): Promise<Migrations | undefined> {
   const shipped = readMigrationFiles({ migrationsFolder: MIGRATIONS_FOLDER }).map(migration => migration.hash)
   // Null: there is no such table.

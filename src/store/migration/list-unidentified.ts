@@ -1,4 +1,4 @@
-// Which of our tables logical replication cannot tell the rows of: they have no primary key, and nothing was named instead.
+// Our tables whose rows logical replication cannot identify: they have no primary key, and nothing was named instead.
 import { getTableName } from 'drizzle-orm'
 import type { Database } from '../database.ts'
 import * as schema from '../schema.ts'
@@ -13,7 +13,7 @@ SELECT c.relname AS table,
 
 interface Unidentified {
   table: string
-  /** PostgreSQL refuses UPDATE and DELETE on it. */
+  /** True: PostgreSQL refuses UPDATE and DELETE on it. */
   published: boolean
 }
 

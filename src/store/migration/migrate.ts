@@ -13,19 +13,19 @@ export const MIGRATIONS_FOLDER = fileURLToPath(new URL('../../../drizzle', impor
 const LOCK = 7_310_584_209_461
 
 /**
- * A migration waits no longer for a table that servers use: all their statements would queue up behind it, and those that hold another table
- * that it needs would wait for it in a circle. It lets go of everything, and tries again.
+ * How long a migration waits for a table that servers use: their statements would all queue up behind it, and those that hold another table
+ * it needs would deadlock with it. It then lets go of everything, and tries again.
  */
 const LOCK_PATIENCE_MS = 50
 const PAUSE_MS = 100
-/** Somebody keeps a table for longer than statements do, such as pg_dump. */
+/** Something such as pg_dump holds a table for longer than statements do. */
 const GIVE_UP_AFTER_MS = 30_000
 /** As long as it takes, once it has begun. */
 const DEADLINE_MS = 2 ** 31 - 1
 
 /**
- * Applies what is not applied yet; how many. Rejects with FST_QUOTA_STORE where the database refuses one, which is then not applied at all, and with
- * FST_QUOTA_SCHEMA on tables that came by another way and are of another version.
+ * Applies what is not applied yet; returns how many. Rejects with FST_QUOTA_STORE where the database refuses a migration, which is then not
+ * applied at all, and with FST_QUOTA_SCHEMA where the tables were made in another way and are of another version.
  */
 export async function migrate(db: Database): Promise<number> {
   let applied = 0
@@ -36,7 +36,7 @@ export async function migrate(db: Database): Promise<number> {
   }
 }
 
-/** Tries again where a lock was not to be had (55P03), or was waited for in a circle (40P01). */
+/** Tries again where a lock was not available (55P03), or after a deadlock (40P01). */
 async function withPatience<T>(work: () => Promise<T>): Promise<T> {
   const end = performance.now() + GIVE_UP_AFTER_MS
   for (;;) {
@@ -50,13 +50,13 @@ async function withPatience<T>(work: () => Promise<T>): Promise<T> {
   }
 }
 
-/** One a transaction, which so holds no table from the migration before it: all in one deadlocked with the servers that served meanwhile. */
+/** One per transaction, which thus holds no table from the migration before it: all in one deadlocked with the servers that ran meanwhile. */
 function applyNext(db: Database): Promise<'applied' | 'recorded' | undefined> {
   const work = async (query: Query) => {
     await query(`SELECT pg_advisory_xact_lock(${LOCK})`)
     const applied = await appliedHashes(query)
     const next = readMigrationFiles({ migrationsFolder: MIGRATIONS_FOLDER }).find(({ hash }) => !applied.has(hash))
-    // Before anything is made: who may only read and write rows comes here too.
+    // Before anything is created: a role that may only read and write rows comes here too.
     if (next === undefined) return undefined
     await query(STAY_WITH_THE_TABLES)
     // Without a sequence: drizzle-kit filters tables, not sequences, and a push would try to drop it.
@@ -71,17 +71,17 @@ function applyNext(db: Database): Promise<'applied' | 'recorded' | undefined> {
   return transaction(db, work, DEADLINE_MS)
 }
 
-/** Where the tables are in another schema of the search_path than its first, what comes to them is made there too. */
+/** Where the tables are in a schema of the search_path other than its first, new ones are created there too. */
 const STAY_WITH_THE_TABLES = `
 SELECT set_config('search_path', relnamespace::regnamespace || ', ' || current_setting('search_path'), true)
   FROM pg_class WHERE oid = to_regclass('quota_types')`
 
-/** What is to be made is there already, or what is to be dropped is gone. */
+/** What is to be created exists already, or what is to be dropped is gone. */
 const DONE_ALREADY = /^(42P07|42710|42701|42P01|42703|42704)$/
 
 /**
- * False where its work is done: `drizzle-kit push` and an application's own migrations do the same without writing it down. The columns alone would
- * not tell, for a migration may be about an index or a constraint; so it is tried.
+ * False where its work is already done: `drizzle-kit push` and an application's own migrations do the same without recording it. The
+ * columns alone would not tell, for a migration may be about an index or a constraint; so it is tried.
  */
 async function apply(query: Query, statements: readonly string[]): Promise<boolean> {
   await query('SAVEPOINT migration')
@@ -101,7 +101,10 @@ async function apply(query: Query, statements: readonly string[]): Promise<boole
 const OF_ANOTHER_VERSION =
   'There are tables that `init` has not recorded, and they are not of this version: bring them to it with the drizzle-kit that made them (its migrations, or its push), and run `npx fastify-quota init --schema-only` after that'
 
-/** drizzle-kit writes foreign keys to "public", and the tables themselves to wherever the search_path says. The files stay: their hashes are recorded. */
+/**
+ * drizzle-kit writes foreign keys to "public", but the tables themselves to wherever the search_path says. The files stay as they are:
+ * their hashes are recorded.
+ */
 const inAnySchema = (statement: string): string => statement.replaceAll('REFERENCES "public".', 'REFERENCES ')
 
 async function appliedHashes(query: Query): Promise<Set<string>> {
