@@ -1,4 +1,4 @@
-// Counts denials: one row a user, type and hour, however many there were.
+// Counts denials: one row per user, type and hour, however many there were.
 import type { Database } from '../database.ts'
 
 export interface DenialCount {
@@ -11,8 +11,8 @@ export interface DenialCount {
 }
 
 /**
- * In one order, so that processes that count the same users do not wait for each other in a circle. A deleted user's are forgotten, also of one who
- * is being deleted: without the lock the foreign key would wait for that as well, and then refuse the counts of all.
+ * In one order, so that processes that count the same users do not deadlock. Denials of a deleted user are dropped, also while the user is
+ * being deleted: without the lock, the foreign key would wait for that as well, and then refuse the counts of all.
  */
 const COUNT = `
 INSERT INTO quota_denials (user_id, quota_type_id, hour, denials)
@@ -24,7 +24,7 @@ SELECT l.user_id, l.quota_type_id, d.hour, d.denials
    FOR KEY SHARE OF l
 ON CONFLICT (user_id, quota_type_id, hour) DO UPDATE SET denials = quota_denials.denials + excluded.denials`
 
-/** No two counts may be of one user, type and hour. */
+/** No two counts may have the same user, type and hour. */
 export async function countDenials(db: Database, counts: readonly DenialCount[]): Promise<void> {
   const rows = counts.map(c => ({ user_id: c.userId, type: c.type, hour: c.hour, denials: c.denials }))
   await db.query(COUNT, [JSON.stringify(rows)])

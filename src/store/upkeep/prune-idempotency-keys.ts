@@ -1,4 +1,4 @@
-// Forgets idempotency keys that no retry will bring again.
+// Forgets idempotency keys that no retry will send again.
 import type { Database } from '../database.ts'
 
 const PRUNE = `
@@ -7,7 +7,7 @@ DELETE FROM quota_idempotency_keys k
  WHERE k.user_id = old.user_id AND k.key = old.key
 RETURNING 1`
 
-/** Deletes at most a thousand that are older than a day, and none that another process is at; how many. */
+/** Deletes at most a thousand that are older than a day, and none that another process is at; returns how many. */
 export async function pruneIdempotencyKeys(db: Database): Promise<number> {
   return (await db.query(PRUNE)).length
 }

@@ -7,7 +7,7 @@ import { markLate } from '../rollup/mark-usage.ts'
 
 /** Rows that are looked at in one statement. */
 const BATCH = 1000
-/** Another process is at it. */
+/** Not mine: another process is at it. */
 const LOCK = 'SELECT pg_try_advisory_xact_lock(7310584209464) AS mine'
 
 /** $1 the instant, $2 and $3 the position. */
@@ -24,8 +24,8 @@ SELECT DISTINCT l.user_id
  WHERE l.period_end <= now()`
 
 /**
- * What a counter must still be the sum of is kept: rows of a level, and of a period that runs. A closed period keeps its figures in its own
- * row, which says from now on that they cannot be compared with the log any more. Rows whose user is gone are deleted too.
+ * Keeps the rows that a counter must still be the sum of: those of a level, and of a running period. A closed period keeps its figures in
+ * its own row, which from now on says that they can no longer be compared with the log. Rows whose user is gone are deleted too.
  */
 const PRUNE = `
 WITH old AS MATERIALIZED (${OLD}
@@ -52,11 +52,11 @@ interface Pruned {
   deleted: number
   /** Where to go on; undefined: there is nothing more, or another process is at it. */
   next: LogPosition | undefined
-  /** Why users' ended periods could not be closed, as with a time zone that is none; their rows are kept. */
+  /** Why users' ended periods could not be closed, as with an invalid time zone; their rows are kept. */
   errors: unknown[]
 }
 
-/** Looks at a thousand rows after a position that were written before `before`. */
+/** Looks at a thousand rows created before `before`, from a position on. */
 export async function pruneUsage(db: Database, before: Date, after: LogPosition = BEGINNING): Promise<Pruned> {
   const values = [before.toISOString(), after.createdAt.toISOString(), after.id]
   const errors: unknown[] = []
