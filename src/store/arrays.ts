@@ -1,4 +1,4 @@
-// Arrays as PostgreSQL reads and writes them as texts, `$1::text::text[]`: what every driver sends and gives alike.
+// Arrays in PostgreSQL's text form, `$1::text::text[]`, which every driver sends and returns alike.
 
 /** The value of a `$n::text::text[]`. */
 export const textArray = (texts: readonly (string | null)[]): string => `{${texts.map(quoted).join()}}`
@@ -13,7 +13,7 @@ export const instantArray = (instants: readonly (Date | null)[]): string =>
 /** The value of a `$n::text::uuid[]`. */
 export const uuidArray = (ids: readonly string[]): string => `{${ids.join(',')}}`
 
-/** What a `…::text` of numbers, or null, says. */
+/** The numbers in an array's `…::text`; none where that is null. */
 export const numbersOf = (array: string | null): (number | null)[] =>
   array === null ? [] : JSON.parse(`[${array.slice(1, -1).replaceAll('NULL', 'null')}]`)
 

@@ -7,7 +7,7 @@ export interface CalendarRow {
   period_anchor: string | null
 }
 
-/** A user without a row has UTC's calendar. A zone that is none can only have been written by hand. */
+/** A user without a row has UTC's calendar. An invalid zone can only have been written by hand. */
 export function calendarOf(row: CalendarRow): Calendar {
   const timeZone = row.time_zone ?? 'UTC'
   if (!isTimeZone(timeZone)) throw new FST_QUOTA_CALENDAR(`time_zone ${timeZone}`, 'no IANA name such as Europe/Berlin')
@@ -18,7 +18,7 @@ export function calendarOf(row: CalendarRow): Calendar {
   return { timeZone, anchor }
 }
 
-/** Where it is about many users, an error must say whose row it speaks of. */
+/** In work on many users, an error must say whose row it is about. */
 export function ofUser<T>(userId: string, work: () => T): T {
   try {
     return work()

@@ -1,4 +1,4 @@
-// What every statement takes first: a database, whichever driver stands behind it.
+// The first argument of every statement: a database, whichever driver stands behind it.
 import { type SQL, sql } from 'drizzle-orm'
 import type { PgDatabase, PgTransactionConfig } from 'drizzle-orm/pg-core'
 import { FST_QUOTA_STORE } from '../quota/errors.ts'
@@ -21,16 +21,16 @@ export interface Database {
    */
   query<Row>(text: string, values?: Values, deadlineMs?: number): Promise<Row[]>
   /**
-   * The same for what a request waits for: on a server, on connections that are for this alone, where the server itself ends what takes
-   * too long, so that a row that somebody has locked holds up nobody else for long.
+   * The same for what a request waits for: on a server, on connections used only for this, where the server itself ends what takes too
+   * long, so that a locked row holds up nobody else for long.
    */
   readonly metering: Pick<Database, 'query'>
-  /** The same for the statements by which many requests are held, and charged: on connections whose servers know them by heart. */
+  /** The same for the statements that hold and charge for many requests: on connections whose servers plan them only once. */
   readonly holding: Shared
   readonly charging: Shared
   /**
-   * The rows of a SELECT as they are at one moment, `batch` at a time, from a cursor on a connection of its own: the next are
-   * asked for when they are wanted, and ending the loop ends the query. Only where such a connection can be had.
+   * The rows of a SELECT as they are at one moment, `batch` at a time, from a cursor on its own connection: the next batch is fetched when
+   * it is wanted, and ending the loop ends the query. Only where such a connection is possible.
    */
   stream?<Row>(text: string, values: Values, batch: number): AsyncGenerator<Row[]>
   /** Runs `work` in a transaction, with the same errors, within the database's deadline or `deadlineMs`. */
@@ -38,7 +38,7 @@ export interface Database {
   close(): Promise<void>
 }
 
-/** Where statements follow each other, and the spare for one more beside one that is slow. */
+/** Where statements follow each other, and a spare for one more beside a slow one. */
 export interface Shared extends Pick<Database, 'query'> {
   spare: Pick<Database, 'query'>
 }
@@ -50,7 +50,7 @@ type Run = (text: string, values: Values) => PromiseLike<unknown>
 export type TransactionMode = Pick<PgTransactionConfig, 'accessMode'> &
   Required<Pick<PgTransactionConfig, 'isolationLevel'>>
 
-/** One statement, as of a transaction. */
+/** Runs one statement, as within a transaction. */
 export type Query = <Row>(text: string, values?: Values) => Promise<Row[]>
 
 export interface Driver {
@@ -59,7 +59,7 @@ export interface Driver {
   close(): Promise<void>
 }
 
-/** Puts the deadline and the one kind of error around a driver. */
+/** Gives a driver the deadline and the one kind of error. */
 export function openDatabase(
   kind: DatabaseKind,
   orm: Orm,
@@ -81,8 +81,8 @@ export function openDatabase(
 }
 
 /**
- * The database for one piece of work that a request waits for: all its statements together take no longer than this, and a transaction that is not
- * over by then is undone. The embedded engine cannot be cut short, and has no network that could go silent.
+ * The database for one piece of work that a request waits for: all its statements together take no longer than `budgetMs`, and a
+ * transaction that has not ended by then is rolled back. The embedded engine cannot be cut short, and has no network that could go silent.
  */
 export function within(db: Database, budgetMs: number, on: Pick<Database, 'query'> = db.metering): Database {
   if (db.kind === 'embedded') return db
@@ -92,7 +92,7 @@ export function within(db: Database, budgetMs: number, on: Pick<Database, 'query
   const transact: Database['transact'] = (mode, work) => {
     const inTime: typeof work = async query => {
       const result = await work(query)
-      // Nobody waits for it any more, and it may have waited for a lock.
+      // Nobody waits for the result any more, and it may have waited for a lock.
       if (performance.now() > end) throw new FST_QUOTA_STORE('no time is left')
       return result
     }
@@ -102,7 +102,7 @@ export function within(db: Database, budgetMs: number, on: Pick<Database, 'query
   return Object.create(db, { query: { value: query }, transact: { value: transact } })
 }
 
-/** Runs text and values through a Drizzle database that is the application's, whatever its driver. */
+/** Runs text and values through the application's own Drizzle database, whatever its driver. */
 export const runThrough =
   (orm: Orm): Run =>
   (text, values) =>
@@ -115,21 +115,21 @@ function bind(text: string, values: Values): SQL {
 
 /**
  * Runs several statements as one, all within one deadline: the database's, or `deadlineMs`. Each sees what was committed before it began,
- * also by those for whom the one before it waited: READ COMMITTED, whatever the server's default is.
+ * including by those for whom the statement before it waited: READ COMMITTED, whatever the server's default is.
  */
 export function transaction<T>(db: Database, work: (query: Query) => Promise<T>, deadlineMs?: number): Promise<T> {
   return db.transact({ isolationLevel: 'read committed' }, work, deadlineMs)
 }
 
-/** Several questions about one moment. */
+/** Several queries about one moment. */
 export function snapshot<T>(db: Database, work: (query: Query) => Promise<T>, deadlineMs?: number): Promise<T> {
   return db.transact({ isolationLevel: 'repeatable read', accessMode: 'read only' }, work, deadlineMs)
 }
 
 /**
- * `db.execute()` gives an array on postgres.js, and `{ rows }` on PGlite and node-postgres. Where connections are reset again and again,
- * postgres.js (3.4.9) resolves one of a thousand statements that was never answered with no rows: it lacks the name of its command. And where an
- * answer breaks off amid its rows, by an error or with its connection, the next one on that connection begins with as many places that are empty.
+ * `db.execute()` gives an array on postgres.js, and `{ rows }` on PGlite and node-postgres. Where connections are reset again and again, postgres.js
+ * (3.4.9) resolves one statement in a thousand, which was never answered, with no rows: the result lacks the name of its command. And where an answer
+ * breaks off amid its rows, by an error or with its connection, the next one on that connection begins with as many empty places.
  */
 export function rowsOf<Row>(result: unknown): Row[] {
   if (!Array.isArray(result)) return (result as { rows: Row[] }).rows
@@ -143,10 +143,10 @@ export function rowsOf<Row>(result: unknown): Row[] {
   return result
 }
 
-/** postgres.js waits for ever on a dead connection, so the deadline is ours. */
+/** postgres.js waits forever on a dead connection, so the deadline is ours. */
 export async function withDeadline<T>(work: PromiseLike<T>, deadlineMs: number, onLate?: () => void): Promise<T> {
   let timer: NodeJS.Timeout | undefined
-  // Once: Drizzle runs its statement each time it is asked for the answer.
+  // Once: Drizzle runs a statement each time it is awaited.
   const answer = Promise.resolve(work)
   const late = new Promise<never>((_, reject) => {
     timer = setTimeout(() => {
@@ -183,10 +183,10 @@ export function stateOf(error: unknown): string | undefined {
     : code
 }
 
-/** The server says so, and does not speak of its connection (08…) or of its own end (57P…). */
+/** Whether this is the server's own answer, and not about its connection (08…) or its shutdown (57P…). */
 export const isWord = (error: unknown): boolean => /^(?=.*\d)(?!08|57P)[0-9A-Z]{5}$/.test(stateOf(error) ?? '')
 
-/** The driver's own words, of hosts, tables and constraints, are the cause's: a message may reach a client. */
+/** The driver's own words, which name hosts, tables and constraints, stay in the cause: a message may reach a client. */
 function describe(error: unknown): string {
   const cause = driverError(error)
   const state = stateOf(cause)

@@ -1,6 +1,6 @@
 // Who changed what, when and why: written by the statement that makes the change.
 
-/** The actor of what the application's own code does, where it names no other. */
+/** The actor of what the application's own code does, unless it names another. */
 export const APPLICATION = 'application'
 
 /** Who stands behind a change. */
@@ -12,8 +12,8 @@ export interface Actor {
 }
 
 /**
- * How an audit row begins; the other columns follow, in this order. Its time is the clock's once the change has its lock, and not when
- * its transaction began: who begins first may change last, and the newest row is the change in force.
+ * How an audit row begins; the other columns follow, in this order. Its time is taken once the change has its lock, not when its
+ * transaction began: the first to begin may change last, and the newest row is the change in force.
  */
 export const RECORD_AUDIT = `INSERT INTO quota_audit_logs (created_at, user_id, actor, reason, request_id, action, quota_type, before, after)
   SELECT clock_timestamp(),`
@@ -24,13 +24,13 @@ export const auditValues = ({ actor, reason, requestId }: Actor): [string, strin
   requestId
 ]
 
-/** How a quota type stands in an audit row; `t` is its row. */
+/** How a quota type is recorded in an audit row; `t` is its row. */
 export const typeDocument = (t: string): string =>
   `jsonb_build_object('name', ${t}.name, 'description', ${t}.description, 'unit', ${t}.unit, 'kind', ${t}.kind, 'period', ${t}.period, 'default_limit', ${t}.default_limit, 'is_active', ${t}.is_active)`
 
 /**
- * How a user's profile stands in an audit row. The audit log outlives the user, so it tells that there is an address, and that it
- * changed from `oldEmail`, and not the address.
+ * How a user's profile is recorded in an audit row. The audit log outlives the user, so it tells that there is an address, and whether it
+ * changed from `oldEmail`, but not the address.
  */
 export const userDocument = (email: string, timeZone: string, periodAnchor: string, oldEmail = email): string =>
   `jsonb_build_object('email', CASE WHEN ${email} IS NULL THEN NULL WHEN ${email} IS DISTINCT FROM ${oldEmail} THEN 'withheld, changed' ELSE 'withheld' END, 'time_zone', ${timeZone}, 'period_anchor', ${periodAnchor})`

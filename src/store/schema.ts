@@ -19,7 +19,7 @@ import { amount, instant, isAmount, maxAmount } from './columns.ts'
 
 export * from './rollup/tables.ts'
 
-/** The named allowances. Small; on Citus a reference table. */
+/** The quota types. Small; on Citus a reference table. */
 export const quotaTypes = pgTable(
   'quota_types',
   {
@@ -36,7 +36,7 @@ export const quotaTypes = pgTable(
     /** What a user gets on first sight; −1 is unlimited. */
     defaultLimit: amount('default_limit').notNull(),
     isActive: boolean('is_active').notNull().default(true),
-    /** What the application's code declared last; a declaration is applied when it differs from this, so that an operator's change survives a restart. */
+    /** What the application's code declared last; a declaration that differs from it is applied, so that an operator's change survives a restart. */
     declared: jsonb('declared').$type<Record<string, unknown>>(),
     createdAt: instant('created_at').notNull().defaultNow(),
     updatedAt: instant('updated_at').notNull().defaultNow()
@@ -57,7 +57,7 @@ export const quotaUsers = pgTable(
     email: text('email'),
     /** IANA name; the user's periods begin and end at this zone's midnights. */
     timeZone: text('time_zone').notNull().default('UTC'),
-    /** A day of the user's: weeks, months and years are counted from it. Null: the calendar's. */
+    /** The day from which the user's weeks, months and years are counted. Null: the calendar's. */
     periodAnchor: date('period_anchor', { mode: 'string' }),
     createdAt: instant('created_at').notNull().defaultNow()
   },
@@ -65,8 +65,8 @@ export const quotaUsers = pgTable(
 )
 
 /**
- * The counters: one row a user and type, for the running period. No CHECK says `used_amount <= limit_amount`: a limit may be
- * lowered below the use, and work that cost more than was reserved is charged in full. The guard stands in the charging UPDATE.
+ * The counters: one row per user and type, for the running period. No CHECK says `used_amount <= limit_amount`: a limit may be lowered
+ * below the usage, and work that cost more than was reserved is charged in full. The guard stands in the charging UPDATE.
  */
 export const quotaLimits = pgTable(
   'quota_limits',
@@ -81,7 +81,7 @@ export const quotaLimits = pgTable(
     limitAmount: amount('limit_amount').notNull(),
     /** All that is no longer available: charged and held. */
     usedAmount: amount('used_amount').notNull().default(0),
-    /** @deprecated Servers from before 0004 write it. What is held is the sum of the open reservations, and of this nothing is read. */
+    /** @deprecated Servers from before 0004 write it. What is held is the sum of the open reservations; this column is never read. */
     reservedAmount: amount('reserved_amount').notNull().default(0),
     periodStart: instant('period_start').notNull(),
     /** Null: it never ends. */
@@ -97,7 +97,7 @@ export const quotaLimits = pgTable(
   ]
 )
 
-/** The foreign key of what belongs to a counter; deleting a user takes it along. */
+/** The foreign key of what belongs to a counter; deleting a user deletes it too. */
 const ofCounter = (name: string, t: { userId: AnyPgColumn; quotaTypeId: AnyPgColumn }) =>
   foreignKey({
     name,
@@ -116,14 +116,14 @@ export const quotaPeriods = pgTable(
     quotaTypeId: integer('quota_type_id').notNull(),
     periodStart: instant('period_start').notNull(),
     periodEnd: instant('period_end'),
-    /** The limit and the use as they were when it closed, what was held included; late work still moves the latter. */
+    /** The limit and the usage when it closed, including what was held; late work still moves the usage. */
     limitAmount: amount('limit_amount'),
     usedAmount: amount('used_amount').notNull().default(0),
-    /** @deprecated As that of `quota_limits`. */
+    /** @deprecated As in `quota_limits`. */
     reservedAmount: amount('reserved_amount').notNull().default(0),
     /** Null while it runs. */
     closedAt: instant('closed_at'),
-    /** When the first of its log rows was deleted for its age: what was used stands here alone since. */
+    /** When the first of its log rows was deleted for its age: since then, what was used is only recorded here. */
     prunedAt: instant('pruned_at')
   },
   t => [
@@ -135,10 +135,10 @@ export const quotaPeriods = pgTable(
 )
 
 /**
- * What running work holds: a row a charge, gone once it is charged or given back. Its id becomes the log row's, which is the
- * proof that it was charged once. No index on `expires_at`: the table holds only what runs now, and the sweeper reads it whole. No foreign key: to
- * check it took an eighth of what PostgreSQL does for a request, and whoever inserts here holds the counter's lock. `deleteUser` deletes a user's rows;
- * what DELETE in psql leaves is deleted when the counter is opened again (`ensure-user.ts`), or expires.
+ * What running work holds: one row per charge, gone once it is charged or released. Its id becomes the log row's, which is the proof that
+ * it was charged once. No index on `expires_at`: the table holds only what runs now, and the sweeper reads it whole. No foreign key:
+ * checking it took an eighth of PostgreSQL's work for a request, and every insert here is made under the counter's lock. `deleteUser`
+ * deletes a user's rows; what DELETE in psql leaves is deleted when the counter is opened again (`ensure-user.ts`), or expires.
  */
 export const quotaReservations = pgTable(
   'quota_reservations',
@@ -149,7 +149,7 @@ export const quotaReservations = pgTable(
     amount: amount('amount').notNull(),
     /** The period that admitted it, and that it will be charged to, however late. */
     periodStart: instant('period_start').notNull(),
-    /** When it was admitted: the `created_at` of its log row, which so falls into the right period. */
+    /** When it was admitted: the `created_at` of its log row, which thus falls into the right period. */
     createdAt: instant('created_at').notNull(),
     expiresAt: instant('expires_at').notNull()
   },
@@ -161,9 +161,9 @@ export const quotaReservations = pgTable(
 )
 
 /**
- * What was charged, a row a charge. Negative amounts only on levels: what was given back. No foreign key: to check it took a tenth of all that
- * PostgreSQL does for a request, and whoever inserts here holds the counter's lock, or that of a reservation, which `deleteUser` takes before it
- * deletes the user's rows. DELETE in psql leaves them.
+ * What was charged, one row per charge. Negative amounts only on levels: what was given back. No foreign key: checking it took a tenth of
+ * all PostgreSQL's work for a request, and every insert here is made under the lock of the counter or of a reservation, which `deleteUser`
+ * takes before it deletes the user's rows. DELETE in psql leaves them.
  */
 export const usageLogs = pgTable(
   'usage_logs',
@@ -205,7 +205,7 @@ export const quotaIdempotencyKeys = pgTable(
   ]
 )
 
-/** How often a user was refused: one row a user, type and hour, however often. */
+/** How often a user was refused: one row per user, type and hour, however often. */
 export const quotaDenials = pgTable(
   'quota_denials',
   {

@@ -1,4 +1,4 @@
-// Conditions that stand in a statement only where their value is given, so that each combination is planned for itself.
+// Conditions that appear in a statement only where their value is given, so that each combination is planned for itself.
 
 type Value = string | number | null
 
