@@ -66,7 +66,7 @@ export function adjustQuotaRoute(admin: FastifyInstance, { db, types, changed }:
       await types.find(key, 'to be adjusted')
       if (!(await userExists(db, userId))) throw new FST_QUOTA_UNKNOWN_USER()
       const balance = await adjustQuota(db, userId, key, newLimit, by).finally(() => changed(userId))
-      // Deleted just now.
+      // The user was deleted just now.
       if (balance === undefined) throw new FST_QUOTA_UNKNOWN_USER()
       const message =
         newLimit === UNLIMITED ? `'${key}' is unlimited now.` : `The limit of '${key}' is ${newLimit} now.`

@@ -1,5 +1,5 @@
 // The operator's routes: an encapsulated child with its own authorisation, validation and errors.
-// For the words that it adds to a route's schema.
+// For the fields that it adds to a route's schema.
 import type {} from '@fastify/swagger'
 import type { FastifyInstance, FastifyRequest } from 'fastify'
 import { FST_QUOTA_UNKNOWN_PATH } from '../quota/errors.ts'
@@ -24,7 +24,7 @@ import { viewHealthRoute } from './view-health.ts'
 import { viewQuotasRoute } from './view-quotas.ts'
 import { viewStatisticsRoute } from './view-statistics.ts'
 
-/** Fastify takes `%zz` in a query for the text as it stands, and the answer would be about somebody else. */
+/** Fastify takes `%zz` in a query literally, and the answer would be about somebody else. */
 async function refuseBadEscapes({ originalUrl }: FastifyRequest): Promise<void> {
   try {
     decodeURIComponent(originalUrl.slice(originalUrl.indexOf('?') + 1))
@@ -57,7 +57,7 @@ export async function addAdminRoutes(
       admin.setValidatorCompiler(strictValidator())
       admin.setSerializerCompiler(lazySerializer())
       admin.setErrorHandler(answerError)
-      // Nothing is sent here but JSON, whatever the application's own routes take.
+      // Only JSON is accepted here, whatever the application's own routes take.
       admin.removeAllContentTypeParsers()
       admin.addContentTypeParser(
         'application/json',
@@ -66,7 +66,7 @@ export async function addAdminRoutes(
       )
       await addGate(admin, context)
       admin.addHook('preValidation', refuseBadEscapes)
-      // Within the prefix an unknown path is refused like a known one: without a token it tells nothing.
+      // Within the prefix an unknown path is refused like a known one: without a token it reveals nothing.
       admin.setNotFoundHandler((request, reply) =>
         answerError(new FST_QUOTA_UNKNOWN_PATH(request.method), request, reply)
       )

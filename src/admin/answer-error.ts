@@ -1,4 +1,4 @@
-// How an error of an admin route is answered: as problem details that name the field and what it takes, and nothing of the inside.
+// How an error of an admin route is answered: as problem details that name the field and what it takes, but nothing internal.
 import type { FastifyReply, FastifyRequest } from 'fastify'
 import { FST_QUOTA_CHANGE_REFUSED, FST_QUOTA_FAILED, FST_QUOTA_STORE, FST_QUOTA_UNKNOWN_TYPE } from '../quota/errors.ts'
 import { PROBLEM_JSON, problem, STORE_RETRY_SECONDS } from '../quota/problem.ts'
@@ -19,7 +19,7 @@ export interface RequestError extends Error {
   validationContext?: string
 }
 
-/** As text, which no serializer of the application makes anything else of. */
+/** As text, which no serializer of the application changes. */
 export function answerError(given: RequestError, request: FastifyRequest, reply: FastifyReply): FastifyReply {
   const error = refusalOf(given) ?? given
   const [status, detail] = describe(error, request)
@@ -31,13 +31,13 @@ export function answerError(given: RequestError, request: FastifyRequest, reply:
     .send(JSON.stringify(problem(status, codeOf(error, status), detail, fieldOf(error))))
 }
 
-/** The database's own word against a change: a constraint (23…), or what a trigger raises (P0001). */
+/** The database's own refusal of a change: by a constraint (23…), or by what a trigger raises (P0001). */
 function refusalOf(error: RequestError): RequestError | undefined {
   const state = error instanceof FST_QUOTA_STORE ? (stateOf(error) ?? '') : ''
   return /^(23|P0001)/.test(state) ? new FST_QUOTA_CHANGE_REFUSED(state, { cause: error }) : undefined
 }
 
-/** What Fastify or the application refuses has a code of ours, too: who reads it need not know who refused. */
+/** What Fastify or the application refuses gets a code of ours, too: the client need not know who refused. */
 function codeOf({ code }: RequestError, status: number): string {
   if (code?.startsWith('FST_QUOTA_')) return code
   if (status >= 500) return 'FST_QUOTA_FAILED'
@@ -50,7 +50,7 @@ const CODES: Readonly<Record<number, string>> = {
   429: 'FST_QUOTA_TOO_MANY_ATTEMPTS'
 }
 
-/** What Fastify says of a body that it could not read, with what it takes. */
+/** Fastify's errors about a body that it could not read, with what it takes. */
 const BODY_ERRORS: Readonly<Record<string, string>> = {
   FST_ERR_CTP_BODY_TOO_LARGE: 'The body is too large; what is sent here fits into a few hundred bytes.',
   FST_ERR_CTP_INVALID_JSON_BODY: 'The body is no valid JSON, or has the key __proto__ or constructor.',
@@ -58,7 +58,7 @@ const BODY_ERRORS: Readonly<Record<string, string>> = {
   FST_ERR_CTP_EMPTY_JSON_BODY: 'The body is empty: leave out the header Content-Type, or send a JSON object.'
 }
 
-/** What went wrong in here is not told to the outside. */
+/** Internal errors are not disclosed. */
 function describe(error: RequestError, { method }: FastifyRequest): [status: number, detail: string] {
   if (error instanceof FST_QUOTA_STORE) return [503, method === 'GET' || method === 'HEAD' ? NO_ANSWER : NO_WORD]
   if (error instanceof FST_QUOTA_UNKNOWN_TYPE) return [404, unknownType(error)]
@@ -71,7 +71,7 @@ const NO_ANSWER = 'The quota database does not answer at the moment.'
 /** A statement that was given up on may still be carried out. */
 const NO_WORD = `${NO_ANSWER} Look whether the change was made before you send it again.`
 
-/** The error speaks to who writes the application's options; here an operator named the type. */
+/** The error addresses whoever writes the application's options; here an operator named the type. */
 const unknownType = ({ message }: Error): string =>
   `${message.slice(0, message.lastIndexOf(' (')).slice(0, 200)}. GET /quota-types lists them, and PUT /quota-types/:key makes one.`
 

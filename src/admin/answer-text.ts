@@ -1,9 +1,10 @@
-// An answer leaves as text that its schema has written: what the application makes of objects, as an envelope around each, is not for the operator's.
+// An answer leaves as text written by its schema: what the application does to objects, such as an envelope around each, must not reach the
+// operator's answers.
 import type { FastifyReply, RouteHandlerMethod } from 'fastify'
 
 const JSON_TYPE = 'application/json; charset=utf-8'
 
-/** `preSerialization` hooks and a `setReplySerializer` of the application reach this scope, too, and leave texts alone. */
+/** `preSerialization` hooks and a `setReplySerializer` of the application apply to this scope, too, but leave texts alone. */
 export function answeringInText(handler: RouteHandlerMethod): RouteHandlerMethod {
   return async function (request, reply) {
     const document: unknown = await handler.call(this, request, reply)
@@ -14,7 +15,7 @@ export function answeringInText(handler: RouteHandlerMethod): RouteHandlerMethod
 
 function textOf(document: object, reply: FastifyReply): string {
   const status = String(reply.statusCode)
-  // The one is for what has several content types.
+  // The first is for responses with several content types.
   const write =
     reply.getSerializationFunction(status, 'application/json') ??
     reply.getSerializationFunction(status) ??

@@ -1,4 +1,4 @@
-// Who may operate: a token in `X-Admin-Token`, or the application's own word.
+// Who may operate: a token in `X-Admin-Token`, or the application's own decision.
 import { createHash, timingSafeEqual } from 'node:crypto'
 import type { FastifyRequest } from 'fastify'
 import { FST_QUOTA_INVALID_OPTION } from '../quota/errors.ts'
@@ -8,7 +8,7 @@ import { refuseUnknown, requireObject } from '../quota/option.ts'
 export type Authorize = (request: FastifyRequest) => string | null | undefined | Promise<string | null | undefined>
 
 export interface AdminOptions {
-  /** At least 16 ASCII characters, with no space at an end; or several by name, which is the actor in the audit log. There is no default. */
+  /** At least 16 ASCII characters, with no space at either end; or several by name, which is the actor in the audit log. There is no default. */
   token?: string | Readonly<Record<string, string>>
   /** Where the routes are. Default: `/admin/quotas`. */
   prefix?: string
@@ -18,14 +18,14 @@ export interface AdminOptions {
 
 export const DEFAULT_ADMIN_PREFIX = '/admin/quotas'
 export const MIN_TOKEN_LENGTH = 16
-/** What arrives in a header as it was sent. */
+/** Tokens that arrive in a header as they were sent. */
 const SENDABLE = /^[!-~](?:[ -~]*[!-~])?$/
 
 export interface Authorization {
   authorize: Authorize
-  /** Whether a request tries to prove who it is from; without a token of ours the application alone can tell. */
+  /** Whether a request tries to prove who sent it; undefined where there are no tokens, and only the application can tell. */
   hasCredential(request: FastifyRequest): boolean | undefined
-  /** What who is refused is told. */
+  /** What a refused client is told. */
   remedy: string
 }
 
@@ -93,7 +93,7 @@ function readTokens(token: AdminOptions['token']): { name: string; hash: Buffer 
 export const isActor = (name: unknown): name is string =>
   typeof name === 'string' && name !== '' && !/\p{Cc}/u.test(name)
 
-/** Hashes have one length, so that comparing them takes one time; every token is compared, so that their order tells nothing. */
+/** Hashes have the same length, so comparing them takes the same time; every token is compared, so their order reveals nothing. */
 const byToken =
   (tokens: readonly { name: string; hash: Buffer }[]): Authorize =>
   request => {

@@ -11,15 +11,15 @@ export interface AdminContext {
   types: TypeCatalogue
   /** What happened in this process, and how many settlements wait to be written. */
   counts(): EventCounts & { pending: number }
-  /** Must be told where a user, or any of them, may have room again. */
+  /** Must be called when a user, or any of them, may have room again. */
   changed(userId?: string): void
-  /** Writes down the denials that this process has counted and not written yet; what cannot be is logged, and kept for later. */
+  /** Writes the denials that this process has counted and not written yet; what cannot be written is logged, and kept for later. */
   flushDenials(): Promise<void>
-  /** Statistics of so many of this time zone's days are asked for: they should be kept at hand. */
+  /** Statistics over this many of the time zone's days are asked for: they should be kept at hand. */
   wantStatistics(timeZone: string, days: number): void
 }
 
-/** Where the actor that `authorize` named is kept on a request; empty before, and for who may see no more than the bare health. */
+/** Where the actor that `authorize` named is kept on a request; empty before, and for those who may see no more than the bare health. */
 export const ACTOR = Symbol('fastify-quota.actor')
 
 export const actorName = (request: FastifyRequest): string => (request as unknown as { [ACTOR]: string })[ACTOR]
@@ -28,6 +28,6 @@ export const actorName = (request: FastifyRequest): string => (request as unknow
 export const actorOf = (request: FastifyRequest): Actor => ({
   actor: actorName(request),
   reason: readReason(request) ?? null,
-  // Where `genReqId` takes it from a header there may be none.
+  // There may be none where `genReqId` takes it from a header.
   requestId: request.id ?? null
 })

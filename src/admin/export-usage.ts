@@ -17,10 +17,10 @@ const FORMATS = {
   ndjson: { type: 'application/x-ndjson; charset=utf-8', file: 'usage-logs.ndjson', head: '', lines: ndjson }
 } as const
 
-/** At once in this process: each has a connection to the database, or a share of the only one. */
+/** At the same time in this process: each has a connection to the database, or a share of the only one. */
 const MAX_EXPORTS = 2
 const RETRY_SECONDS = 10
-/** A client that takes nothing for so long holds a snapshot of the database that others pay for. A slow one reads from full buffers first. */
+/** A client that takes nothing for this long holds a snapshot of the database that others pay for. A slow one reads from full buffers first. */
 const STALL_MS = 5 * 60_000
 
 /** The exports that run. A closing application does not wait for them. */
@@ -56,7 +56,7 @@ export async function sendExport(
     return answerError(new FST_QUOTA_TOO_MANY_EXPORTS(MAX_EXPORTS), request, reply)
   }
   reply.type(type).header('content-disposition', `attachment; filename="${file}"`)
-  // It would be read to its end for nothing. A stream: for a text Fastify says how long it is.
+  // The log would be read to its end for nothing. A stream, because Fastify states the length of a text.
   if (request.method === 'HEAD') return reply.send(Readable.from([]))
   const stream = streamOf(rows(), head, lines)
   slots.hold(stream)
@@ -82,7 +82,7 @@ function streamOf(
 ): Readable {
   let stall: NodeJS.Timeout | undefined
   const stream = Readable.from(texts(), { objectMode: false })
-  // Also where it was never read from: the generator below would not come to its own end then.
+  // Even if it was never read from: the generator below would not come to its own end then.
   stream.once('close', () => {
     clearTimeout(stall)
     void rows.return(undefined)

@@ -6,7 +6,7 @@ import { answerError } from './answer-error.ts'
 import { type Authorization, isActor } from './authorize.ts'
 import { ACTOR } from './context.ts'
 
-/** Wrong tokens that one address may try in a minute; the next are answered 429. A right one always gets in. */
+/** Wrong tokens that one address may try in a minute; further ones are answered 429. A right one always gets in. */
 const MAX_WRONG_TOKENS = 100
 const WINDOW_MS = 60_000
 
@@ -18,7 +18,7 @@ export async function addGate(
   const countWrong = admin.createRateLimit({
     max: MAX_WRONG_TOKENS,
     timeWindow: WINDOW_MS,
-    // Where the application limits rates as well, its limiter counts this, apart from its own; whom it lets off is not let off here.
+    // Where the application limits rates as well, its limiter counts these, apart from its own; whom it exempts is not exempt here.
     keyGenerator: request => `quota-admin ${request.ip}`,
     allowList: []
   })
@@ -45,7 +45,7 @@ export async function addGate(
       return answerError(new FST_QUOTA_TOO_MANY_ATTEMPTS(), request, reply)
     }
     const isLast = wrong?.isAllowed === false && wrong.remaining === 0
-    // Who brings no token tries none, and may come as often as they like.
+    // A client without a token tries none, and may come as often as it likes.
     request.log[isCounted ? 'warn' : 'info'](
       { endpoint: request.routeOptions.url, ip: request.ip, ...(isLast ? { slowed: true } : {}) },
       'quota admin request refused'

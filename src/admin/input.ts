@@ -1,4 +1,4 @@
-// What an operator sends, read strictly: digits where a number is meant, and the name of the field where it is not.
+// What an operator sends, read strictly: a number takes digits only, and an error names the field.
 import type { FastifyRequest } from 'fastify'
 import { isLimit } from '../quota/amount.ts'
 import { FST_QUOTA_INVALID_LIMIT, FST_QUOTA_INVALID_REQUEST, FST_QUOTA_INVALID_USER } from '../quota/errors.ts'
@@ -30,7 +30,7 @@ const bodyOf = (request: FastifyRequest) => (request.body ?? {}) as Record<strin
 
 const DIFFER = 'is in the query and in the body, and they differ'
 
-/** A parameter that may stand in the query or in the body; in both only where they agree. */
+/** A parameter that may be in the query or in the body; in both only where they agree. */
 function readEither(request: FastifyRequest, field: string): unknown {
   const query = (request.query as Record<string, unknown>)[field]
   const body = bodyOf(request)[field]
@@ -55,7 +55,7 @@ export const readReason = (request: FastifyRequest): string | undefined => readT
 /** A limit: malformed is 400, a number that is no limit 422. */
 export function readLimit(request: FastifyRequest, field: string): number {
   const given = [bodyOf(request)[field], queryOf(request)[field]].filter(value => value !== undefined && value !== null)
-  // As they are read: 5, 5.0 and 05 are one limit.
+  // Compared as they are read: 5, 5.0 and 05 are one limit.
   const [limit, other = limit] = given.map(value => checkLimit(field, value))
   if (limit === undefined) throw refuse(field, 'is missing; give a whole number, or -1 for unlimited')
   if (limit !== other) throw refuse(field, DIFFER)
@@ -105,7 +105,7 @@ export function readTimeZone(query: Query, field: string, { default: fallback }:
 
 const ISO_DATE = /^(\d{4}-\d{2}-\d{2})(?:T(\d{2}:\d{2}(?::\d{2}(?:\.\d{1,9})?)?)(Z|([+-]\d{2}):?(\d{2})?)?)?$/
 
-/** As JavaScript reads them all alike: it takes a time without an offset for its own zone's. */
+/** Rewritten so that JavaScript reads all alike: it takes a time without an offset for its own zone's. */
 function dateIn(value: string): Date {
   const [, day, time = '00:00', offset, hours, minutes = '00'] = ISO_DATE.exec(value) ?? []
   return new Date(
@@ -141,7 +141,7 @@ const DAY_MS = 86_400_000
 /** The last millisecond that PostgreSQL and an ISO 8601 text of four-digit years both have. */
 export const LAST_INSTANT_MS = Date.UTC(9999, 11, 31, 23, 59, 59, 999)
 
-/** From start_date on, and until end_date; a day that is named as the end is meant whole. */
+/** From start_date on, and until end_date; a day that is named as the end is included whole. */
 export function readSpan(query: Query): { from: Date | undefined; until: Date | undefined } {
   const from = readInstant(query, 'start_date')
   const end = readInstant(query, 'end_date')

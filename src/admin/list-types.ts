@@ -1,4 +1,4 @@
-// GET /quota-types: what there is to be used up.
+// GET /quota-types: lists the quota types.
 import type { FastifyInstance } from 'fastify'
 import { listTypes } from '../store/catalogue/list-types.ts'
 import type { AdminContext } from './context.ts'

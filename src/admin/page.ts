@@ -1,5 +1,5 @@
-// A page of a list: how many, and after which row. A cursor is where the page before ended, so it costs the same however deep it is, and
-// stays right while rows are added.
+// A page of a list: how many, and after which row. A cursor is where the previous page ended, so a page costs the same however deep it is,
+// and stays right while rows are added.
 import { isUserId } from '../quota/user-id.ts'
 import { LAST_INSTANT_MS, type Query, readCount, refuse } from './input.ts'
 import { PAGE_FIELDS } from './schemas.ts'
@@ -29,7 +29,7 @@ export function readPage<P>(query: Query, cursor: CursorOf<P>): Page<P> {
   }
 }
 
-/** Of one row more than was asked for, what is shown; the row more says that there is a next page. */
+/** The rows to show, of one more than was asked for; the extra row tells that there is a next page. */
 export const shown = <R>(rows: readonly R[], { limit }: { limit: number }): readonly R[] => rows.slice(0, limit)
 
 export function nextCursor<P>(rows: readonly P[], { limit }: { limit: number }, cursor: CursorOf<P>): string | null {
@@ -39,7 +39,7 @@ export function nextCursor<P>(rows: readonly P[], { limit }: { limit: number }, 
 const writeCursor = <P>(position: P, { list, write }: CursorOf<P>): string =>
   Buffer.from(JSON.stringify([list, ...write(position)])).toString('base64url')
 
-/** Only what was given out is taken: it must read as this list's, and be written the same again. */
+/** Takes only cursors that were given out: one must read as this list's, and be written the same again. */
 function readCursor<P>(text: string, cursor: CursorOf<P>): P {
   const [list, ...parts] = decode(text)
   const position = list === cursor.list ? cursor.read(parts) : undefined
@@ -59,7 +59,7 @@ function decode(text: string): unknown[] {
 
 const UUID = /^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$/
 
-/** Of what is listed by its time. */
+/** For lists in order of time. */
 export const byTime = (list: string): CursorOf<{ createdAt: Date; id: string }> => ({
   list,
   write: ({ createdAt, id }) => [createdAt.getTime(), id],
@@ -73,7 +73,7 @@ export const byTime = (list: string): CursorOf<{ createdAt: Date; id: string }> 
       : undefined
 })
 
-/** Of users, by what they are ranked by. */
+/** For users, by what they are ranked by. */
 export const byRank = (sort: string): CursorOf<{ rank: string; userId: string }> => ({
   list: `users by ${sort}`,
   write: ({ rank, userId }) => [rank, userId],

@@ -1,5 +1,5 @@
-// The parts of the admin routes' schemas that are the same in several. They are what OpenAPI shows: a number in a query is an
-// integer there, and its bounds are those that `input.ts` reads it by.
+// The parts that several of the admin routes' schemas share. They are what OpenAPI shows: there a number in a query is an integer, with the
+// bounds that `input.ts` reads it by.
 import { problemAnswer } from '../quota/problem.ts'
 
 export const USER_PARAMS = {
@@ -68,7 +68,7 @@ export const query = <P extends object>(properties: P) =>
 export const body = <P extends object>(properties: P) =>
   ({ type: 'object', additionalProperties: false, properties }) as const
 
-/** A JSON body may be left out where everything may stand in the query. */
+/** A JSON body may be left out where everything may be in the query. */
 export const optionalBody = <P extends object>(properties: P) =>
   ({ type: ['object', 'null'], additionalProperties: false, properties }) as const
 
@@ -86,7 +86,7 @@ const REFUSALS: Readonly<Record<number, string>> = {
   503: 'The quota database does not answer; Retry-After says when to try again. Look whether a change was made before.'
 }
 
-/** As Fastify answers by itself, before there is a route, unless the application has `frameworkErrors`. */
+/** How Fastify itself answers before there is a route, unless the application has `frameworkErrors`. */
 const FASTIFY_ERROR = {
   type: 'object',
   required: ['code', 'error', 'message', 'statusCode'],
@@ -104,9 +104,9 @@ function refusal(status: number) {
   return { ...answer, content: { ...answer.content, 'application/json': { schema: FASTIFY_ERROR } } }
 }
 
-/** Every route may refuse with these, and with `more` of them. */
+/** Every route may refuse with these, and with those in `more`. */
 export const refusals = (...more: number[]) =>
   Object.fromEntries([400, 403, 429, 500, 503, ...more].map(status => [status, refusal(status)]))
 
-/** What a route that changes something may refuse with besides; each has an id in its path. */
+/** What a route that changes something may also refuse with; each has an id in its path. */
 export const CHANGE_REFUSALS = [404, 409, 413, 414, 415] as const

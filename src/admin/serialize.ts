@@ -1,4 +1,4 @@
-// How an answer is written by its schema. It is compiled for the first answer: for all routes at once it is most of what a start would take.
+// How an answer is written by its schema. Compiled for the first answer: compiling for all routes at once would be most of a start.
 import buildSerializerFactory from '@fastify/fast-json-stringify-compiler'
 import type { FastifySchema, FastifySerializerCompiler } from 'fastify'
 

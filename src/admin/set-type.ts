@@ -1,4 +1,4 @@
-// PUT /quota-types/:key: makes a quota type, or changes one.
+// PUT /quota-types/:key: creates a quota type, or changes one.
 import type { FastifyInstance, FastifyRequest } from 'fastify'
 import { MAX_AMOUNT, UNLIMITED } from '../quota/amount.ts'
 import { FST_QUOTA_KIND_MISMATCH } from '../quota/errors.ts'
@@ -107,7 +107,7 @@ function readChange(request: FastifyRequest): TypeChange {
   return change
 }
 
-/** What can be told without the table's word; the statement looks again. */
+/** What can be told without asking the table; the statement looks again. */
 function refuseContradiction(key: string, change: TypeChange, known: QuotaType | undefined): void {
   const kind = known?.kind ?? change.kind ?? TYPE_DEFAULTS.kind
   if (known !== undefined && change.kind !== undefined && change.kind !== known.kind)

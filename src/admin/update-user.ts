@@ -1,4 +1,4 @@
-// PATCH /users/:userId: changes what is known of a user.
+// PATCH /users/:userId: changes what is known about a user.
 import type { FastifyInstance, FastifyRequest } from 'fastify'
 import { FST_QUOTA_UNKNOWN_USER } from '../quota/errors.ts'
 import { isTimeZone } from '../quota/period.ts'

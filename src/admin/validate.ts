@@ -7,12 +7,12 @@ type Validate = ReturnType<Compiler>
 
 const AS_IT_IS = { coerceTypes: false, removeAdditional: false, allErrors: false, verbose: true } as const
 
-/** Fastify's own validator turns `limit: null` into 0 and drops what it does not know: not with money. */
+/** Fastify's own validator turns `limit: null` into 0 and drops what it does not know: unacceptable with money. */
 export function strictValidator(): Compiler {
   let compile: Compiler | undefined
   return route => {
     const schema = asSent(route.schema as ObjectSchema, route.httpPart)
-    // For the first request, as in serialize.ts. What is wrong stands on the function.
+    // Compiled for the first request, as in serialize.ts. The errors are a property of the function.
     let check: Validate | undefined
     const validate: Validate = (data: unknown) => {
       compile ??= buildValidatorFactory()({}, { customOptions: AS_IT_IS })
@@ -30,8 +30,8 @@ interface ObjectSchema {
 }
 
 /**
- * The schemas say what is meant, for OpenAPI; here stands what may come. All of a query is text, which `input.ts` reads, digits only;
- * and of a number in a body it says itself whether it is malformed (400) or makes no sense (422).
+ * The schemas say what is meant, for OpenAPI; this says what may arrive. Everything in a query is text, which `input.ts` reads, digits
+ * only; and for a number in a body it tells itself whether it is malformed (400) or makes no sense (422).
  */
 function asSent(schema: ObjectSchema, httpPart: string | undefined): object {
   const types = httpPart === 'querystring' ? () => 'string' : (type: unknown) => (type === 'integer' ? 'number' : type)

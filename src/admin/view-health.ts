@@ -1,4 +1,4 @@
-// GET /health: whether the quotas can be kept. Who has no token is told just that.
+// GET /health: whether the quotas can be kept. Without a token, only that is told.
 import type { FastifyInstance } from 'fastify'
 import { STORE_RETRY_SECONDS } from '../quota/problem.ts'
 import { type DatabaseHealth, viewWritableHealth } from '../store/connection/view-health.ts'
@@ -78,12 +78,12 @@ export function viewHealthRoute(admin: FastifyInstance, context: AdminContext): 
   })
 }
 
-/** Who watches wants an answer before the watcher gives up. */
+/** A monitor wants an answer before it gives up. */
 const DEADLINE_MS = 2_000
 
 const examine = (db: Database): Promise<DatabaseHealth> => viewWritableHealth(db, DEADLINE_MS)
 
-/** What anybody may ask for, as often as they like, must not become a query each. */
+/** Anybody may ask for this as often as they like, so not each request may be a query. */
 class RecentHealth {
   readonly #db: Database
   #askedAt = Number.NEGATIVE_INFINITY
