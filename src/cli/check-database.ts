@@ -1,4 +1,4 @@
-// Everything that can be wrong with the database of quotas, one check after the other; it changes nothing.
+// Everything that can be wrong with the quota database, one check after the other; it changes nothing.
 import { isTimeZone } from '../quota/period.ts'
 import { listTypes } from '../store/catalogue/list-types.ts'
 import { listExpired } from '../store/charge/expire-reservations.ts'
@@ -18,7 +18,7 @@ const OLDEST_VERSION = 140_000
 const MAX_EXPIRED = 1_000
 const INIT = 'run `npx fastify-quota init --schema-only` on this database'
 
-/** Stops at the check that the others cannot do without. */
+/** Stops at a failed check that the others depend on. */
 export async function checkDatabase(db: Database): Promise<Finding[]> {
   const { version, versionNumber, encoding, isolation, isReadOnly, latencyMs } = await viewHealth(db)
   const findings = [
@@ -107,7 +107,7 @@ async function checkMigrations(db: Database): Promise<Finding[]> {
   return [ok('migrations', `${recorded} of ${shipped} are applied`)]
 }
 
-/** A push cannot give them: drizzle-kit has no word for it. */
+/** A push cannot set replica identities: drizzle-kit has no word for them. */
 async function checkIdentities(db: Database): Promise<Finding[]> {
   const tables = await listUnidentified(db)
   if (tables.length === 0) return []

@@ -9,7 +9,7 @@ export interface Command {
   /** What stands between the usage line and the flags. */
   description: string
   flags: Readonly<Record<string, Flag>>
-  /** Returns the exit code. Throws UsageError for what was called wrongly, any other error for what went wrong. */
+  /** Returns the exit code. Throws UsageError if it was called wrongly, any other error for what went wrong. */
   run(values: Values, print: (text: string) => void): Promise<number>
 }
 
@@ -20,7 +20,7 @@ export interface Flag {
   help: string
 }
 
-/** The caller's mistake: answered with the usage and exit code 2. */
+/** The caller's mistake, answered with the usage and exit code 2. */
 export class UsageError extends Error {}
 
 export const parseOptions = (command: Command): ParseArgsConfig['options'] => ({

@@ -29,7 +29,7 @@ export interface Target {
   connection: string | { dataDir: string }
   /** For messages: without the password. */
   label: string
-  /** Where it was said. */
+  /** Where it was given. */
   source: '--database-url' | 'DATABASE_URL' | 'embedded'
 }
 
@@ -44,7 +44,7 @@ export function readTarget(values: Values): Target {
   return { connection, label: labelServer(connection), source: url === undefined ? 'DATABASE_URL' : '--database-url' }
 }
 
-/** An embedded one is brought to this version, as each start of an application does. */
+/** An embedded database is brought to this version, as at each start of an application. */
 async function openTarget({ connection, source }: Target): Promise<Database> {
   try {
     return await open(connection, { deadlineMs: DEADLINE_MS })
@@ -53,7 +53,7 @@ async function openTarget({ connection, source }: Target): Promise<Database> {
   }
 }
 
-/** Opens it for as long as `work` takes. What is wrong with the connection is told of where that was said. */
+/** Opens it for as long as `work` takes. An error of the connection names where it was given. */
 export async function withTarget<T>(target: Target, work: (db: Database) => Promise<T>): Promise<T> {
   const db = await openTarget(target)
   try {
@@ -66,10 +66,10 @@ export async function withTarget<T>(target: Target, work: (db: Database) => Prom
   }
 }
 
-/** Nothing is there of what a command looks at. */
+/** What a command looks at does not exist. */
 export class NoDatabase extends Error {}
 
-/** A command that only looks must not make an empty database. */
+/** A command that only looks must not create an empty database. */
 export function requireEmbedded({ connection }: Target): void {
   if (typeof connection !== 'string' && !existsSync(join(connection.dataDir, 'PG_VERSION')))
     throw new NoDatabase(

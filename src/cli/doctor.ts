@@ -46,7 +46,7 @@ fastify-cli). It must not listen. It is started as always, with its own database
 
 const NOT_YOURS = hint('routes', 'those of an application of yours were not looked at', 'name its file: --app FILE')
 
-/** SQLSTATE of a right that is lacking. */
+/** SQLSTATE of a missing right. */
 const FORBIDDEN = '42501'
 
 async function examineDatabase(target: Target): Promise<Finding[]> {

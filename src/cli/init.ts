@@ -1,4 +1,4 @@
-// fastify-quota init: the tables, the quota types, and the limits of users who are there already.
+// fastify-quota init: the tables, the quota types, and the limits of existing users.
 import { FST_QUOTA_SCHEMA } from '../quota/errors.ts'
 import type { QuotaDeclaration } from '../quota/quota-type.ts'
 import { QUOTAS } from '../server/quotas.ts'
@@ -82,7 +82,7 @@ function readOrder(values: Values): Order {
   }
 }
 
-/** What was lost after it was made comes by no migration: to say that all is well would send the operator round in a circle with `doctor`. */
+/** No migration brings back what was lost later: to say that all is well would send the operator in circles between this and `doctor`. */
 async function requireComplete(db: Database): Promise<void> {
   const missing = await missingFromSchema(db)
   if (missing.length > 0) throw new FST_QUOTA_SCHEMA(tellMissing(missing), `To mend it, ${RESTORE}`)
@@ -111,7 +111,7 @@ const people = (n: number): string => (n === 1 ? '1 user' : `${n} users`)
 
 const BY: Actor = { actor: 'fastify-quota init', reason: null, requestId: null }
 
-/** Rows of one statement. */
+/** Rows per statement. */
 const BATCH = 500
 /** Users at once: as many as a pool has connections. */
 const WIDTH = 10
@@ -131,7 +131,7 @@ async function giveToUsers(db: Database, users: readonly UserEntry[]): Promise<s
   return `- ${people(users.length)} of the file: ${done.added} new, ${done.changed} changed; limits given to ${people(done.given)}`
 }
 
-/** Of all users, or of these: whoever lacks the limit of an active type gets it. How many did. */
+/** Gives all users, or these, the limits of active types that they lack; returns how many users lacked any. */
 async function giveLimits(db: Database, ids?: readonly string[]): Promise<number> {
   let given = 0
   for (;;) {

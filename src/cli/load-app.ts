@@ -23,7 +23,7 @@ export async function loadApp(file: string): Promise<FastifyInstance> {
     throw new Error(`The function that ${file} exports takes nothing, so it must return a Fastify instance.`)
   }
   const app = Fastify()
-  // What it decorates must be seen from outside, as with fastify-cli.
+  // What it decorates must be visible from outside, as with fastify-cli.
   app.register(fp(exported as FastifyPluginAsync))
   return app
 }
@@ -31,7 +31,7 @@ export async function loadApp(file: string): Promise<FastifyInstance> {
 async function importDefault(file: string): Promise<Exported | undefined> {
   try {
     const module = await import(pathToFileURL(resolve(file)).href)
-    // Of a CommonJS module the default is `module.exports`, which may be an ES module's namespace once compiled.
+    // The default of a CommonJS module is `module.exports`, which may be a compiled ES module's namespace.
     const exported = module.default?.default ?? module.default ?? module.app
     return exported as Exported | undefined
   } catch (error) {

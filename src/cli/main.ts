@@ -1,5 +1,5 @@
 #!/usr/bin/env node
-// The command line: finds the command, reads its flags, and turns what comes of it into text and an exit code.
+// The command line: finds the command, reads its flags, and turns the result into text and an exit code.
 import { writeSync } from 'node:fs'
 import { parseArgs } from 'node:util'
 import { DEFAULT_DIRECTORY } from '../store/connection/default-directory.ts'
@@ -10,7 +10,7 @@ interface Entry {
   name: string
   /** One line, for the list of commands. */
   summary: string
-  /** Loaded when it is called for: each brings what it works with. */
+  /** Loaded on demand: each brings what it works with. */
   load(): Promise<Command>
 }
 
@@ -54,15 +54,15 @@ Exit codes: 0 all is well, 1 something is wrong or failed, 2 called wrongly, 141
 
 const STDOUT = 1
 
-/** Whoever read what is printed has left, as `head` does. */
+/** The reader of the output has left, as `head` does. */
 class ReaderLeft extends Error {}
 
-/** What a shell tells of a program that ends so: 128 + SIGPIPE. */
+/** What a shell reports for a program that ends so: 128 + SIGPIPE. */
 const READER_LEFT = 141
 
 /**
- * Returns once the text is out. What `process.stdout` still kept of a pipe's text at the end was lost (all but 64 000 of 2 000 000
- * characters), and a long report would pile up there before a slow reader.
+ * Returns once the text is out. What `process.stdout` still held of a pipe's text at the end was lost (all but 64 000 of 2 000 000
+ * characters), and a long report would pile up there for a slow reader.
  */
 function print(text: string): void {
   let rest: Buffer = Buffer.from(`${text}\n`)
@@ -77,7 +77,7 @@ function writeSome(bytes: Buffer): number {
     const { code } = error as NodeJS.ErrnoException
     if (code === 'EPIPE') throw new ReaderLeft()
     if (code !== 'EAGAIN') throw error
-    // Full, and somebody made it one that does not wait.
+    // The pipe is full, and somebody made it non-blocking.
     Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, 10)
     return 0
   }

@@ -21,7 +21,7 @@ export function readTypes(file: string): Record<string, QuotaDeclaration> {
 
 function parse(file: string): unknown {
   try {
-    // Unlike 'utf8' it passes over a byte order mark.
+    // Unlike 'utf8' this skips a byte order mark.
     return JSON.parse(new TextDecoder().decode(readFileSync(file)))
   } catch (error) {
     throw new Error(`${file} cannot be read as JSON: ${(error as Error).message}`)

@@ -1,13 +1,13 @@
 // The users of a CSV file (RFC 4180), checked line by line before any of them is written.
 import { readFileSync } from 'node:fs'
-// Quotes, line breaks within them, byte order marks: a parser that has met them all, and needs no other package.
+// Quotes, line breaks within them, byte order marks: a parser that handles them all, and needs no other package.
 import { parse } from 'csv-parse/sync'
 import { isTimeZone } from '../quota/period.ts'
 import { isUserId } from '../quota/user-id.ts'
 import { isDay, isEmail } from '../quota/user-profile.ts'
 import type { UserEntry } from '../store/operator/set-users.ts'
 
-/** What is wrong is told up to here; the rest is counted. */
+/** At most this many faults are listed; the rest are counted. */
 const MAX_FAULTS = 20
 
 interface Line {
@@ -24,7 +24,7 @@ interface Columns {
 
 export interface UsersFile {
   users: UserEntry[]
-  /** Columns of the header that say nothing to us. */
+  /** Columns of the header that mean nothing to us. */
   passedOver: string[]
 }
 
@@ -71,7 +71,7 @@ const NAMES: Readonly<Record<keyof Columns, readonly string[]>> = {
 
 const namesIn = (cells: readonly string[]): string[] => cells.map(cell => cell.trim().toLowerCase())
 
-/** A first line that names one of our columns is a header; other columns of it are passed over. */
+/** A first line that names one of our columns is a header; its other columns are ignored. */
 function columnsOf(cells: readonly string[]): Columns | undefined {
   const names = namesIn(cells)
   const at = (column: keyof Columns) => names.findIndex(name => NAMES[column].includes(name))
@@ -86,7 +86,7 @@ function columnsOf(cells: readonly string[]): Columns | undefined {
   return [id, email, time_zone, period_anchor].some(i => i >= 0) ? columns : undefined
 }
 
-/** Two columns of a header that may both be meant: the `id` beside a `user_id` is often that of a row of another table. */
+/** Two columns of a header that may both be meant: an `id` beside a `user_id` is often that of another table's row. */
 function ambiguityOf({ number, cells }: Line): string | undefined {
   const names = namesIn(cells)
   for (const known of Object.values(NAMES)) {
@@ -100,7 +100,7 @@ function ambiguityOf({ number, cells }: Line): string | undefined {
 const passedOverOf = (cells: readonly string[], columns: Columns): string[] =>
   cells.map(cell => cell.trim()).filter((name, i) => name !== '' && !Object.values(columns).includes(i))
 
-/** Without a header of ours every line begins with an id: what rather is a file of another kind would make a user of each of its lines. */
+/** Without a header of ours every line begins with an id: a file of another kind would create a user from each of its lines. */
 function strangeLineOf(lines: readonly Line[]): string | undefined {
   const separated = lines.find(({ cells }) => /[;\t]/.test(cells[0] ?? ''))
   if (separated !== undefined)

@@ -1,4 +1,4 @@
-// fastify-quota reconcile: counters that are not the sum of their log rows and reservations, told or repaired.
+// fastify-quota reconcile: counters that are not the sum of their log rows and reservations, reported or repaired.
 import { requireReady } from '../store/connection/connect-server.ts'
 import type { Database } from '../store/database.ts'
 import { type Fix, fixCounters } from '../store/operator/fix-counter.ts'
@@ -37,7 +37,7 @@ Both may run beside applications: one statement sees one moment, and a counter i
   }
 }
 
-/** What the admin routes take for a reason. */
+/** As long as the admin routes allow. */
 const MAX_REASON_LENGTH = 1000
 
 function readReason(values: Values): string | null {

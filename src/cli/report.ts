@@ -51,7 +51,7 @@ type PrintLines = (lines: Lines, print: Print, month: string) => Promise<void>
 
 const FORMATS: Readonly<Record<string, PrintLines>> = { text: printText, csv: printCsv, json: printJson }
 
-/** Not before 1970, and not where the next month has five digits, which PostgreSQL does not read as JavaScript writes them. */
+/** Not before 1970, nor where the next month's year has five digits, which PostgreSQL does not read as JavaScript writes them. */
 function readMonth(values: Values): string | undefined {
   const month = text(values, 'month')
   if (month === undefined) return undefined
@@ -67,7 +67,7 @@ function readFormat(values: Values): PrintLines {
   return printLines
 }
 
-/** Kept whole: a column is as wide as its widest cell. */
+/** All lines are kept: a column is as wide as its widest cell. */
 async function printText(lines: Lines, print: Print, month: string): Promise<void> {
   const rows: string[][] = []
   for await (const line of lines) rows.push(rowOf(line))
@@ -96,10 +96,10 @@ async function printCsv(lines: Lines, print: Print): Promise<void> {
   for await (const line of lines) print(csvOf(Object.values(documentOf(line))))
 }
 
-/** Without the line feed of its CRLF, which is what `print` ends a text with. */
+/** Without the line feed of its CRLF, which `print` adds. */
 const csvOf = (cells: readonly (string | number | null)[]): string => csvLines([cells]).slice(0, -1)
 
-/** One array, an element a line; one line behind, because the last has no comma. */
+/** One array, one element per line; printed one line behind, because the last has no comma. */
 async function printJson(lines: Lines, print: Print): Promise<void> {
   let last: string | undefined
   for await (const line of lines) {
@@ -121,5 +121,5 @@ const documentOf = (line: UsageLine): Record<(typeof COLUMNS)[number], string | 
   denials: line.denials
 })
 
-/** As everywhere: of a limit of 0 nothing is left, so it is gone to 100 %, also where nothing but denials came of it. */
+/** As everywhere: a limit of 0 leaves nothing, so it is used to 100 %, even if it led only to denials. */
 const shareOf = ({ limit, used }: UsageLine): number | null => usagePercent({ limit, used, reserved: 0 })
