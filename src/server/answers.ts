@@ -8,7 +8,7 @@ export const REFUSALS = {
   400: problemAnswer('The request is malformed.'),
   401: problemAnswer('It is not known who asks.')
 } as const
-/** And those of one with a parameter in its path. */
+/** And those of a route with a parameter in its path. */
 export const PATH_REFUSALS = { 414: problemAnswer('The URL is too long.') } as const
 
 const METERED_REFUSALS = {
@@ -16,7 +16,7 @@ const METERED_REFUSALS = {
   503: problemAnswer('Quotas cannot be checked at the moment; nothing was charged. Retry-After says when to try again.')
 } as const
 
-/** And those of one that is metered, unless nothing is. */
+/** And those of a metered route, unless nothing is metered. */
 export const meteredRefusals = (isQuotaEnabled: boolean) => ({
   ...REFUSALS,
   ...(isQuotaEnabled ? METERED_REFUSALS : {})
@@ -30,7 +30,7 @@ export function refuse(reply: FastifyReply, status: number, code: string, detail
 }
 
 export function addAnswers(app: FastifyInstance, { asksForToken }: { asksForToken: boolean }): void {
-  // Fastify's own would log the path, and in a path stand patients' names.
+  // Fastify's own handler would log the path, which may contain patients' names.
   app.setNotFoundHandler((request, reply) => {
     const { code, message } = new FST_QUOTA_UNKNOWN_PATH(request.method)
     return refuse(reply, 404, code, message)

@@ -15,17 +15,17 @@ import type { Settings } from './settings.ts'
 import { taskRoutes } from './task-routes.ts'
 import { uploadRoutes } from './upload-routes.ts'
 
-/** A user id of 255 characters, each of four bytes, each byte as %XX. Fastify's 100 would answer such a user with 414. */
+/** A user id of 255 characters, each of four bytes, each byte as %XX. Fastify's default of 100 would answer such a user with 414. */
 const MAX_PARAM_LENGTH = 255 * 4 * 3
-/** The embedded engine needs seconds on its first day, and a server's patience with PostgreSQL is 8 s. */
+/** The embedded engine needs seconds on its first start, and a server's patience with PostgreSQL is 8 s. */
 const PLUGIN_TIMEOUT_MS = 60_000
 
-/** Ready to listen. Rejects where the boot fails, and leaves nothing open then. */
+/** Ready to listen. If the boot fails, it rejects and leaves nothing open. */
 export async function buildServer(settings: Settings): Promise<FastifyInstance> {
   const app = Fastify({
     logger: { level: settings.logLevel, serializers: { req: describeRequest } },
     routerOptions: { maxParamLength: MAX_PARAM_LENGTH },
-    // It stands in the audit log, and must mean one request among those of all processes and all times.
+    // The audit log records it, so it must be unique among all processes and all times.
     genReqId: () => randomUUID(),
     // What Fastify refuses before there is a route.
     frameworkErrors: (error, _request, reply) => {
@@ -76,7 +76,7 @@ async function openForHealth(app: FastifyInstance, connection: Settings['connect
   return db
 }
 
-/** The declared route, never the path that was asked for: in it stand patients' names. */
+/** The declared route, never the path that was asked for, which may contain patients' names. */
 const describeRequest = (request: FastifyRequest) => ({
   method: request.method,
   route: request.routeOptions?.url,

@@ -27,7 +27,7 @@ const identifyByHeader: Identify = request => {
   return typeof user === 'string' ? decode(user) : undefined
 }
 
-/** Node reads a header as Latin-1, and curl sends what the terminal speaks: as it is read, UTF-8 would name another user. */
+/** Node reads a header as Latin-1, and curl sends it in the terminal's encoding: read so, UTF-8 would name another user. */
 function decode(header: string): string {
   try {
     return new TextDecoder('utf-8', { fatal: true, ignoreBOM: true }).decode(Buffer.from(header, 'latin1'))

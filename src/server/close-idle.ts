@@ -4,7 +4,7 @@ import type { Socket } from 'node:net'
 import type { FastifyInstance } from 'fastify'
 
 const EVERY_MS = 100
-/** An upload whose next bytes come later is taken for dead. Node's own deadlines, for headers as for the whole request, end where a close begins. */
+/** An upload whose next bytes come later is taken for dead. Node's own deadlines, for headers and for the whole request, end when a close begins. */
 const SILENT_FOR_MS = 5_000
 
 interface Client {
@@ -35,7 +35,7 @@ export function closeIdleConnections(app: FastifyInstance): void {
   app.addHook('onClose', async () => clearInterval(timer))
 }
 
-/** Whether nothing has come for so long from one who owes the rest of a request. */
+/** Whether a client that owes the rest of a request has sent nothing for that long. */
 function isDead(socket: Socket, client: Client): boolean {
   const isAnswering = client.request?.complete && !client.response?.writableFinished
   if (isAnswering || socket.bytesRead !== client.bytesRead) {

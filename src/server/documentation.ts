@@ -50,12 +50,12 @@ export async function addDocumentation(
   await app.register(swaggerUi, { routePrefix: '/docs', staticCSP: true, transformStaticCSP: overHttp })
 }
 
-/** It is served over plain HTTP, and may be by another host than the reader's own: there browsers would ask for its scripts by HTTPS, in vain. */
+/** The page is served over plain HTTP, possibly by a host other than the reader's own: there browsers would request its scripts by HTTPS, in vain. */
 const overHttp = (policy: string): string => policy.replace(/\s*upgrade-insecure-requests;?/, '')
 
 function securityOf(url: string, caller: Scheme): { [scheme: string]: [] }[] {
   if (url === '/health') return []
-  // An empty one among others: it answers without as well, and says less.
+  // An empty scheme among others: the route also answers without one, and says less.
   if (url === `${DEFAULT_ADMIN_PREFIX}/health`) return [{ admin: [] }, {}]
   return [{ [url.startsWith(`${DEFAULT_ADMIN_PREFIX}/`) ? 'admin' : caller]: [] }]
 }
@@ -70,7 +70,7 @@ interface Body {
   content?: Record<string, { schema?: { type?: string | string[] } }>
 }
 
-/** Swagger takes every body for required; those that may be left out say so by the type null. */
+/** Swagger takes every body to be required; those that may be left out say so by the type null. */
 function markOptionalBodies<D extends { paths?: object | undefined }>(document: D): D {
   const operations = Object.values(document.paths ?? {}).flatMap(path => Object.values(path as object))
   for (const { requestBody } of operations as { requestBody?: Body }[]) {

@@ -6,7 +6,7 @@ import { DEFAULT_SELF_URL } from '../request/self.ts'
 import type { Settings } from './settings.ts'
 
 const DEMO_USER = 'alice'
-/** A working day: it ends up in logs. */
+/** A working day: the token ends up in logs. */
 const DEMO_TOKEN_LIFE = '8h'
 const CALL = '/l3_detect/demo/2026-01-31'
 const TYPE = 'api_calls_l3_detect'
@@ -69,7 +69,7 @@ function describeStore({ isQuotaEnabled, connection }: Settings): string {
     : `the embedded database in ${connection.dataDir} (one process; for production set DATABASE_URL)`
 }
 
-/** An address that listens on everything is reached on the loopback one. */
+/** A wildcard address is reached through the loopback one. */
 function browsableUrl(app: FastifyInstance): string {
   const { address, family, port } = app.addresses()[0] as AddressInfo
   const reachable = address === '0.0.0.0' ? '127.0.0.1' : address === '::' ? '::1' : address

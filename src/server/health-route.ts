@@ -1,4 +1,4 @@
-// GET /health: whether this server can do its work, for whoever watches it. It asks for no token, and tells nothing else.
+// GET /health: whether this server can do its work, for monitoring. It asks for no token, and tells nothing else.
 import type { FastifyInstance } from 'fastify'
 import { STORE_RETRY_SECONDS } from '../quota/problem.ts'
 import { viewWritableHealth } from '../store/connection/view-health.ts'
@@ -47,7 +47,7 @@ export function healthRoute(app: FastifyInstance, db: Database | undefined): voi
   })
 }
 
-/** Who watches wants an answer before the watcher gives up. */
+/** A monitor wants an answer before it gives up. */
 const DEADLINE_MS = 2_000
 
 async function reach(db: Database, onError: (error: unknown) => void): Promise<'reachable' | 'unreachable'> {

@@ -1,9 +1,9 @@
-// There is no imaging here: a stand-in, in memory and for each user apart, that takes on tasks and notes what was uploaded.
+// There is no imaging here: a stand-in, in memory and separate for each user, that accepts tasks and notes what was uploaded.
 import { randomUUID } from 'node:crypto'
 
 /** How long a task pretends to work. */
 const WORK_MS = 1_000
-/** What a user is remembered for, the newest of it: the stand-in must not grow without end. */
+/** How much is remembered of a user, the newest: the stand-in must not grow without end. */
 const KEPT_PER_USER = 1_000
 const KEPT_USERS = 10_000
 

@@ -1,4 +1,4 @@
-// The secrets of a server that was given none: made once, and kept beside the embedded database, for its owner's eyes.
+// The secrets of a server that was given none: made once, and kept beside the embedded database, for its owner only.
 import { randomBytes, randomUUID } from 'node:crypto'
 import { linkSync, readFileSync, unlinkSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
@@ -31,7 +31,7 @@ export function readKeptSecrets(dataDir: string): KeptSecrets | undefined {
 
 function make(dataDir: string): KeptSecrets {
   const file = join(dataDir, FILE)
-  // Not by the pid: in two containers it is the same, and the second would write over what the first has just linked.
+  // Not named by the pid: two containers may have the same, and the second would overwrite what the first has just linked.
   const draft = `${file}.${randomUUID()}`
   const text = JSON.stringify(
     { admin_token: randomBytes(24).toString('base64url'), jwt_secret: randomBytes(32).toString('base64url') },
@@ -44,7 +44,7 @@ function make(dataDir: string): KeptSecrets {
   } catch (error) {
     throw unusable(dataDir, error)
   }
-  // A link fails where the file is there: of two processes that start at once one makes them, and both read whole ones.
+  // Linking fails if the file exists: of two processes that start at once, one makes the secrets, and both read them whole.
   try {
     linkSync(draft, file)
   } catch (error) {

@@ -23,7 +23,7 @@ export interface Settings {
   jwtSecret: string | undefined
 }
 
-/** A variable that cannot be meant: its name, and what to write instead. */
+/** A variable that makes no sense: its name, and what to write instead. */
 export class SettingError extends Error {}
 
 export type Environment = Readonly<Record<string, string | undefined>>
@@ -52,7 +52,7 @@ export function readSettings(environment: Environment): Settings {
 
 type WithoutSecrets = Pick<Settings, 'connection' | 'isAuthEnabled' | 'isQuotaEnabled'>
 
-/** Given, or with the embedded database made and kept beside it. Only what some route will ask for. */
+/** As given, or with the embedded database made and kept beside it. Only those that some route will ask for. */
 function readSecrets(environment: Environment, { connection, isAuthEnabled, isQuotaEnabled }: WithoutSecrets) {
   const given = {
     adminToken: readSecret(environment, 'ADMIN_TOKEN', MIN_TOKEN_LENGTH),

@@ -1,4 +1,4 @@
-// The routes that take on work and tell of it: process, l3_detect, continue_after_l3, task_status, list_patients.
+// The routes that accept work and report on it: process, l3_detect, continue_after_l3, task_status, list_patients.
 import type { FastifyInstance } from 'fastify'
 import { problemAnswer } from '../quota/problem.ts'
 import { meteredRefusals, PATH_REFUSALS, REFUSALS, refuse } from './answers.ts'
@@ -82,7 +82,7 @@ function taskStatusRoute(api: FastifyInstance, imaging: Imaging): void {
     },
     handler: (request, reply) => {
       const task = imaging.task(callerOf(request), request.params.id)
-      // Another user's is not there either: its existence is theirs.
+      // Another user's task is not found either: that it exists is private.
       if (task === undefined) return refuse(reply, 404, 'FST_QUOTA_UNKNOWN_TASK', 'You have no such task.')
       return reply.send(taskDocument(task))
     }

@@ -52,7 +52,7 @@ export async function uploadRoutes(
   })
 }
 
-/** After the guard: what announces nothing holds 0 byte, and is given back at once. */
+/** After the guard: a request that announces nothing holds 0 bytes, and they are released at once. */
 async function requireLength(request: FastifyRequest, reply: FastifyReply): Promise<unknown> {
   if (request.headers['content-length'] !== undefined) return
   return refuse(
@@ -120,7 +120,7 @@ async function receive(
       'The upload broke off before all of its Content-Length had come.'
     )
   if (bytes === 0) return refuse(reply, 400, 'FST_QUOTA_UPLOAD_EMPTY', 'The upload is empty.')
-  // Not there with ENABLE_QUOTA=false, and without the charge where an operator has switched the type off.
+  // `quota` is missing with ENABLE_QUOTA=false, and lacks the charge where an operator has switched the type off.
   if (request.quota?.charges.some(charge => charge.type === type)) request.quota.setAmount(type, bytes)
   note()
   return reply.code(201).send({ status: 'ok', upload_id: randomUUID(), bytes })
