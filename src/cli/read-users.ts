@@ -28,7 +28,7 @@ export interface UsersFile {
   passedOver: string[]
 }
 
-/** Throws an error that names every line that is refused. */
+/** Throws an error that names the lines that are refused: the first twenty, and how many more there are. */
 export function readUsers(file: string): UsersFile {
   const lines = readLines(file)
   const [first] = lines

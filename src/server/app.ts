@@ -17,7 +17,7 @@ import { uploadRoutes } from './upload-routes.ts'
 
 /** A user id of 255 characters, each of four bytes, each byte as %XX. Fastify's default of 100 would answer such a user with 414. */
 const MAX_PARAM_LENGTH = 255 * 4 * 3
-/** The embedded engine needs seconds on its first start, and a server's patience with PostgreSQL is 8 s. */
+/** The embedded engine needs seconds on its first start, and the plugin waits 5 s for a PostgreSQL that is starting. */
 const PLUGIN_TIMEOUT_MS = 60_000
 
 /** Ready to listen. If the boot fails, it rejects and leaves nothing open. */

@@ -104,7 +104,7 @@ function uploadMaskRoute(uploads: FastifyInstance, imaging: Imaging, schema: Sch
   })
 }
 
-/** Each upload is stored beside the earlier ones; it replaces none. */
+/** Each upload counts beside the earlier ones, as if it were stored: it replaces none. */
 async function receive(
   request: FastifyRequest,
   reply: FastifyReply,

@@ -205,7 +205,7 @@ export async function requireReady(db: Database): Promise<void> {
   if (lacking !== undefined) throw new FST_QUOTA_SCHEMA(lacking.what, `To mend it, ${lacking.remedy}`)
 }
 
-/** Asked together, because a boot waits for each question. */
+/** Tells two things with one question, because a boot waits for each: that there is an answer, and the isolation level. */
 const IS_THERE = "SELECT current_setting('transaction_isolation') AS isolation_level"
 
 /** Waits for a server that is starting; returns the isolation level of a statement that asks for none. */
@@ -250,7 +250,7 @@ function refuseIsolation(isolation: string, { kind }: Database): void {
   )
 }
 
-/** A wrong password (28…) or an unknown database (3D000) will not fix itself in ten seconds. */
+/** A wrong password (28…) or an unknown database (3D000) will not fix itself while a boot waits. */
 const isTransient = (state: string | undefined): boolean => state === undefined || !/^(28|3D)/.test(state)
 
 function reasonOf(error: unknown): string {

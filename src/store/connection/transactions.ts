@@ -54,7 +54,7 @@ export class Transactions {
       .join('')
   }
 
-  /** Rejects with FST_QUOTA_STORE; then nothing was done, unless nobody can tell whether its COMMIT was carried out. */
+  /** Rejects with FST_QUOTA_STORE; then nothing was done, unless its COMMIT was not answered: then nobody can tell. */
   async run<T>({ deadlineMs, ...order }: TransactionOrder<T>): Promise<T> {
     const end = performance.now() + deadlineMs
     await this.#turn(deadlineMs)

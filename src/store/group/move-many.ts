@@ -34,10 +34,10 @@ const ms = (expression: string) => `round(date_part('epoch', ${expression}) * 10
 /**
  * Each move has a number, `n`, and the number of its counter's first move, `k`. Charges and releases come before reserves.
  *
- * `counter` is locked first and in one order, as everywhere. What somebody else has locked is skipped, so that one user who is held up
- * holds up nobody else. A reservation is charged or released if it is there and its period runs; one that has expired, belongs to a closed
- * period, or was admitted so long ago that its log row leaves a mark, is left out. Reserves are admitted while the sum of all before them
- * fits, including those that are refused: at worst too few are admitted. What is left out is not told "no" here.
+ * `counter` is locked first and in one order, as everywhere. For many users, a counter that somebody else has locked is skipped, so that
+ * one user who is held up holds up nobody else. A reservation is charged or released if it is there and its period runs; one that is gone,
+ * belongs to a closed period, or was admitted so long ago that its log row leaves a mark, is left out. Reserves are admitted while the sum
+ * of all before them fits, including those that are refused: at worst too few are admitted. What is left out is not told "no" here.
  *
  * The counters are set from what was read under the lock, not incremented: an UPDATE sees the snapshot's row first.
  */

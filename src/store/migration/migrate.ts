@@ -90,7 +90,7 @@ async function apply(query: Query, statements: readonly string[]): Promise<boole
     return true
   } catch (error) {
     if (!DONE_ALREADY.test(stateOf(error) ?? '')) throw error
-    // What went well of it, too: the rest was done before.
+    // Its statements that succeeded are undone too: all of it, or nothing. What is missing then is an error.
     await query('ROLLBACK TO SAVEPOINT migration')
     const missing = await missingFromSchema({ query })
     if (missing.length > 0) throw new FST_QUOTA_SCHEMA(tellMissing(missing), OF_ANOTHER_VERSION)

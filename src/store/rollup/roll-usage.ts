@@ -28,7 +28,7 @@ interface Rolling {
   fewest?: number
 }
 
-/** Adds up what is safe and not added up yet, a day at a time, the newest first. False: another process was at it, and not all is done. */
+/** Adds up what is safe and not added up yet, a day at a time, the newest first. False: not all is done, because another process was at it or `signal` said stop. */
 export async function rollUsage(
   db: Database,
   timeZone: string,
