@@ -1,4 +1,4 @@
-// Who asks is who the token names: with @fastify/jwt registered, the verified `sub` is charged.
+// Users are told by their tokens: with @fastify/jwt registered, the verified `sub` is charged.
 import { fileURLToPath } from 'node:url'
 import jwt from '@fastify/jwt'
 import Fastify, { type FastifyServerOptions } from 'fastify'

@@ -31,7 +31,7 @@ export async function build(options: FastifyServerOptions = { logger: true }) {
 
   app.post<{ Body: { video: string } }>('/jobs', async (request, reply) => {
     const user = String(request.headers['x-user-id'] ?? '')
-    // Ten minutes are the longest a job may take. Where they are not left, this throws a 402.
+    // A job may take ten minutes at most. If fewer are left, this throws, and the answer is 402.
     const reservation = await app.quota.reserve(user, { type: 'minutes', amount: 10 }, { endpoint: '/jobs' })
     const id = randomUUID()
     states.set(id, 'running')

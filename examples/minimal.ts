@@ -1,4 +1,4 @@
-// The least there is: one quota, one route that costs one of it, and a header that says who asks.
+// The minimum: one quota, one route that costs one unit of it, and a header that says who asks.
 import { fileURLToPath } from 'node:url'
 import Fastify, { type FastifyServerOptions } from 'fastify'
 import quotaPlugin from 'fastify-quota'

@@ -1,9 +1,9 @@
-// Prices in one place: rules by route, several charges at once, amounts that are computed, and routes that are free.
+// Prices in one place: rules by route, several charges at once, computed amounts, and routes that are free.
 import { fileURLToPath } from 'node:url'
 import Fastify, { type FastifyRequest, type FastifyServerOptions } from 'fastify'
 import quotaPlugin from 'fastify-quota'
 
-/** A path parameter or a query string is text, and not validated yet when the price is asked for. */
+/** Path parameters and query strings are text, and not yet validated when the amount is asked for. */
 function pagesOf(request: FastifyRequest): number {
   const { pages } = request.query as { pages?: string }
   return Number.parseInt(pages ?? '', 10) || 1
@@ -38,7 +38,7 @@ export async function build(options: FastifyServerOptions = { logger: true }) {
 
   app.get('/api/status/queue', async () => ({ waiting: 0 }))
 
-  // What a route says of itself wins over every rule.
+  // A route's own setting wins over every rule.
   app.get('/api/prices', { config: { quota: false } }, async () => app.quota.routes().map(({ url }) => url))
 
   return app

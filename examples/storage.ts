@@ -1,4 +1,4 @@
-// A level: bytes that are stored. It goes up with an upload and down with a deletion, and never starts again.
+// A level: stored bytes. It goes up with an upload, down with a deletion, and never resets.
 import { randomUUID } from 'node:crypto'
 import { fileURLToPath } from 'node:url'
 import { gzipSync } from 'node:zlib'
@@ -29,7 +29,7 @@ export async function build(options: FastifyServerOptions = { logger: true }) {
     const id = randomUUID()
     const bytes = gzipSync(request.body as Buffer)
     files.set(id, { owner: userOf(request), bytes })
-    // Charged is what is really kept.
+    // What is charged is what is really kept.
     request.quota.setAmount('storage', bytes.length)
     return reply.code(201).send({ id, size: bytes.length })
   })

@@ -1,11 +1,11 @@
-// A reply whose cost is known when it ends: an estimate is reserved, and what was really streamed is charged.
+// A reply whose cost is known only when it ends: an estimate is reserved, and what was really streamed is charged.
 import { Readable } from 'node:stream'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { fileURLToPath } from 'node:url'
 import Fastify, { type FastifyServerOptions } from 'fastify'
 import quotaPlugin from 'fastify-quota'
 
-/** The longest answer there is. Whoever has fewer tokens left is refused before the model starts. */
+/** The longest possible answer. A user with fewer tokens left is refused before the model starts. */
 const MAX_TOKENS = 100
 
 /** Stands for a language model: a token for each word of the question. */
@@ -30,7 +30,7 @@ export async function build(options: FastifyServerOptions = { logger: true }) {
     async (request, reply) => {
       async function* metered() {
         let tokens = 0
-        // Also where the client leaves in the middle, what was streamed until then is charged.
+        // If the client leaves halfway, what was streamed until then is charged.
         for await (const token of answer(request.body.question)) {
           request.quota.setAmount('tokens', ++tokens)
           yield token
