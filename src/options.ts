@@ -113,19 +113,19 @@ export function readOptions(options: QuotaOptions, spell?: Spell) {
   checkDenial('denial', denial)
   checkStoreFailure('storeFailure', storeFailure)
   if (settle !== 'before-reply' && settle !== 'after-reply')
-    throw new FST_QUOTA_INVALID_OPTION('settle', `must be 'before-reply' or 'after-reply', and is '${String(settle)}'`)
+    throw new FST_QUOTA_INVALID_OPTION('settle', `must be 'before-reply' or 'after-reply', but is '${String(settle)}'`)
   if (typeof distributed !== 'boolean')
-    throw new FST_QUOTA_INVALID_OPTION('distributed', `must be true or false, and is ${String(distributed)}`)
+    throw new FST_QUOTA_INVALID_OPTION('distributed', `must be true or false, but is ${String(distributed)}`)
   if (!(Number.isInteger(storeTimeoutMs) && storeTimeoutMs >= 50 && storeTimeoutMs <= 60_000)) {
     throw new FST_QUOTA_INVALID_OPTION(
       'storeTimeoutMs',
-      `must be a whole number of milliseconds from 50 to 60000, and is ${String(storeTimeoutMs)}`
+      `must be a whole number of milliseconds from 50 to 60000, but is ${String(storeTimeoutMs)}`
     )
   }
   if (!(Number.isInteger(reservationTtlMs) && reservationTtlMs >= 100 && reservationTtlMs < 2 ** 31)) {
     throw new FST_QUOTA_INVALID_OPTION(
       'reservationTtlMs',
-      `must be a whole number of milliseconds from 100 to 2^31−1, and is ${String(reservationTtlMs)}`
+      `must be a whole number of milliseconds from 100 to 2^31−1, but is ${String(reservationTtlMs)}`
     )
   }
   return {
@@ -169,7 +169,10 @@ function pinAlgorithms(jwt: FastifyJWTOptions): FastifyJWTOptions {
       `must have at least ${MIN_SECRET_LENGTH} characters; openssl rand -base64 32 makes a good one`
     )
   if (secret === undefined || secret === null)
-    throw new FST_QUOTA_INVALID_OPTION('jwt.secret', 'is missing; give the secret or key that tokens are verified with')
+    throw new FST_QUOTA_INVALID_OPTION(
+      'jwt.secret',
+      'is missing; set it to the secret or key that tokens are verified with'
+    )
   if (pinned) return jwt
   if (typeof secret !== 'string' || secret.includes('-----BEGIN'))
     throw new FST_QUOTA_INVALID_OPTION(

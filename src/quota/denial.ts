@@ -22,7 +22,7 @@ export function checkDenial(path: string, denial: unknown): void {
   if (statusCode !== undefined && !(Number.isInteger(statusCode) && statusCode >= 400 && statusCode <= 499)) {
     throw new FST_QUOTA_INVALID_OPTION(
       `${path}.statusCode`,
-      `must be a status from 400 to 499, and is ${String(statusCode)}`
+      `must be a status code from 400 to 499, but is ${String(statusCode)}`
     )
   }
   if (upgradeUrl !== undefined && upgradeUrl !== null && typeof upgradeUrl !== 'string') {
@@ -32,7 +32,7 @@ export function checkDenial(path: string, denial: unknown): void {
 
 export function checkStoreFailure(path: string, value: unknown): void {
   if (value !== undefined && value !== 'closed' && value !== 'open') {
-    throw new FST_QUOTA_INVALID_OPTION(path, `must be 'closed' or 'open', and is '${String(value)}'`)
+    throw new FST_QUOTA_INVALID_OPTION(path, `must be 'closed' or 'open', but is '${String(value)}'`)
   }
 }
 

@@ -16,22 +16,22 @@ export const FST_QUOTA_UNKNOWN_TYPE = createError<[key: string, where: string]>(
 )
 export const FST_QUOTA_RULE_WITHOUT_ROUTE = createError<[rule: string, hint: string]>(
   'FST_QUOTA_RULE_WITHOUT_ROUTE',
-  'The rule %s matches no route that this plugin guards, so nothing would be metered by it. %s',
+  'The rule %s matches no route that this plugin guards, so it would meter nothing. %s',
   500
 )
 export const FST_QUOTA_ROUTE_OUT_OF_REACH = createError<[route: string]>(
   'FST_QUOTA_ROUTE_OUT_OF_REACH',
-  'The route %s has a config.quota, but stands outside the scope in which fastify-quota is registered, so it would not be metered. Register the plugin in that scope or above it.',
+  'The route %s has a config.quota, but is outside the scope in which fastify-quota is registered, so it would not be metered. Register the plugin in that scope or above it.',
   500
 )
 export const FST_QUOTA_ALREADY_REGISTERED = createError<[]>(
   'FST_QUOTA_ALREADY_REGISTERED',
-  'This scope has an app.quota already: fastify-quota is registered here or above, and meters everything below, or another plugin has that name. For a second registration use a sibling scope.',
+  'This scope already has an app.quota: fastify-quota is registered here or above, and meters everything below, or another plugin uses that name. For a second registration, use a sibling scope.',
   500
 )
 export const FST_QUOTA_NO_IDENTITY = createError<[]>(
   'FST_QUOTA_NO_IDENTITY',
-  'fastify-quota cannot tell who is asking: give the option jwt.secret, register @fastify/jwt yourself, or give the option identify.',
+  'fastify-quota cannot tell who is asking: set the option jwt.secret, register @fastify/jwt yourself, or set the option identify.',
   500
 )
 export const FST_QUOTA_UNAUTHORIZED = createError<[why: string]>(
@@ -43,12 +43,12 @@ export const FST_QUOTA_UNAUTHORIZED = createError<[why: string]>(
 export const FST_QUOTA_FORBIDDEN = createError<[remedy: string]>('FST_QUOTA_FORBIDDEN', '%s', 403)
 export const FST_QUOTA_TOO_MANY_ATTEMPTS = createError<[]>(
   'FST_QUOTA_TOO_MANY_ATTEMPTS',
-  'There were too many wrong attempts from this address.',
+  'Too many failed attempts from this address.',
   429
 )
 export const FST_QUOTA_TOO_MANY_EXPORTS = createError<[running: number]>(
   'FST_QUOTA_TOO_MANY_EXPORTS',
-  '%s exports are running in this process; try again when one is over.',
+  '%s exports are running in this process; try again when one has finished.',
   429
 )
 export const FST_QUOTA_UNKNOWN_PATH = createError<[method: string]>(
@@ -57,20 +57,24 @@ export const FST_QUOTA_UNKNOWN_PATH = createError<[method: string]>(
   404
 )
 /** What went wrong inside is not told to the client. */
-export const FST_QUOTA_FAILED = createError<[]>('FST_QUOTA_FAILED', 'Something failed in here; the log has it.', 500)
+export const FST_QUOTA_FAILED = createError<[]>(
+  'FST_QUOTA_FAILED',
+  'Internal error; the server log has the details.',
+  500
+)
 export const FST_QUOTA_INVALID_USER = createError<[]>(
   'FST_QUOTA_INVALID_USER',
-  'A user id is a text of 1 to 255 characters without control characters.',
+  'A user id must be a string of 1 to 255 characters without control characters.',
   400
 )
 export const FST_QUOTA_INVALID_AMOUNT = createError<[what: string, value: string]>(
   'FST_QUOTA_INVALID_AMOUNT',
-  '%s must be a whole number from 0 to 2^53−1, and is %s.',
+  '%s must be a whole number from 0 to 2^53−1, but is %s.',
   422
 )
 export const FST_QUOTA_INVALID_LIMIT = createError<[value: string]>(
   'FST_QUOTA_INVALID_LIMIT',
-  'A limit is a whole number from 0 to 2^53−1, or -1 for unlimited, and not %s.',
+  'A limit must be a whole number from 0 to 2^53−1, or -1 for unlimited, but is %s.',
   422
 )
 export const FST_QUOTA_INVALID_CALL = createError<[argument: string, remedy: string]>(
@@ -86,7 +90,7 @@ export const FST_QUOTA_INVALID_REQUEST = createError<[field: string, remedy: str
 /** `amount` threw, or returned something that is not an amount: the rule's fault, not the client's. */
 export const FST_QUOTA_AMOUNT_FUNCTION = createError<[type: string, what: string, cause?: { cause: unknown }]>(
   'FST_QUOTA_AMOUNT_FUNCTION',
-  "The amount function of quota type '%s' %s; nothing was charged. It runs before the body is read.",
+  "The amount function of quota type '%s' %s; nothing was charged. It runs before the request body is read.",
   500
 )
 export const FST_QUOTA_KIND_MISMATCH = createError<[type: string, kind: string, remedy: string]>(
@@ -96,7 +100,7 @@ export const FST_QUOTA_KIND_MISMATCH = createError<[type: string, kind: string, 
 )
 export const FST_QUOTA_KIND_CHANGED = createError<[type: string, was: string, is: string]>(
   'FST_QUOTA_KIND_CHANGED',
-  "Quota type '%s' is kept as a %s and declared as a %s. Its usage logs mean the former; declare the other under a new key.",
+  "Quota type '%s' is stored as a %s but declared as a %s. Its usage logs rely on the stored kind; declare the other one under a new key.",
   500
 )
 export const FST_QUOTA_UNKNOWN_USER = createError<[]>(
@@ -106,7 +110,7 @@ export const FST_QUOTA_UNKNOWN_USER = createError<[]>(
 )
 export const FST_QUOTA_IDEMPOTENCY_MISMATCH = createError<[]>(
   'FST_QUOTA_IDEMPOTENCY_MISMATCH',
-  'This idempotency key was used for another charge of this user. Use a new key for a new charge.',
+  'This idempotency key was already used for a different charge of this user. Use a new key for a new charge.',
   422
 )
 export const FST_QUOTA_NOT_RESERVED = createError<[type: string]>(
@@ -114,7 +118,11 @@ export const FST_QUOTA_NOT_RESERVED = createError<[type: string]>(
   "Nothing of quota type '%s' is reserved here; name a type that the rule or the reservation charges.",
   500
 )
-export const FST_QUOTA_SETTLED = createError<[what: string]>('FST_QUOTA_SETTLED', 'The reservation is %s already.', 409)
+export const FST_QUOTA_SETTLED = createError<[what: string]>(
+  'FST_QUOTA_SETTLED',
+  'The reservation has already been %s.',
+  409
+)
 export const FST_QUOTA_CONNECTION = createError<[remedy: string, cause?: { cause: unknown }]>(
   'FST_QUOTA_CONNECTION',
   'Option connection %s.',
@@ -132,17 +140,17 @@ export const FST_QUOTA_SCHEMA = createError<[what: string, remedy: string]>(
 )
 export const FST_QUOTA_DIRECTORY_IN_USE = createError<[dir: string, pid: string]>(
   'FST_QUOTA_DIRECTORY_IN_USE',
-  'The embedded database in %s is open in process %s, and takes one process only. Stop that process, choose another directory, or use PostgreSQL for several processes.',
+  'The embedded database in %s is open in process %s, and only one process can use it. Stop that process, choose another directory, or use PostgreSQL for several processes.',
   500
 )
 export const FST_QUOTA_DIRECTORY_UNREADABLE = createError<[dir: string, why: string, cause?: { cause: unknown }]>(
   'FST_QUOTA_DIRECTORY_UNREADABLE',
-  'The embedded database in %s cannot be opened: %s. Restore the directory from a copy, or move it away to begin with a new one.',
+  'The embedded database in %s cannot be opened: %s. Restore the directory from a copy, or move it away to start with a new one.',
   500
 )
 export const FST_QUOTA_CALENDAR = createError<[what: string, why: string]>(
   'FST_QUOTA_CALENDAR',
-  'The row of this user in quota_users has the %s, which is %s. Correct it there.',
+  "This user's row in quota_users has the %s, which is %s. Correct it there.",
   500
 )
 /** The store did not answer, or refused: the case that `storeFailure` decides. */
@@ -155,7 +163,7 @@ export const FST_QUOTA_STORE = createError<[what: string, cause?: { cause: unkno
 /** A table of the application refers to the user, or the application has a trigger of its own. */
 export const FST_QUOTA_CHANGE_REFUSED = createError<[state: string, cause?: { cause: unknown }]>(
   'FST_QUOTA_CHANGE_REFUSED',
-  'A constraint or a trigger of the database refuses this change (SQLSTATE %s), and will again; nothing was changed. The log has its words.',
+  'A constraint or trigger in the database rejects this change (SQLSTATE %s), and would again; nothing was changed. The server log has its message.',
   409
 )
 

@@ -26,7 +26,7 @@ export function quotaExceeded(violations: readonly Violation[], status: number, 
     status,
     detail:
       first.limit < 0
-        ? `This needs ${first.required} of '${first.type}', which has no limit, but counts no further than 2^53−1.`
+        ? `This needs ${first.required} of '${first.type}', which has no limit but cannot count past 2^53−1.`
         : `This needs ${first.required} of '${first.type}', and ${first.remaining} of ${first.limit} are left.`,
     code: 'FST_QUOTA_EXCEEDED',
     'violated-policies': violations.map(v => v.type),
@@ -71,7 +71,7 @@ const PROBLEM_SCHEMA = {
     title: { type: 'string' },
     status: { type: 'integer' },
     detail: { type: 'string', description: 'What is wrong, and what is accepted instead.' },
-    code: { type: 'string', description: 'Which error it is, for programs: FST_QUOTA_…, or FST_ERR_… of Fastify.' },
+    code: { type: 'string', description: 'The error code, for programs: FST_QUOTA_…, or FST_ERR_… from Fastify.' },
     field: { type: 'string', description: 'The part of the request that is wrong.' }
   }
 } as const
@@ -81,14 +81,22 @@ const DENIAL_SCHEMA = {
   ...PROBLEM_SCHEMA,
   properties: {
     ...PROBLEM_SCHEMA.properties,
-    'violated-policies': { type: 'array', items: { type: 'string' }, description: 'Every quota type that said no.' },
-    quota_type: { type: 'string', description: 'The first of them; what follows speaks of it.' },
+    'violated-policies': {
+      type: 'array',
+      items: { type: 'string' },
+      description: 'Every quota type that denied the request.'
+    },
+    quota_type: { type: 'string', description: 'The first of them; the fields below describe it.' },
     limit: { type: 'integer' },
     used: { type: 'integer' },
     reserved: { type: 'integer' },
     remaining: { type: 'integer' },
     required: { type: 'integer', description: 'What the request needed.' },
-    resets_at: { type: ['string', 'null'], format: 'date-time', description: 'When its period ends; null: never.' },
+    resets_at: {
+      type: ['string', 'null'],
+      format: 'date-time',
+      description: 'When its period ends; null if it never does.'
+    },
     upgrade_url: { type: 'string' }
   }
 } as const

@@ -67,19 +67,19 @@ export const QUOTA_SCHEMA = {
       enum: ['flow', 'level'],
       description: 'A flow starts again each period; a level goes up and down and never resets.'
     },
-    limit: integer('The most that may be used; -1: unlimited.'),
+    limit: integer('The most that may be used; -1 means unlimited.'),
     used: integer('Charged, and in the usage log.'),
     reserved: integer('Held by work that is still running.'),
-    remaining: integer('limit − used − reserved, never below 0; -1: unlimited.'),
+    remaining: integer('limit − used − reserved, never below 0; -1 means unlimited.'),
     usage_percent: {
       type: ['number', 'null'],
-      description: 'used + reserved of the limit, in percent; null: unlimited.'
+      description: 'used + reserved as a percentage of the limit; null if unlimited.'
     },
     period_start: { type: 'string', format: 'date-time' },
     resets_at: {
       type: ['string', 'null'],
       format: 'date-time',
-      description: 'When the period ends; null: never.'
+      description: 'When the period ends; null if it never does.'
     }
   }
 } as const

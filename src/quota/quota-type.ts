@@ -67,7 +67,7 @@ export function readDeclaration(
 ): Required<Omit<QuotaDeclaration, 'denial' | 'description'>> & { description: string | null } {
   const path = `quotas.${key}`
   if (!isTypeKey(key))
-    throw new FST_QUOTA_INVALID_OPTION(path, 'is no quota type key; a key matches [a-z][a-z0-9_]{0,99}')
+    throw new FST_QUOTA_INVALID_OPTION(path, 'is not a quota type key; a key must match [a-z][a-z0-9_]{0,99}')
   if (declaration === null || typeof declaration !== 'object')
     throw new FST_QUOTA_INVALID_OPTION(path, 'must be an object such as { limit: 200 }')
   refuseUnknown(path, declaration, DECLARATION_FIELDS)
@@ -75,24 +75,21 @@ export function readDeclaration(
   const { kind = TYPE_DEFAULTS.kind } = declaration
   for (const [field, value] of Object.entries({ name, unit })) {
     if (typeof value !== 'string' || value.trim() === '' || hasControlCharacters(value))
-      throw new FST_QUOTA_INVALID_OPTION(
-        `${path}.${field}`,
-        'must be a text that is not empty, without control characters'
-      )
+      throw new FST_QUOTA_INVALID_OPTION(`${path}.${field}`, 'must be a non-empty string without control characters')
   }
   if (description !== null && typeof description !== 'string')
-    throw new FST_QUOTA_INVALID_OPTION(`${path}.description`, 'must be a text')
+    throw new FST_QUOTA_INVALID_OPTION(`${path}.description`, 'must be a string')
   if (!isLimit(limit))
     throw new FST_QUOTA_INVALID_OPTION(
       `${path}.limit`,
-      `must be a whole number from 0 to 2^53−1, or -1 for unlimited, and is ${String(limit)}`
+      `must be a whole number from 0 to 2^53−1, or -1 for unlimited, but is ${String(limit)}`
     )
   if (kind !== 'flow' && kind !== 'level')
-    throw new FST_QUOTA_INVALID_OPTION(`${path}.kind`, `must be 'flow' or 'level', and is '${String(kind)}'`)
+    throw new FST_QUOTA_INVALID_OPTION(`${path}.kind`, `must be 'flow' or 'level', but is '${String(kind)}'`)
   if (period !== undefined && !isPeriodUnit(period))
     throw new FST_QUOTA_INVALID_OPTION(
       `${path}.period`,
-      `must be one of ${PERIOD_UNITS.join(', ')}, and is '${String(period)}'`
+      `must be one of ${PERIOD_UNITS.join(', ')}, but is '${String(period)}'`
     )
   if (kind === 'level' && period !== undefined && period !== 'never')
     throw new FST_QUOTA_INVALID_OPTION(`${path}.period`, 'must be left out: a level never resets')

@@ -96,7 +96,7 @@ export function readMetering<Request>(path: string, written: RouteQuota<Request>
   if (amount !== undefined && Array.isArray(quota) && quota.length > 1)
     throw new FST_QUOTA_INVALID_OPTION(
       `${path}.amount`,
-      'stands for one type only; with several write { type, amount } for each'
+      'applies to a single type; with several, write { type, amount } for each'
     )
   return {
     source: path,
@@ -131,7 +131,7 @@ function readCharge<Request>(
   if (ofAll !== undefined)
     throw new FST_QUOTA_INVALID_OPTION(
       `${path}.${ofAll}`,
-      `stands beside the charges, for all of them together: { quota: …, ${ofAll} }`
+      `belongs beside the charges and applies to all of them: { quota: …, ${ofAll} }`
     )
   refuseUnknown(path, item, ['type', 'amount'])
   const { type, amount = fallback ?? 1 } = item
@@ -144,7 +144,7 @@ function checkAmount(path: string, amount: unknown): void {
   if (typeof amount !== 'function' && !isAmount(amount)) {
     throw new FST_QUOTA_INVALID_OPTION(
       path,
-      `must be a whole number from 0 to 2^53−1 or a function (request) => number, and is ${String(amount)}`
+      `must be a whole number from 0 to 2^53−1 or a function (request) => number, but is ${String(amount)}`
     )
   }
 }

@@ -25,7 +25,7 @@ export function readRetention(retention: RetentionOptions): RetentionOptions {
     if (days !== undefined && !(Number.isInteger(days) && days >= 1 && days <= 36_500))
       throw new FST_QUOTA_INVALID_OPTION(
         `retention.${field}`,
-        `must be a whole number of days from 1 to 36500, and is ${String(days)}`
+        `must be a whole number of days from 1 to 36500, but is ${String(days)}`
       )
   return retention
 }

@@ -62,7 +62,7 @@ t.test('setUsage goes to 2^53−1 with what is held, and refuses what is more', 
   await t.rejects(quota.setUsage(user, 'storage', most), {
     code: 'FST_QUOTA_INVALID_AMOUNT',
     statusCode: 422,
-    message: `The amount must be a whole number from 0 to 2^53−1, and is ${most}, more than the counter has room for`
+    message: `The amount must be a whole number from 0 to 2^53−1, but is ${most}, more than the counter has room for`
   })
   t.strictSame(await stored(user), [0, 5, 95])
   t.strictSame(figures(await quota.setUsage(user, 'storage', most - 5)), [most - 5, 5, 0])

@@ -107,7 +107,7 @@ t.test('takes a percent sign in a value as it stands', async t => {
     new errors.FST_QUOTA_EXCEEDED([{ ...unlimited, required: Number.MAX_SAFE_INTEGER, retryAfter: null }]).message,
     `${Number.MAX_SAFE_INTEGER} needed, ${Number.MAX_SAFE_INTEGER - 10} left`
   )
-  t.equal(new errors.FST_QUOTA_SETTLED('100%s').message, 'The reservation is 100%s already.')
+  t.equal(new errors.FST_QUOTA_SETTLED('100%s').message, 'The reservation has already been 100%s.')
 })
 
 t.test('carries every violation in FST_QUOTA_EXCEEDED, and speaks of the first', async t => {

@@ -48,7 +48,7 @@ t.test('says null where a quota never starts again', async t => {
 
 t.test('says of an unlimited quota that can count no further what it is', async t => {
   const { detail } = quotaExceeded([violation({ limit: -1, remaining: -1 })], 402, null)
-  t.match(detail, /has no limit, but counts no further than 2\^53−1/)
+  t.match(detail, /has no limit but cannot count past 2\^53−1/)
 })
 
 t.test('names every violated quota, and speaks of the first', async t => {

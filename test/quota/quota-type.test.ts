@@ -68,16 +68,16 @@ t.test('refuses a declaration that cannot be meant, by the path of what is wrong
     ['200', 'quotas.calls', 'must be an object'],
     [undefined, 'quotas.calls', 'must be an object'],
     [{ limit: 1, max: 5 }, 'quotas.calls.max', 'is not known; known here: name, description, unit, limit'],
-    [{ limit: 1, name: '' }, 'quotas.calls.name', 'must be a text'],
-    [{ limit: 1, name: ' \t' }, 'quotas.calls.name', 'must be a text'],
-    [{ limit: 1, name: '\u001b[2Jcalls' }, 'quotas.calls.name', 'must be a text that is not empty, without control'],
-    [{ limit: 1, name: null }, 'quotas.calls.name', 'must be a text'],
-    [{ limit: 1, name: 5 }, 'quotas.calls.name', 'must be a text'],
-    [{ limit: 1, unit: '' }, 'quotas.calls.unit', 'must be a text'],
-    [{ limit: 1, unit: 'call\n' }, 'quotas.calls.unit', 'must be a text that is not empty, without control'],
-    [{ limit: 1, unit: {} }, 'quotas.calls.unit', 'must be a text'],
-    [{ limit: 1, description: 5 }, 'quotas.calls.description', 'must be a text'],
-    [{}, 'quotas.calls.limit', 'must be a whole number from 0 to 2^53−1, or -1 for unlimited, and is undefined'],
+    [{ limit: 1, name: '' }, 'quotas.calls.name', 'must be a non-empty string'],
+    [{ limit: 1, name: ' \t' }, 'quotas.calls.name', 'must be a non-empty string'],
+    [{ limit: 1, name: '\u001b[2Jcalls' }, 'quotas.calls.name', 'must be a non-empty string without control'],
+    [{ limit: 1, name: null }, 'quotas.calls.name', 'must be a non-empty string'],
+    [{ limit: 1, name: 5 }, 'quotas.calls.name', 'must be a non-empty string'],
+    [{ limit: 1, unit: '' }, 'quotas.calls.unit', 'must be a non-empty string'],
+    [{ limit: 1, unit: 'call\n' }, 'quotas.calls.unit', 'must be a non-empty string without control'],
+    [{ limit: 1, unit: {} }, 'quotas.calls.unit', 'must be a non-empty string'],
+    [{ limit: 1, description: 5 }, 'quotas.calls.description', 'must be a string'],
+    [{}, 'quotas.calls.limit', 'must be a whole number from 0 to 2^53−1, or -1 for unlimited, but is undefined'],
     [{ limit: -2 }, 'quotas.calls.limit', 'must be a whole number'],
     [{ limit: 1.5 }, 'quotas.calls.limit', 'must be a whole number'],
     [{ limit: '200' }, 'quotas.calls.limit', 'must be a whole number'],
@@ -85,14 +85,18 @@ t.test('refuses a declaration that cannot be meant, by the path of what is wrong
     [{ limit: Number.POSITIVE_INFINITY }, 'quotas.calls.limit', 'must be a whole number'],
     [{ limit: Number.NaN }, 'quotas.calls.limit', 'must be a whole number'],
     [{ limit: 2 ** 53 }, 'quotas.calls.limit', 'must be a whole number'],
-    [{ limit: 1, kind: 'gauge' }, 'quotas.calls.kind', "must be 'flow' or 'level', and is 'gauge'"],
+    [{ limit: 1, kind: 'gauge' }, 'quotas.calls.kind', "must be 'flow' or 'level', but is 'gauge'"],
     [{ limit: 1, kind: null }, 'quotas.calls.kind', "must be 'flow' or 'level'"],
     [{ limit: 1, period: 'fortnight' }, 'quotas.calls.period', 'must be one of hour, day, week, month, year, never'],
     [{ limit: 1, period: 'Month' }, 'quotas.calls.period', 'must be one of'],
     [{ limit: 1, period: null }, 'quotas.calls.period', 'must be one of'],
     [{ limit: 1, kind: 'level', period: 'month' }, 'quotas.calls.period', 'must be left out: a level never resets'],
     [{ limit: 1, denial: 429 }, 'quotas.calls.denial', 'must be an object'],
-    [{ limit: 1, denial: { statusCode: 200 } }, 'quotas.calls.denial.statusCode', 'must be a status from 400 to 499'],
+    [
+      { limit: 1, denial: { statusCode: 200 } },
+      'quotas.calls.denial.statusCode',
+      'must be a status code from 400 to 499'
+    ],
     [{ limit: 1, denial: { upgradeUrl: 5 } }, 'quotas.calls.denial.upgradeUrl', 'must be a URL']
   ]
   for (const [declaration, path, remedy] of refused) {
@@ -108,7 +112,7 @@ t.test('refuses a declaration under what is no key', async t => {
   for (const key of ['', 'apiCalls', 'api-calls', '1st']) {
     t.throws(
       () => readDeclaration(key, { limit: 1 }),
-      { code, message: `Option quotas.${key} is no quota type key` },
+      { code, message: `Option quotas.${key} is not a quota type key` },
       key
     )
   }

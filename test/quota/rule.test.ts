@@ -139,7 +139,7 @@ t.test('refuses one amount for several types', async t => {
   for (const amount of [1, bySize]) {
     t.throws(() => read({ quota: ['calls', 'tokens'], amount }, 'rules[1]'), {
       code,
-      message: 'Option rules[1].amount stands for one type only; with several write { type, amount } for each.'
+      message: 'Option rules[1].amount applies to a single type; with several, write { type, amount } for each.'
     })
   }
 })
@@ -152,7 +152,7 @@ t.test('says where the options of all charges stand', async t => {
   ]
   for (const [written, path] of refused) {
     const field = path.split('.').at(-1)
-    const message = `Option ${path} stands beside the charges, for all of them together: { quota: …, ${field} }.`
+    const message = `Option ${path} belongs beside the charges and applies to all of them: { quota: …, ${field} }.`
     t.throws(() => read(written), { code, message }, path)
   }
 })

@@ -62,7 +62,7 @@ const refused: [title: string, options: object, message: RegExp][] = [
   ['a denial with 200', { denial: { statusCode: 200 } }, /denial\.statusCode/],
   ['a storeFailure that is none', { storeFailure: 'ajar' }, /storeFailure .*'closed' or 'open'/],
   ['a settle that is none', { settle: 'never' }, /settle/],
-  ['a distribution that is none', { distributed: 'yes' as never }, /distributed must be true or false, and is yes/],
+  ['a distribution that is none', { distributed: 'yes' as never }, /distributed must be true or false, but is yes/],
   ['a time to live of 0', { reservationTtlMs: 0 }, /reservationTtlMs/],
   [
     'a retention of half a day',
@@ -138,6 +138,6 @@ t.test('does not let a flow become a level', async t => {
   await boot({ quotas: { ...QUOTAS, turncoat: { limit: 5 } } })
   t.match(await boot({ quotas: { ...QUOTAS, turncoat: { limit: 5, kind: 'level' } } }), {
     code: 'FST_QUOTA_KIND_CHANGED',
-    message: /'turncoat' is kept as a flow/
+    message: /'turncoat' is stored as a flow/
   })
 })

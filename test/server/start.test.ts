@@ -40,7 +40,11 @@ t.test('the standalone server', async t => {
 
     t.test('refuses a second process, in one line, and goes on', async t => {
       const second = await build.run('server/main.js', [], { PORT: '0', ...data })
-      t.match(second, { code: 1, stdout: '', stderr: oneLine(/is open in process [0-9]+, and takes one process only/) })
+      t.match(second, {
+        code: 1,
+        stdout: '',
+        stderr: oneLine(/is open in process [0-9]+, and only one process can use it/)
+      })
       t.equal((await first.call('POST', '/process/p/2026-01-31')).status, 202)
     })
 
