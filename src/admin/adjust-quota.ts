@@ -24,7 +24,7 @@ const INPUT = {
     minimum: UNLIMITED,
     maximum: MAX_AMOUNT,
     description:
-      'The new limit in base units, 0 to 2^53−1; -1: unlimited. Also below what is used: the next request is then denied.',
+      'The new limit in base units, 0 to 2^53−1, or -1 for unlimited. It may be below what is used: the next request is then denied.',
     examples: [500]
   },
   reason: REASON_FIELD
@@ -39,8 +39,8 @@ const ANSWER = {
     user_id: { type: 'string' },
     quota_type: { type: 'string' },
     new_limit: { type: 'integer' },
-    current_usage: { type: 'integer', description: 'Charged in the running period.' },
-    remaining: { type: 'integer', description: '-1: unlimited.' }
+    current_usage: { type: 'integer', description: 'Charged in the current period.' },
+    remaining: { type: 'integer', description: '-1 means unlimited.' }
   }
 } as const
 
@@ -69,7 +69,7 @@ export function adjustQuotaRoute(admin: FastifyInstance, { db, types, changed }:
       // The user was deleted just now.
       if (balance === undefined) throw new FST_QUOTA_UNKNOWN_USER()
       const message =
-        newLimit === UNLIMITED ? `'${key}' is unlimited now.` : `The limit of '${key}' is ${newLimit} now.`
+        newLimit === UNLIMITED ? `'${key}' is now unlimited.` : `The limit of '${key}' is now ${newLimit}.`
       return {
         message,
         user_id: userId,

@@ -29,7 +29,7 @@ async function refuseBadEscapes({ originalUrl }: FastifyRequest): Promise<void> 
   try {
     decodeURIComponent(originalUrl.slice(originalUrl.indexOf('?') + 1))
   } catch {
-    throw refuse('query', 'has a percent sign that encodes nothing; a percent sign itself is %25')
+    throw refuse('query', 'has invalid percent-encoding; write a percent sign itself as %25')
   }
 }
 

@@ -52,8 +52,8 @@ const CODES: Readonly<Record<number, string>> = {
 
 /** Fastify's errors about a body that it could not read, with what it takes. */
 const BODY_ERRORS: Readonly<Record<string, string>> = {
-  FST_ERR_CTP_BODY_TOO_LARGE: 'The body is too large; what is sent here fits into a few hundred bytes.',
-  FST_ERR_CTP_INVALID_JSON_BODY: 'The body is no valid JSON, or has the key __proto__ or constructor.',
+  FST_ERR_CTP_BODY_TOO_LARGE: 'The body is too large; a few hundred bytes are enough here.',
+  FST_ERR_CTP_INVALID_JSON_BODY: 'The body is not valid JSON, or has the key __proto__ or constructor.',
   FST_ERR_CTP_INVALID_MEDIA_TYPE: 'The body must be JSON, with the header Content-Type: application/json.',
   FST_ERR_CTP_EMPTY_JSON_BODY: 'The body is empty: leave out the header Content-Type, or send a JSON object.'
 }
@@ -67,24 +67,24 @@ function describe(error: RequestError, { method }: FastifyRequest): [status: num
   return [status, error.validation ? validationDetail(error) : (BODY_ERRORS[error.code ?? ''] ?? error.message)]
 }
 
-const NO_ANSWER = 'The quota database does not answer at the moment.'
+const NO_ANSWER = 'The quota database is not answering at the moment.'
 /** A statement that was given up on may still be carried out. */
-const NO_WORD = `${NO_ANSWER} Look whether the change was made before you send it again.`
+const NO_WORD = `${NO_ANSWER} Check whether the change was made before you send it again.`
 
 /** The error addresses whoever writes the application's options; here an operator named the type. */
 const unknownType = ({ message }: Error): string =>
-  `${message.slice(0, message.lastIndexOf(' (')).slice(0, 200)}. GET /quota-types lists them, and PUT /quota-types/:key makes one.`
+  `${message.slice(0, message.lastIndexOf(' (')).slice(0, 200)}. GET /quota-types lists them, and PUT /quota-types/:key creates one.`
 
 function validationDetail({ validation, validationContext }: RequestError): string {
   const [first] = validation as readonly [Invalid]
   const part = validationContext === 'querystring' ? 'query' : (validationContext ?? 'request')
   const where = `${part}${first.instancePath.replaceAll('/', '.')}`
-  if (part === 'query' && first.instancePath !== '') return `${where} is there more than once; give it once.`
+  if (part === 'query' && first.instancePath !== '') return `${where} is given more than once; give it once.`
   const { description, properties } = first.parentSchema ?? {}
   const unknown = first.params.additionalProperty
   if (unknown === undefined) return `${where} ${first.message}.${description === undefined ? '' : ` ${description}`}`
   const known = Object.keys(properties ?? {}).join(', ')
-  return `${where} has '${String(unknown)}', which is not known here; ${known === '' ? 'nothing is' : `known: ${known}`}.`
+  return `${where} has '${String(unknown)}', which is not known here; ${known === '' ? 'leave it empty' : `known: ${known}`}.`
 }
 
 function fieldOf({ validation, field, code }: RequestError): { field?: string } {

@@ -45,7 +45,7 @@ export function readAdminOptions(options: AdminOptions): Authorization & { prefi
       prefix,
       authorize,
       hasCredential: () => undefined,
-      remedy: 'The application does not let this request operate quotas.'
+      remedy: 'The application does not allow this request to administer quotas.'
     }
   return {
     prefix,
@@ -62,7 +62,7 @@ function readTokens(token: AdminOptions['token']): { name: string; hash: Buffer 
       `is missing; give a token of at least ${MIN_TOKEN_LENGTH} characters, an authorize function, or write admin: false`
     )
   const tokens = typeof token === 'string' ? { admin: token } : token
-  requireObject('admin.token', tokens, "{ alice: '…', deploy: '…' }, or one text")
+  requireObject('admin.token', tokens, "{ alice: '…', deploy: '…' }, or a string")
   const entries = Object.entries(tokens)
   if (entries.length === 0) throw new FST_QUOTA_INVALID_OPTION('admin.token', 'names no token')
   return entries.map(([name, value], i) => {
@@ -77,13 +77,13 @@ function readTokens(token: AdminOptions['token']): { name: string; hash: Buffer 
     if (!SENDABLE.test(value))
       throw new FST_QUOTA_INVALID_OPTION(
         path,
-        'may have ASCII characters only, with no space or newline at an end, as of a file that it was read from: no header brings those'
+        'may have only ASCII characters, with no space or newline at either end (often left by a file it was read from): a header cannot carry them'
       )
     const other = entries.slice(0, i).find(([, earlier]) => earlier === value)
     if (other !== undefined)
       throw new FST_QUOTA_INVALID_OPTION(
         path,
-        `is the token of '${other[0]}', too, and would always be taken for theirs`
+        `is also the token of '${other[0]}', and would always be taken for theirs`
       )
     return { name, hash: hashOf(value) }
   })

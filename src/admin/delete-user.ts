@@ -17,11 +17,11 @@ export function deleteUserRoute(admin: FastifyInstance, { db, changed }: AdminCo
       operationId: 'deleteQuotaUser',
       summary: 'Delete a user',
       description:
-        'Counters, periods and usage log go with the user; what runs meanwhile is not charged. Whoever comes again under this id begins anew, with the defaults.',
+        "The user's counters, periods and usage log are deleted too; work still running is not charged. A user who comes back under this id starts again, with the defaults.",
       params: USER_PARAMS,
       querystring: query(INPUT),
       body: optionalBody(INPUT),
-      response: { ...refusals(...CHANGE_REFUSALS), 204: { type: 'null', description: 'It is done.' } }
+      response: { ...refusals(...CHANGE_REFUSALS), 204: { type: 'null', description: 'The user was deleted.' } }
     },
     handler: async (request, reply) => {
       const userId = readUserId(request)

@@ -28,7 +28,7 @@ export function readUserFilter(query: Query, field: string): string | undefined 
 
 const bodyOf = (request: FastifyRequest) => (request.body ?? {}) as Record<string, unknown>
 
-const DIFFER = 'is in the query and in the body, and they differ'
+const DIFFER = 'is in both the query and the body, with different values'
 
 /** A parameter that may be in the query or in the body; in both only where they agree. */
 function readEither(request: FastifyRequest, field: string): unknown {
@@ -45,7 +45,7 @@ export function checkText(field: string, value: unknown, maxLength = 1000): stri
   if (value === undefined || value === null) return undefined
   const isText = typeof value === 'string' && value !== '' && value.length <= maxLength
   if (!isText || value.includes('\0') || !value.isWellFormed())
-    throw refuse(field, `must be a text of 1 to ${maxLength} characters`)
+    throw refuse(field, `must be a string of 1 to ${maxLength} characters`)
   return value
 }
 
@@ -119,7 +119,7 @@ function readInstant(query: Query, field: string): Date | undefined {
   if (value === undefined) return undefined
   // In a query a + is a space.
   if (/T.* \d{2}:?(\d{2})?$/.test(value))
-    throw refuse(field, 'has a space where its offset begins; in a URL a + is written %2B')
+    throw refuse(field, 'has a space where its offset begins; in a URL, write + as %2B')
   const date = dateIn(value)
   const year = date.getUTCFullYear()
   if (!(year >= 1970 && year <= 9999))

@@ -9,18 +9,18 @@ import { NEXT_CURSOR, PAGE_FIELDS, QUOTA_TYPE_FIELD, query, refusals, SPAN_FIELD
 const ACTION = {
   type: 'string',
   enum: ['reset', 'adjust', 'update_user', 'delete_user', 'create_type', 'update_type', 'reconcile'],
-  description: 'Of this kind only.'
+  description: 'Only changes of this kind.'
 } as const
 
 const QUERY = query({
   user_id: {
     type: 'string',
-    description: 'Of changes to this user only, also where the user is gone.',
+    description: 'Only changes to this user, even one who was deleted.',
     examples: ['alice']
   },
-  actor: { type: 'string', description: 'By this actor only.', examples: ['admin'] },
+  actor: { type: 'string', description: 'Only changes by this actor.', examples: ['admin'] },
   action: ACTION,
-  quota_type: { ...QUOTA_TYPE_FIELD, description: 'Of this quota type only.' },
+  quota_type: { ...QUOTA_TYPE_FIELD, description: 'Only changes to this quota type.' },
   ...SPAN_FIELDS,
   ...PAGE_FIELDS
 })
@@ -28,7 +28,7 @@ const QUERY = query({
 const STATE = {
   type: ['object', 'null'],
   additionalProperties: true,
-  description: 'What was changed, by its name; null: there was nothing.'
+  description: 'The values by name; null if there were none.'
 } as const
 
 const ANSWER = {
@@ -56,15 +56,15 @@ const ANSWER = {
           id: { type: 'string', format: 'uuid' },
           actor: {
             type: 'string',
-            description: "The token's name, what authorize returned, a command, or application."
+            description: "The token's name, what authorize returned, a command's name, or application."
           },
           action: { type: 'string', enum: ACTION.enum },
-          user_id: { type: ['string', 'null'], description: 'null: the change was not to a user.' },
-          quota_type: { type: ['string', 'null'], description: 'null: the change was not to one quota.' },
+          user_id: { type: ['string', 'null'], description: 'null if the change was not to a user.' },
+          quota_type: { type: ['string', 'null'], description: 'null if the change was not to one quota.' },
           before: STATE,
           after: STATE,
           reason: { type: ['string', 'null'] },
-          request_id: { type: ['string', 'null'], description: "The request's, in the application's log." },
+          request_id: { type: ['string', 'null'], description: "The request's id in the application's log." },
           created_at: TIME
         }
       }

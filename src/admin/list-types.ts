@@ -9,7 +9,7 @@ const ANSWER = {
   type: 'object',
   description: 'Every quota type.',
   required: ['quota_types'],
-  properties: { quota_types: { type: 'array', description: 'By key; all of them.', items: TYPE_ENTRY } }
+  properties: { quota_types: { type: 'array', description: 'All of them, in order of their keys.', items: TYPE_ENTRY } }
 } as const
 
 export function listTypesRoute(admin: FastifyInstance, { db }: AdminContext): void {

@@ -12,18 +12,18 @@ const FORMAT = {
   type: 'string',
   enum: ['json', 'csv', 'ndjson'],
   default: 'json',
-  description: 'json: a page. csv (RFC 4180) and ndjson: everything that matches, streamed, where no limit is given.'
+  description: 'json: a page. csv (RFC 4180) and ndjson: everything that matches, streamed, unless a limit is given.'
 } as const
 
 /** What a call of app.quota may name. */
 const MAX_ENDPOINT_LENGTH = 2048
 
 const QUERY = query({
-  user_id: { type: 'string', description: 'Of this user only.', examples: ['alice'] },
-  quota_type: { ...QUOTA_TYPE_FIELD, description: 'Of this quota type only; 404 when there is none.' },
+  user_id: { type: 'string', description: 'Only rows of this user.', examples: ['alice'] },
+  quota_type: { ...QUOTA_TYPE_FIELD, description: 'Only rows of this quota type; 404 if it does not exist.' },
   endpoint: {
     type: 'string',
-    description: 'Of this declared route only.',
+    description: 'Only rows of this endpoint, such as a declared route.',
     examples: ['/l3_detect/:patient/:date']
   },
   ...SPAN_FIELDS,
@@ -59,10 +59,10 @@ export function listUsageRoute(admin: FastifyInstance, context: AdminContext): v
               schema: {
                 type: 'string',
                 description:
-                  'A header and a line a row; what a spreadsheet would run has an apostrophe before it, also behind a semicolon.'
+                  'A header, then one line per row; an apostrophe precedes what a spreadsheet would run, also after a semicolon.'
               }
             },
-            'application/x-ndjson': { schema: { type: 'string', description: 'A JSON object a line.' } }
+            'application/x-ndjson': { schema: { type: 'string', description: 'One JSON object per line.' } }
           }
         }
       }

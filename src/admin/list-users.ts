@@ -12,21 +12,21 @@ const SORT = {
   enum: ['usage_percent', 'used', 'user_id'],
   default: 'usage_percent',
   description:
-    'usage_percent: nearest to a limit first; used: most used and held first, which says something of one quota_type at a time; user_id: by id.'
+    'usage_percent: nearest to a limit first; used: most used and held first, useful only with one quota_type; user_id: by id.'
 } as const
 
 const MAX_PERCENT = 1_000_000
 
 const QUERY = query({
-  user_id: { type: 'string', description: 'This user only.', examples: ['alice'] },
+  user_id: { type: 'string', description: 'Only this user.', examples: ['alice'] },
   min_usage_percent: {
     type: 'number',
     minimum: 0,
     maximum: MAX_PERCENT,
-    description: 'Only who has used (and holds) this share of a limit, or more. Unlimited quotas have no share.',
+    description: 'Only users who have used (and hold) at least this percentage of a limit. Unlimited quotas have none.',
     examples: [80]
   },
-  quota_type: { ...QUOTA_TYPE_FIELD, description: 'By this quota type alone. Default: by all that are active.' },
+  quota_type: { ...QUOTA_TYPE_FIELD, description: 'Only quotas of this type. Default: those of every active type.' },
   sort: SORT,
   ...PAGE_FIELDS
 })

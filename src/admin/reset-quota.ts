@@ -16,7 +16,10 @@ import {
 } from './schemas.ts'
 
 const INPUT = {
-  quota_type: { ...QUOTA_TYPE_FIELD, description: 'Which flow; none: all of them. A level never resets (409).' },
+  quota_type: {
+    ...QUOTA_TYPE_FIELD,
+    description: 'The flow to reset. Default: all flows. A level never resets (409).'
+  },
   reason: REASON_FIELD
 }
 
@@ -28,7 +31,7 @@ const ANSWER = {
     message: { type: 'string' },
     user_id: { type: 'string' },
     quotas_reset: { type: 'integer', description: 'How many quotas were reset.' },
-    quota_type: { type: 'string', description: '"all" when none was named.' }
+    quota_type: { type: 'string', description: '"all" if none was named.' }
   }
 } as const
 
@@ -40,7 +43,7 @@ export function resetQuotaRoute(admin: FastifyInstance, { db, types, changed }: 
       operationId: 'resetUserQuotas',
       summary: "Reset a user's quotas",
       description:
-        'Closes the running period and opens a new one, which ends when the old one would have. No usage log is deleted.',
+        'Closes the current period and opens a new one, which ends when the old one would have. No usage log is deleted.',
       params: USER_PARAMS,
       querystring: query(INPUT),
       body: optionalBody(INPUT),
@@ -57,7 +60,7 @@ export function resetQuotaRoute(admin: FastifyInstance, { db, types, changed }: 
         })
       if (!(await userExists(db, userId))) throw new FST_QUOTA_UNKNOWN_USER()
       const done = await resetQuota(db, userId, key ?? null, by).finally(() => changed(userId))
-      const message = `${done.length === 1 ? '1 quota was' : `${done.length} quotas were`} reset; the usage before it stays in the log.`
+      const message = `${done.length === 1 ? '1 quota was' : `${done.length} quotas were`} reset; earlier usage stays in the log.`
       return { message, user_id: userId, quotas_reset: done.length, quota_type: key ?? 'all' }
     }
   })

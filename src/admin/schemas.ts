@@ -24,39 +24,44 @@ export const QUOTA_TYPE_FIELD = {
 
 export const REASON_FIELD = {
   type: 'string',
-  description: 'Why, for the audit log: a text of 1 to 1000 characters.',
+  description: 'The reason, for the audit log: a string of 1 to 1000 characters.',
   examples: ['ticket 4711']
 } as const
 
 export const SPAN_FIELDS = {
   start_date: {
     type: 'string',
-    description: 'From this ISO 8601 day or instant on; in UTC where it has no offset.',
+    description: 'From this ISO 8601 day or instant on; UTC if it has no offset.',
     examples: ['2026-01-01']
   },
   end_date: {
     type: 'string',
-    description:
-      'Until this ISO 8601 instant, which is not included; a day is included whole. In UTC where it has no offset.',
+    description: 'Up to this ISO 8601 instant, exclusive; a day is included in full. UTC if it has no offset.',
     examples: ['2099-12-31']
   }
 } as const
 
 export const PAGE_FIELDS = {
-  limit: { type: 'integer', minimum: 1, maximum: 1000, default: 100, description: 'How many, at most.' },
-  cursor: { type: 'string', description: 'next_cursor of the page before, with the same filters.' },
+  limit: {
+    type: 'integer',
+    minimum: 1,
+    maximum: 1000,
+    default: 100,
+    description: 'The largest number of entries to return.'
+  },
+  cursor: { type: 'string', description: 'The next_cursor of the previous page, with the same filters.' },
   offset: {
     type: 'integer',
     minimum: 0,
     maximum: 10 ** 12,
     default: 0,
-    description: 'How many to leave out, for old scripts; a cursor is faster, and is not combined with it.'
+    description: 'The number of entries to skip, for old scripts; a cursor is faster, and cannot be combined with it.'
   }
 } as const
 
 export const NEXT_CURSOR = {
   type: ['string', 'null'],
-  description: 'Give it as cursor for the next page; null: there is none.'
+  description: 'Pass it as cursor to get the next page; null on the last page.'
 } as const
 
 export const TIME = { type: 'string', format: 'date-time' } as const
@@ -76,14 +81,14 @@ const REFUSALS: Readonly<Record<number, string>> = {
   400: 'The request is malformed: `field` says where, and `detail` what is accepted.',
   403: 'No valid admin token.',
   404: 'There is no such user, or no such quota type.',
-  409: 'It contradicts what is there, or a constraint or a trigger of the database refuses it.',
-  413: 'The body is larger than 1 MiB, or than what the application allows.',
-  414: 'The id in the path is longer than the router of the application takes (`maxParamLength`).',
+  409: 'The change conflicts with what exists, or a constraint or trigger in the database rejects it.',
+  413: 'The body is larger than 1 MiB, or than the application allows.',
+  414: "The id in the path is longer than the application's router allows (`maxParamLength`).",
   415: 'The body is not sent as application/json.',
-  422: 'The amount makes no sense.',
+  422: 'The limit is not one that can be set.',
   429: 'Too many wrong tokens from this address, or too many exports at once; Retry-After says when to try again.',
-  500: 'Something failed; the log has it.',
-  503: 'The quota database does not answer; Retry-After says when to try again. Look whether a change was made before.'
+  500: 'Internal error; the server log has the details.',
+  503: 'The quota database is not answering; Retry-After says when to try again. First check whether a change was made.'
 }
 
 /** How Fastify itself answers before there is a route, unless the application has `frameworkErrors`. */

@@ -14,7 +14,7 @@ import { TYPE_ENTRY, typeEntry } from './type-entry.ts'
 const KINDS = ['flow', 'level'] as const
 
 const BODY = body({
-  name: { type: 'string', description: 'What people call it. Default: its key.', examples: ['L3 detection'] },
+  name: { type: 'string', description: 'The display name. Default: the key.', examples: ['L3 detection'] },
   description: { type: ['string', 'null'], description: 'A sentence for the operator.' },
   unit: {
     type: 'string',
@@ -24,25 +24,25 @@ const BODY = body({
   kind: {
     type: 'string',
     enum: KINDS,
-    description: `flow starts again each period; level goes up and down. Not to be changed (409). Default: ${TYPE_DEFAULTS.kind}.`
+    description: `flow starts again each period; level goes up and down. The kind cannot be changed (409). Default: ${TYPE_DEFAULTS.kind}.`
   },
   period: {
     type: 'string',
     enum: PERIOD_UNITS,
-    description: `When a flow starts again, from the next period on. Default: ${TYPE_DEFAULTS.period}; of a level: never.`
+    description: `How often a flow starts again; a change applies from the next period on. Default: ${TYPE_DEFAULTS.period}; for a level: never.`
   },
   default_limit: {
     type: 'integer',
     minimum: UNLIMITED,
     maximum: MAX_AMOUNT,
     description:
-      'What new users get, 0 to 2^53−1; -1: unlimited. Required for a new type. Who has a limit keeps it, until it is adjusted.',
+      'The limit that new users get, 0 to 2^53−1, or -1 for unlimited. Required for a new type. Users who have a limit keep it until it is adjusted.',
     examples: [200]
   },
   is_active: {
     type: 'boolean',
     description:
-      'false: nothing is charged to it, and new users do not get it; balances and logs stay. Other processes follow within five seconds. Default: true.'
+      'If false, nothing is charged to it, and new users do not get it; balances and logs stay. Other processes follow within five seconds. Default: true.'
   },
   reason: REASON_FIELD
 })
@@ -50,7 +50,7 @@ const BODY = body({
 const PARAMS = {
   type: 'object',
   required: ['key'],
-  properties: { key: { type: 'string', description: 'Matches [a-z][a-z0-9_]{0,99}.', examples: ['scans'] } }
+  properties: { key: { type: 'string', description: 'Must match [a-z][a-z0-9_]{0,99}.', examples: ['scans'] } }
 } as const
 
 export function setTypeRoute(admin: FastifyInstance, { db, types, changed }: AdminContext): void {
@@ -59,16 +59,16 @@ export function setTypeRoute(admin: FastifyInstance, { db, types, changed }: Adm
     url: '/quota-types/:key',
     schema: {
       operationId: 'setQuotaType',
-      summary: 'Make a quota type, or change one',
+      summary: 'Create or change a quota type',
       description:
-        'What is not named stays as it is. A name or unit with control characters is refused. Where the application declares the type, what is changed here stays until the declaration changes.',
+        'Fields left out keep their values. A name or unit with control characters is refused. Where the application declares the type, what is changed here stays until the declaration changes.',
       params: PARAMS,
       querystring: query({}),
       body: BODY,
       response: {
         ...refusals(...CHANGE_REFUSALS, 422),
-        200: { ...TYPE_ENTRY, description: 'It was changed.' },
-        201: { ...TYPE_ENTRY, description: 'It is new.' }
+        200: { ...TYPE_ENTRY, description: 'The quota type was changed.' },
+        201: { ...TYPE_ENTRY, description: 'The quota type was created.' }
       }
     },
     handler: async (request, reply) => {
@@ -92,11 +92,11 @@ function readChange(request: FastifyRequest): TypeChange {
   const { reason: _, ...change } = request.body as TypeChange & { reason?: unknown }
   for (const field of ['name', 'unit'] as const) {
     checkText(field, change[field])
-    if (change[field]?.trim() === '') throw refuse(field, 'must be a text that is not empty')
+    if (change[field]?.trim() === '') throw refuse(field, 'must be a non-empty string')
   }
   checkText('description', change.description)
   for (const field of ['name', 'unit'] as const)
-    if (hasControlCharacters(change[field] ?? '')) throw refuse(field, 'must be a text without control characters')
+    if (hasControlCharacters(change[field] ?? '')) throw refuse(field, 'must not have control characters')
   if (change.kind !== undefined && !KINDS.includes(change.kind))
     throw refuse('kind', `must be one of ${KINDS.join(', ')}`)
   if (change.period !== undefined && !PERIOD_UNITS.includes(change.period))
@@ -119,11 +119,11 @@ function refuseContradiction(key: string, change: TypeChange, known: QuotaType |
 
 const kindMismatch = (key: string, kind: string): Error =>
   Object.assign(
-    new FST_QUOTA_KIND_MISMATCH(key, kind, 'its usage log means that; make the other kind under a new key'),
+    new FST_QUOTA_KIND_MISMATCH(key, kind, 'its usage log relies on that; create the other kind under a new key'),
     {
       field: 'kind'
     }
   )
 
 const limitMissing = (): Error =>
-  refuse('default_limit', 'is missing: a new type needs one; a whole number, or -1 for unlimited')
+  refuse('default_limit', 'is missing; a new type needs one: a whole number, or -1 for unlimited')

@@ -24,8 +24,8 @@ export const TYPE_ENTRY = {
     unit: { type: 'string' },
     kind: { type: 'string', enum: ['flow', 'level'] },
     period: { type: 'string', enum: PERIOD_UNITS },
-    default_limit: { type: 'integer', description: 'What new users get; -1: unlimited.' },
-    is_active: { type: 'boolean', description: 'false: nothing is charged to it, and new users do not get it.' },
+    default_limit: { type: 'integer', description: 'The limit that new users get; -1 means unlimited.' },
+    is_active: { type: 'boolean', description: 'If false, nothing is charged to it, and new users do not get it.' },
     created_at: TIME,
     updated_at: TIME
   }

@@ -11,7 +11,7 @@ import { body, CHANGE_REFUSALS, query, REASON_FIELD, refusals, TIME, USER_PARAMS
 const BODY = body({
   email: {
     type: ['string', 'null'],
-    description: 'An e-mail address; null takes it away.',
+    description: 'An e-mail address; null removes it.',
     examples: ['alice@example.com']
   },
   time_zone: {
@@ -22,7 +22,7 @@ const BODY = body({
   period_anchor: {
     type: ['string', 'null'],
     description:
-      "A day such as 2026-01-31 that weeks, months and years are counted from, from the next period on; null: the calendar's own.",
+      "A day such as 2026-01-31 that weeks, months and years are counted from, starting with the next period; null for the calendar's own.",
     examples: ['2026-01-31']
   },
   reason: REASON_FIELD
@@ -30,7 +30,7 @@ const BODY = body({
 
 const ANSWER = {
   type: 'object',
-  description: 'The user, as it is now.',
+  description: 'The user after the change.',
   required: ['user_id', 'email', 'time_zone', 'period_anchor', 'created_at'],
   properties: {
     user_id: { type: 'string' },
@@ -47,8 +47,8 @@ export function updateUserRoute(admin: FastifyInstance, { db }: AdminContext): v
     url: '/users/:userId',
     schema: {
       operationId: 'updateQuotaUser',
-      summary: "Change a user's address or calendar",
-      description: 'What is not named stays as it is. Running periods keep their end.',
+      summary: "Change a user's e-mail address or calendar",
+      description: 'Fields left out keep their values. Current periods keep their end.',
       params: USER_PARAMS,
       querystring: query({}),
       body: BODY,
@@ -66,7 +66,7 @@ export function updateUserRoute(admin: FastifyInstance, { db }: AdminContext): v
 function readChange(request: FastifyRequest): UserChange {
   const { email, time_zone: timeZone, period_anchor: periodAnchor } = request.body as Record<string, string | null>
   if (email === undefined && timeZone === undefined && periodAnchor === undefined)
-    throw refuse('body', 'names nothing to change; known are email, time_zone and period_anchor')
+    throw refuse('body', 'names nothing to change; give email, time_zone or period_anchor')
   if (email !== undefined && email !== null && !isEmail(email))
     throw refuse('email', 'must be an e-mail address of at most 320 characters, or null')
   if (timeZone !== undefined && !isTimeZone(timeZone))

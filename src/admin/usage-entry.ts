@@ -9,10 +9,10 @@ export const USAGE_ENTRY = {
     id: { type: 'string', format: 'uuid' },
     user_id: { type: 'string' },
     quota_type: { type: 'string' },
-    amount: { type: 'integer', description: 'What was charged; negative where a level was credited.' },
+    amount: { type: 'integer', description: 'What was charged; negative where a level was lowered.' },
     endpoint: { type: ['string', 'null'], description: 'The declared route, or what the application named.' },
     metadata: { type: 'object', additionalProperties: true },
-    created_at: { ...TIME, description: 'When it was admitted.' }
+    created_at: { ...TIME, description: 'When the charge was admitted.' }
   }
 } as const
 

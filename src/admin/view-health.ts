@@ -10,7 +10,7 @@ const COUNT = { type: 'integer', minimum: 0 } as const
 
 const ANSWER = {
   type: 'object',
-  description: 'Without a token: `status` alone.',
+  description: 'Without a token: only `status`.',
   required: ['status'],
   properties: {
     status: { type: 'string', enum: ['healthy', 'unhealthy'] },
@@ -25,26 +25,29 @@ const ANSWER = {
           enum: ['postgres', 'embedded', 'drizzle'],
           description: "drizzle: the application's own connection."
         },
-        version: { type: ['string', 'null'], description: "PostgreSQL's; null: it did not answer." },
-        latency_ms: { type: ['number', 'null'], description: 'Of one query; null: it did not answer.' }
+        version: { type: ['string', 'null'], description: 'The version of PostgreSQL; null if it did not answer.' },
+        latency_ms: { type: ['number', 'null'], description: 'The latency of one query; null if it did not answer.' }
       }
     },
     process: {
       type: 'object',
-      description: 'This process, since it started; others have their own.',
+      description: 'Counts of this process since it started; other processes have their own.',
       required: ['uptime_seconds', 'charged', 'released', 'denied', 'unenforced', 'store_failed', 'pending', 'dropped'],
       properties: {
         uptime_seconds: { type: 'integer' },
-        charged: { ...COUNT, description: 'Requests that were charged.' },
-        released: { ...COUNT, description: 'Requests whose amount was given back.' },
+        charged: { ...COUNT, description: 'Requests and calls that were charged.' },
+        released: { ...COUNT, description: 'Requests and calls whose amount was released.' },
         denied: { ...COUNT, description: 'Requests and calls that were refused.' },
-        unenforced: { ...COUNT, description: 'Let through unmetered: the store failed, and storeFailure is open.' },
-        store_failed: { ...COUNT, description: 'Answered 503: the store failed.' },
+        unenforced: {
+          ...COUNT,
+          description: 'Requests let through unmetered because the store failed and storeFailure is open.'
+        },
+        store_failed: { ...COUNT, description: 'Requests answered 503 because the store failed.' },
         pending: {
           ...COUNT,
-          description: 'Charges and releases that wait to be written; more than 0 for long is a fault.'
+          description: 'Charges and releases waiting to be written; staying above 0 for long is a fault.'
         },
-        dropped: { ...COUNT, description: 'Charges that never can be written, such as those of a deleted user.' }
+        dropped: { ...COUNT, description: 'Charges that can never be written, such as those of a deleted user.' }
       }
     }
   }
@@ -57,18 +60,18 @@ export function viewHealthRoute(admin: FastifyInstance, context: AdminContext): 
     url: '/health',
     schema: {
       operationId: 'viewQuotaHealth',
-      summary: 'Whether quotas can be kept',
+      summary: 'Whether the quota database can be used',
       querystring: query({}),
       response: {
         ...refusals(),
         200: ANSWER,
-        503: { ...ANSWER, description: 'The database does not answer, or only reads.' }
+        503: { ...ANSWER, description: 'The database does not answer, or is read-only.' }
       }
     },
     handler: async (request, reply) => {
       const isBare = actorName(request) === ''
       const health = await (isBare ? bare.view() : examine(context.db)).catch((error: unknown) => {
-        request.log.error({ err: error }, 'quota health: the database does not answer, or only reads')
+        request.log.error({ err: error }, 'quota health: the database does not answer, or is read-only')
         return undefined
       })
       const status = health === undefined ? 'unhealthy' : 'healthy'

@@ -11,28 +11,28 @@ const DAYS = {
   minimum: 1,
   maximum: 365,
   default: 30,
-  description: "How many of the time zone's days, today included."
+  description: 'The number of days in the time zone, today included.'
 } as const
 
 const INTERVAL = {
   type: 'string',
   enum: ['hour', 'day'],
   default: 'day',
-  description: 'What the series is cut into.'
+  description: 'The length of one entry of the series.'
 } as const
 
 const TIME_ZONE = {
   type: 'string',
   default: 'UTC',
   description:
-    'Whose days and hours: an IANA time zone. Denials are counted by hours of UTC: where the zone is half an hour off, they fall into the piece that the hour begins in.',
+    'The IANA time zone of the days and hours. Denials are counted by UTC hour: where the zone is half an hour off, they fall into the entry in which that hour begins.',
   examples: ['Europe/Berlin']
 } as const
 
 const TOP_USERS = 10
 
 const count = (description: string) => ({ type: 'integer', description }) as const
-const USAGE = count('What was charged, in the base unit; of a level what it grew by. A sum above 2^53 is rounded.')
+const USAGE = count('What was charged, in the base unit; for a level, its growth. A sum above 2^53 is rounded.')
 const CALLS = count('Rows of the usage log.')
 const DENIALS = count('Requests and calls that were refused.')
 
@@ -60,21 +60,21 @@ const ANSWER = {
     days: { type: 'integer' },
     interval: { type: 'string', enum: INTERVAL.enum },
     time_zone: { type: 'string' },
-    start: { ...TIME, description: 'Where the first day begins.' },
-    end: { ...TIME, description: 'Where today ends.' },
+    start: { ...TIME, description: 'When the first day begins.' },
+    end: { ...TIME, description: 'When today ends.' },
     total_usage: USAGE,
     total_calls: CALLS,
     unique_users: { type: 'integer' },
-    avg_usage_per_call: { type: 'number', description: 'With two decimals; 0 where there was no call.' },
+    avg_usage_per_call: { type: 'number', description: 'Rounded to two decimals; 0 if there were no calls.' },
     peak_usage_date: {
       type: ['string', 'null'],
       format: 'date',
-      description: 'The day with the most usage, the first of equals; null: there was none.'
+      description: 'The day with the most usage, the earliest if several tie; null if there was none.'
     },
     denials: DENIALS,
     series: {
       type: 'array',
-      description: 'Every day or hour, also where nothing happened; the sum of them is the total.',
+      description: 'Every day or hour, even if nothing happened in it; their sum is the total.',
       items: {
         type: 'object',
         required: ['start', 'usage', 'calls', 'users', 'denials'],
@@ -83,7 +83,7 @@ const ANSWER = {
     },
     top_users: {
       type: 'array',
-      description: `The ${TOP_USERS} that used most.`,
+      description: `The ${TOP_USERS} users who used most.`,
       items: {
         type: 'object',
         required: ['user_id', 'usage', 'calls'],

@@ -46,7 +46,7 @@ t.test('200: another limit, and what is left of it', async t => {
   const reply = await adjust(user, '?quota_type=calls&new_limit=500')
   isAnswer(t, reply)
   t.strictSame(reply.json(), {
-    message: "The limit of 'calls' is 500 now.",
+    message: "The limit of 'calls' is now 500.",
     user_id: user,
     quota_type: 'calls',
     new_limit: 500,

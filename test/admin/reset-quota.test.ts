@@ -20,7 +20,7 @@ t.test('200: one flow starts again, and the log keeps what was', async t => {
   const reply = await reset(user, '?quota_type=calls')
   isAnswer(t, reply)
   t.strictSame(reply.json(), {
-    message: '1 quota was reset; the usage before it stays in the log.',
+    message: '1 quota was reset; earlier usage stays in the log.',
     user_id: user,
     quotas_reset: 1,
     quota_type: 'calls'
