@@ -94,7 +94,7 @@ async function wire(
   const counter = new EventCounter()
   const tally = new DenialTally(db, options)
   const upkeepFailed: OnUpkeepError = (err, task) =>
-    app.log.error({ err, task }, 'quota upkeep failed; it is tried again')
+    app.log.error({ err, task }, 'quota upkeep failed; it will be retried')
   const rollups = new UsageRollups(db, error => upkeepFailed(error, 'add up usage'))
   const count = (event: QuotaEvent) => {
     counter.count(event)

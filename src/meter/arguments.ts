@@ -26,13 +26,13 @@ export function requireIdempotencyKey(key: unknown): void {
     (typeof key === 'string' && key.length >= 1 && key.length <= 255 && !key.includes('\0') && key.isWellFormed())
   )
     return
-  throw new FST_QUOTA_INVALID_CALL('idempotencyKey', 'must be a text of 1 to 255 characters')
+  throw new FST_QUOTA_INVALID_CALL('idempotencyKey', 'must be a string of 1 to 255 characters')
 }
 
 /** The last argument of a call, where it is given: a misspelt field must not silently leave the default in place. */
 export function requireOptions(options: unknown, known: readonly string[]): void {
   if (typeof options !== 'object' || options === null || Array.isArray(options))
-    throw new FST_QUOTA_INVALID_CALL('options', `must be an object; known in it: ${known.join(', ')}`)
+    throw new FST_QUOTA_INVALID_CALL('options', `must be an object; fields known here: ${known.join(', ')}`)
   requireKnown('options', options, known)
 }
 
@@ -54,5 +54,5 @@ export function requireText(argument: string, text: unknown): void {
     (typeof text === 'string' && text !== '' && text.length <= 2048 && !text.includes('\0') && text.isWellFormed())
   )
     return
-  throw new FST_QUOTA_INVALID_CALL(argument, 'must be a text of 1 to 2048 characters')
+  throw new FST_QUOTA_INVALID_CALL(argument, 'must be a string of 1 to 2048 characters')
 }

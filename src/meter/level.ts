@@ -52,7 +52,7 @@ async function moveLevel(
     throw new FST_QUOTA_KIND_MISMATCH(
       key,
       type.kind,
-      'only a level is lowered or set by hand; a flow starts again with its period, or through reset'
+      'only a level can be credited or set; a flow starts again with each period, or through reset'
     )
   const keyed = { userId, typeId: type.id, type: key, amount: -amount, idempotencyKey: options.idempotencyKey }
   return await once(db, keyed, async idempotencyKey => {

@@ -130,7 +130,11 @@ async function reset(
   requireUser(userId)
   const type = key === undefined ? undefined : await types.get(key, 'to be reset')
   if (type?.kind === 'level')
-    throw new FST_QUOTA_KIND_MISMATCH(type.key, type.kind, 'it never resets; set it to what was measured with setUsage')
+    throw new FST_QUOTA_KIND_MISMATCH(
+      type.key,
+      type.kind,
+      'it never resets; use setUsage to set it to the measured value'
+    )
   if (!(await userExists(db, userId))) throw new FST_QUOTA_UNKNOWN_USER()
   return { quotasReset: await resetQuota(db, userId, key ?? null, by(options)) }
 }

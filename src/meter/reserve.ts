@@ -140,7 +140,7 @@ class HeldReservation implements Reservation {
   async commit(final: Parameters<Reservation['commit']>[0] = {}): Promise<Record<string, Balance>> {
     requireOptions(final, ['amounts', 'metadata'])
     const { amounts = {}, metadata } = final
-    if (this.#released) throw new FST_QUOTA_SETTLED('given back')
+    if (this.#released) throw new FST_QUOTA_SETTLED('released')
     if (typeof amounts !== 'object' || amounts === null)
       throw new FST_QUOTA_INVALID_CALL('amounts', 'must be an object such as { renders: 7 }')
     const charges = this.#charges.map(charge =>
@@ -239,7 +239,7 @@ async function readCharges(
   for (const item of list) {
     const { type: key, amount = 1 } = typeof item === 'string' ? { type: item } : (item ?? {})
     if (typeof key !== 'string')
-      throw new FST_QUOTA_INVALID_CALL('charges', "must be a quota type's key, { type, amount }, or several of them")
+      throw new FST_QUOTA_INVALID_CALL('charges', "must be a quota type's key, { type, amount }, or an array of them")
     if (typeof item === 'object') requireKnown('charges', item as object, ['type', 'amount'])
     if (!isAmount(amount)) requireAmount(amount, `The amount of '${key}'`)
     if (charges.some(charge => charge.type === key) || switchedOff.includes(key))
@@ -254,5 +254,5 @@ async function readCharges(
 function requireTtl(ttlMs: unknown): void {
   if (ttlMs === undefined || (Number.isInteger(ttlMs) && (ttlMs as number) >= 100 && (ttlMs as number) < 2 ** 31))
     return
-  throw new FST_QUOTA_INVALID_CALL('ttlMs', 'must be a whole number of milliseconds, 100 to 2^31−1')
+  throw new FST_QUOTA_INVALID_CALL('ttlMs', 'must be a whole number of milliseconds from 100 to 2^31−1')
 }

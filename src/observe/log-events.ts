@@ -12,11 +12,11 @@ export function logEvent(event: QuotaEvent, log: FastifyBaseLogger): void {
       break
     case 'amended':
       for (const { type, amount, remaining } of event.charges)
-        log.info({ user, type, amount, remaining, endpoint }, 'quota charged anew, with what it really cost')
+        log.info({ user, type, amount, remaining, endpoint }, 'quota charge amended to its actual cost')
       break
     case 'released':
       for (const { type, amount, remaining } of event.charges)
-        log.debug({ user, type, amount, remaining, endpoint, status: event.statusCode }, 'quota given back')
+        log.debug({ user, type, amount, remaining, endpoint, status: event.statusCode }, 'quota released')
       break
     case 'denied':
       for (const { type, amount, remaining, limit } of event.charges)
@@ -31,7 +31,7 @@ export function logEvent(event: QuotaEvent, log: FastifyBaseLogger): void {
     case 'owed':
       log.error(
         { user, endpoint, pending: event.pending, err: event.error },
-        'quota settlement could not be written; it is tried again'
+        'quota settlement could not be written; it will be retried'
       )
       break
     case 'dropped':

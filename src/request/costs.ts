@@ -57,7 +57,7 @@ async function amountOf(type: string, amount: ChargeAmount<FastifyRequest>, requ
     throw new FST_QUOTA_AMOUNT_FUNCTION(type, 'threw', { cause: error })
   }
   if (!isAmount(value))
-    throw new FST_QUOTA_AMOUNT_FUNCTION(type, `gave ${String(value)}, which is no whole number from 0 to 2^53−1`)
+    throw new FST_QUOTA_AMOUNT_FUNCTION(type, `returned ${String(value)}, which is not a whole number from 0 to 2^53−1`)
   return value
 }
 

@@ -86,7 +86,7 @@ function onRequest(
     meter(context, tariff, request, reply).then(
       isAnswered => isAnswered || done(),
       // Without an error, `done` would let the request go on.
-      error => done(error ?? new Error('identify or an amount rejected, and gave no error'))
+      error => done(error ?? new Error('identify or an amount function rejected without an error'))
     )
 }
 
@@ -107,7 +107,7 @@ async function meter(
     return true
   }
   try {
-    if (context.owed.isFull) throw new FST_QUOTA_STORE('too many charges wait to be written')
+    if (context.owed.isFull) throw new FST_QUOTA_STORE('too many charges are waiting to be written')
     const asked = costsOf(tariff.metering, request, context.types)
     const costs = asked instanceof Promise ? await asked : asked
     if (costs.length === 0) {

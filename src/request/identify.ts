@@ -37,7 +37,7 @@ export function identifyUser(request: FastifyRequest, identify: Identify): strin
 }
 
 function requireUser(userId: unknown): string {
-  if (!isUserId(userId)) throw new FST_QUOTA_UNAUTHORIZED('the request names no user that could be charged')
+  if (!isUserId(userId)) throw new FST_QUOTA_UNAUTHORIZED('the request does not name a user to charge')
   return userId
 }
 

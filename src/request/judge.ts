@@ -10,9 +10,9 @@ export function judge({ isCharged, source }: RequestMetering, statusCode: number
     if (typeof word === 'boolean') return word
     // It came from an async function: a rejection that nobody handles would end the process.
     if (word instanceof Promise) word.catch(() => {})
-    throw new TypeError(`charge must return true or false, and returned ${String(word)}`)
+    throw new TypeError(`charge must return true or false, but returned ${String(word)}`)
   } catch (error) {
-    log.error({ err: error, rule: source }, 'quota rule failed in charge; 2xx is charged instead')
+    log.error({ err: error, rule: source }, 'the charge function of a quota rule failed; 2xx is charged instead')
     return isSuccess(statusCode)
   }
 }

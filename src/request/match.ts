@@ -155,7 +155,7 @@ function refuseBesideFalse(path: string, { quota: _, ...others }: Omit<Rule<Fast
   if (fields.length > 0)
     throw new FST_QUOTA_INVALID_OPTION(
       path,
-      `has ${fields.join(', ')} beside quota: false, which charges nothing; leave out the one or the other`
+      `has ${fields.join(', ')} beside quota: false, which charges nothing; leave out one or the other`
     )
 }
 
@@ -178,6 +178,6 @@ function hint(pattern: Pattern, guarded: readonly { method: string; url: string 
   const list = [
     ...new Set((near.length > 0 ? near : guarded).filter(r => r.method !== 'HEAD').map(r => `${r.method} ${r.url}`))
   ]
-  if (list.length === 0) return 'No route at all is declared below this registration.'
-  return `A url is written as the route was declared, prefix included. ${near.length > 0 ? 'Perhaps' : 'Declared are'}: ${list.slice(0, 5).join(', ')}${list.length > 5 ? ' …' : ''}`
+  if (list.length === 0) return 'No routes are declared below this registration.'
+  return `Write a url as the route was declared, prefix included. ${near.length > 0 ? 'Perhaps' : 'Declared routes'}: ${list.slice(0, 5).join(', ')}${list.length > 5 ? ' …' : ''}`
 }

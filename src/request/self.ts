@@ -23,7 +23,7 @@ export function addSelfRoute(
   if (app.hasRoute({ method: 'GET', url: `${app.prefix}${context.url}` }))
     throw new FST_QUOTA_INVALID_OPTION(
       'self.url',
-      `is ${context.url}, which is declared already, as by another registration; write another one, or self: false`
+      `is ${context.url}, which is already declared, perhaps by another registration; choose another path, or set self: false`
     )
   const read = reading(context)
   app.route({
@@ -33,12 +33,12 @@ export function addSelfRoute(
     // The application's own compiler may expect other schemas, such as Zod's, and its serializers and hooks may turn objects into other answers.
     serializerCompiler: () => JSON.stringify,
     schema: {
-      summary: 'The quotas of whoever asks',
+      summary: "The caller's quotas",
       tags: ['quota'],
       response: {
         200: QUOTA_DOCUMENT_SCHEMA,
-        401: problemAnswer('It is not known who asks.'),
-        503: problemAnswer('The quota database does not answer; Retry-After says when to try again.')
+        401: problemAnswer('The caller could not be identified.'),
+        503: problemAnswer('The quota database is not answering; Retry-After says when to try again.')
       }
     },
     handler: async (request, reply) => {

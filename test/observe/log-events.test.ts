@@ -31,7 +31,7 @@ t.test('logs a charge as info and a denial as a warning, with user, type, amount
   t.match(ours, [
     {
       level: 20,
-      msg: 'quota given back',
+      msg: 'quota released',
       user,
       type: 'logged',
       amount: 3,

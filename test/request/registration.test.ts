@@ -87,7 +87,7 @@ t.test('two siblings without prefixes: the second is told that the balances have
   await t.rejects(async () => await app.ready(), {
     code: 'FST_QUOTA_INVALID_OPTION',
     message:
-      'Option self.url is /quotas/me, which is declared already, as by another registration; write another one, or self: false.'
+      'Option self.url is /quotas/me, which is already declared, perhaps by another registration; choose another path, or set self: false.'
   })
 })
 
