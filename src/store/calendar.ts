@@ -10,11 +10,12 @@ export interface CalendarRow {
 /** A user without a row has UTC's calendar. An invalid zone can only have been written by hand. */
 export function calendarOf(row: CalendarRow): Calendar {
   const timeZone = row.time_zone ?? 'UTC'
-  if (!isTimeZone(timeZone)) throw new FST_QUOTA_CALENDAR(`time_zone ${timeZone}`, 'no IANA name such as Europe/Berlin')
+  if (!isTimeZone(timeZone))
+    throw new FST_QUOTA_CALENDAR(`time_zone ${timeZone}`, 'not an IANA name such as Europe/Berlin')
   const anchor = row.period_anchor
   // PostgreSQL has dates that no calendar has: infinity, and years before Christ.
   if (anchor !== null && !/^\d{4}-\d{2}-\d{2}$/.test(anchor))
-    throw new FST_QUOTA_CALENDAR(`period_anchor ${anchor}`, 'no day such as 2026-01-31')
+    throw new FST_QUOTA_CALENDAR(`period_anchor ${anchor}`, 'not a day such as 2026-01-31')
   return { timeZone, anchor }
 }
 

@@ -63,7 +63,7 @@ t.test('fastify-quota', async t => {
       stderr: /ECONNREFUSED\S* \S+ Check --database-url, and that the server is up/
     })
     t.match(byVariable, { code: 1, stderr: /ECONNREFUSED.* Check DATABASE_URL, and that the server is up/ })
-    t.match(poolByFlag, { code: 1, stderr: /--database-url has max=0; it must be a whole number from 1/ })
+    t.match(poolByFlag, { code: 1, stderr: /--database-url has max=0; it must be a whole number of at least 1/ })
     t.notMatch(byFlag.stderr, /DATABASE_URL/)
     for (const { stderr } of [byFlag, byVariable, poolByFlag]) t.notMatch(stderr, /option|hunter2/)
   })

@@ -83,7 +83,7 @@ t.test('tables of another version that were never recorded are refused, with the
   await t.rejects(migrateAt(url), {
     code: 'FST_QUOTA_SCHEMA',
     message:
-      /table quota_rollups.* missing\. There are tables .* not of this version: bring them to it with the drizzle-kit that made them.*init --schema-only/
+      /table quota_rollups.* missing\. There are tables .* not match this version: update them with the drizzle-kit that made them.*init --schema-only/
   })
   t.strictSame(await catalogue(sqlOf(t, url), []), before)
   await migrateOwn(t, url, migrations.length)

@@ -25,6 +25,6 @@ export async function requireApart(db: Database): Promise<void> {
   const [row] = (await asked?.answer) ?? []
   if (row?.inside)
     throw new FST_QUOTA_CONNECTION(
-      'is a Drizzle database on a single connection, whose transactions take in what others ask meanwhile; give it a pool (`new Pool()` of node-postgres), or give a postgres:// URL'
+      'is a Drizzle database on a single connection, whose transactions would take in statements of other requests; give it a pool (`new Pool()` of node-postgres), or use a postgres:// URL'
     )
 }

@@ -202,7 +202,7 @@ export async function requireReady(db: Database): Promise<void> {
       'Run `npx fastify-quota init --schema-only` (or `npx drizzle-kit push`) with DATABASE_URL set to this database'
     )
   const lacking = await lackingRights(db)
-  if (lacking !== undefined) throw new FST_QUOTA_SCHEMA(lacking.what, `To mend it, ${lacking.remedy}`)
+  if (lacking !== undefined) throw new FST_QUOTA_SCHEMA(lacking.what, `To fix it, ${lacking.remedy}`)
 }
 
 /** Tells two things with one question, because a boot waits for each: that there is an answer, and the isolation level. */
@@ -231,7 +231,7 @@ export async function requireReachable(db: Database): Promise<string> {
 function isolationIn(row: object | undefined): string {
   if (row === undefined || !('isolation_level' in row))
     throw new FST_QUOTA_CONNECTION(
-      'gives columns other names, as a client with `transform: postgres.camel` does; give one that leaves them'
+      'renames columns, as a client with `transform: postgres.camel` does; use a client that does not'
     )
   return row.isolation_level as string
 }
@@ -244,9 +244,9 @@ export const SET_ISOLATION = "set default_transaction_isolation to 'read committ
 /** Our own connections ask for READ COMMITTED, but a pooler may keep that from the server. */
 function refuseIsolation(isolation: string, { kind }: Database): void {
   if (!isIsolated(isolation)) return
-  const own = kind === 'drizzle' ? ', or give a postgres:// URL, whose connections ask for it' : ''
+  const own = kind === 'drizzle' ? ', or use a postgres:// URL, whose connections ask for it' : ''
   throw new FST_QUOTA_CONNECTION(
-    `runs statements as ${isolation.toUpperCase()}, so that requests which meet at one counter fail with 503; ${SET_ISOLATION}${own}`
+    `runs statements as ${isolation.toUpperCase()}, so concurrent requests on one counter fail with 503; ${SET_ISOLATION}${own}`
   )
 }
 

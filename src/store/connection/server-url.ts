@@ -93,7 +93,7 @@ export function labelServer(url: string): string {
   return `${scheme}//${user ? `${user}@` : ''}${hosts}${database === undefined ? '' : `/${database}`}`
 }
 
-const INVALID = 'is no valid URL; a password with special characters must be percent-encoded'
+const INVALID = 'is not a valid URL; a password with special characters must be percent-encoded'
 
 function refuse(remedy: string): never {
   throw new FST_QUOTA_CONNECTION(remedy)
@@ -166,7 +166,7 @@ function attributesOf(told: string | undefined): Options {
 function count(name: string, value: unknown, least: number): number {
   const number = Number(value)
   if (!Number.isInteger(number) || number < least || value === '')
-    refuse(`has ${name}=${value}; it must be a whole number from ${least}`)
+    refuse(`has ${name}=${value}; it must be a whole number of at least ${least}`)
   return number
 }
 
@@ -183,7 +183,9 @@ function keepSettings(query: URLSearchParams, { ssl }: Options): void {
   }
   for (const name of IN_FILES) {
     if (ssl === undefined && query.has(name))
-      refuse(`has ${name}, which is not taken in a URL; write { url, ssl: { ca, cert, key } } with what the files have`)
+      refuse(
+        `has ${name}, which a URL cannot have; write { url, ssl: { ca, cert, key } } with the contents of the files`
+      )
     query.delete(name)
   }
 }

@@ -63,7 +63,7 @@ export async function lackingRights(db: Database): Promise<{ what: string; remed
   const what = `the role ${first.role} may not ${listed(alike.map(({ table, right }) => `${right}${PREPOSITIONS[right]} ${table}`))}`
   return first.granted
     ? {
-        what: `${what}: row level security is on, and no policy lets it`,
+        what: `${what}: row level security is on, and no policy allows it`,
         remedy: `ALTER TABLE ${first.table} DISABLE ROW LEVEL SECURITY, or CREATE POLICY with USING (true) for this role, on each of them`
       }
     : { what, remedy: GRANT }

@@ -5,7 +5,7 @@ import { MIGRATIONS_FOLDER } from './migrate.ts'
 
 /** The remedy for what is missing although all of them are recorded. */
 export const RESTORE =
-  'restore it from a backup (keys are in `pg_restore --section=post-data`), or make it by hand as the SQL in node_modules/fastify-quota/drizzle does, or with `npx drizzle-kit push`: the migrations are recorded as applied, and `init` does not apply them again'
+  'restore it from a backup (keys are in `pg_restore --section=post-data`), or create it by hand as the SQL in node_modules/fastify-quota/drizzle does, or with `npx drizzle-kit push`: the migrations are recorded as applied, and `init` does not apply them again'
 
 export interface Migrations {
   /** How many this version ships. */

@@ -99,7 +99,7 @@ async function apply(query: Query, statements: readonly string[]): Promise<boole
 }
 
 const OF_ANOTHER_VERSION =
-  'There are tables that `init` has not recorded, and they are not of this version: bring them to it with the drizzle-kit that made them (its migrations, or its push), and run `npx fastify-quota init --schema-only` after that'
+  'There are tables that `init` has not recorded and that do not match this version: update them with the drizzle-kit that made them (its migrations, or its push), then run `npx fastify-quota init --schema-only`'
 
 /**
  * drizzle-kit writes foreign keys to "public", but the tables themselves to wherever the search_path says. The files stay as they are:

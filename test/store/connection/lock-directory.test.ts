@@ -68,7 +68,7 @@ t.test('tables that no migration fits are told, and leave the directory to whoev
   for (let attempt = 0; attempt < 2; attempt++)
     await t.rejects(connect({ dataDir }), {
       code: 'FST_QUOTA_SCHEMA',
-      message: /missing.*not of this version/
+      message: /missing.*not match this version/
     })
   t.notOk(existsSync(join(dataDir, 'fastify-quota.pid')))
   const again = await PGlite.create(dataDir)

@@ -109,7 +109,7 @@ onBoth('names the user whose time zone is none', async (t, db) => {
   await db.query("UPDATE quota_users SET time_zone = 'Mars/Olympus' WHERE id = 'bob'")
   await t.rejects(all(db), {
     code: 'FST_QUOTA_CALENDAR',
-    message: /^user 'bob': .*time_zone Mars\/Olympus, which is no IANA name/
+    message: /^user 'bob': .*time_zone Mars\/Olympus, which is not an IANA name/
   })
 })
 

@@ -332,7 +332,7 @@ onBoth('names the user whose time zone is none', async (t, db) => {
   await db.query("UPDATE quota_users SET time_zone = 'Mars/Olympus'")
   await t.rejects(lines(db, '2026-11'), {
     code: 'FST_QUOTA_CALENDAR',
-    message: /^user 'alice': .*time_zone Mars\/Olympus, which is no IANA name/
+    message: /^user 'alice': .*time_zone Mars\/Olympus, which is not an IANA name/
   })
 })
 
