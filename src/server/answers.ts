@@ -6,13 +6,13 @@ import { denialAnswer, PROBLEM_JSON, problem, problemAnswer } from '../quota/pro
 /** The answers that every route of the API may give besides its own. */
 export const REFUSALS = {
   400: problemAnswer('The request is malformed.'),
-  401: problemAnswer('It is not known who asks.')
+  401: problemAnswer('The caller could not be identified.')
 } as const
 /** And those of a route with a parameter in its path. */
 export const PATH_REFUSALS = { 414: problemAnswer('The URL is too long.') } as const
 
 const METERED_REFUSALS = {
-  402: denialAnswer('The quota does not allow it; nothing was charged.'),
+  402: denialAnswer('The quota does not allow the request; nothing was charged.'),
   503: problemAnswer('Quotas cannot be checked at the moment; nothing was charged. Retry-After says when to try again.')
 } as const
 

@@ -12,7 +12,12 @@ const SCHEMES = {
     bearerFormat: 'JWT',
     description: 'HS256; `sub` is the user.'
   },
-  user: { type: 'apiKey', in: 'header', name: 'X-User-Id', description: 'ENABLE_AUTH=false: the user, believed.' },
+  user: {
+    type: 'apiKey',
+    in: 'header',
+    name: 'X-User-Id',
+    description: 'With ENABLE_AUTH=false: the user, unverified.'
+  },
   admin: { type: 'apiKey', in: 'header', name: 'X-Admin-Token' }
 } as const
 

@@ -17,12 +17,12 @@ export function greeting(app: FastifyInstance, settings: Settings): string {
   const user = token === undefined ? `-H 'X-User-Id: ${DEMO_USER}'` : `-H 'Authorization: Bearer ${token}'`
   return [
     '',
-    `fastify-quota listens on ${url}, with ${describeStore(settings)}. Its API is described on ${url}/docs`,
-    ...(token === undefined ? [] : ['', `A token of the user ${DEMO_USER}, for ${DEMO_TOKEN_LIFE}:`, token]),
+    `fastify-quota listens on ${url}, with ${describeStore(settings)}. Its API is described at ${url}/docs`,
+    ...(token === undefined ? [] : ['', `A token for the user ${DEMO_USER}, valid for ${DEMO_TOKEN_LIFE}:`, token]),
     ...describeToken(settings),
     '',
-    '# A call. It is accepted with 202' +
-      (settings.isQuotaEnabled ? ', and X-Quota-… say what it cost and what is left:' : ':'),
+    '# A call. It is answered 202' +
+      (settings.isQuotaEnabled ? ', and the X-Quota-… headers say what it cost and what is left:' : ':'),
     `curl -i -X POST ${user} ${url}${CALL}`,
     ...(settings.isQuotaEnabled ? quotaLines(url, user, settings) : []),
     ''
@@ -47,7 +47,7 @@ function quotaLines(url: string, user: string, settings: Settings): string[] {
     '# What the refusal says:',
     `curl -i -X POST ${user} ${url}${CALL}`,
     '',
-    '# The limit as it was, a fresh month, and the log of what was charged:',
+    '# Restore the limit, start the month afresh, and see the log of what was charged:',
     `curl -X PUT ${admin} '${users}/adjust?quota_type=${TYPE}&new_limit=200'`,
     `curl -X POST ${admin} '${users}/reset?quota_type=${TYPE}'`,
     `curl ${admin} '${url}${DEFAULT_ADMIN_PREFIX}/usage-logs?user_id=${DEMO_USER}&limit=3'`
@@ -59,13 +59,13 @@ function describeToken({ isQuotaEnabled, isAdminTokenKept, adminToken, connectio
   if (!isQuotaEnabled) return []
   if (isAdminTokenKept && typeof connection !== 'string')
     return ['', `The admin token, made on the first start and kept in ${connection.dataDir}:`, adminToken as string]
-  return ['', 'The lines below with $ADMIN_TOKEN need it in the environment of your shell.']
+  return ['', "The lines below with $ADMIN_TOKEN need it in your shell's environment."]
 }
 
 function describeStore({ isQuotaEnabled, connection }: Settings): string {
   if (!isQuotaEnabled) return 'ENABLE_QUOTA=false: nothing is metered'
   return typeof connection === 'string'
-    ? 'the PostgreSQL of DATABASE_URL'
+    ? 'the PostgreSQL database of DATABASE_URL'
     : `the embedded database in ${connection.dataDir} (one process; for production set DATABASE_URL)`
 }
 

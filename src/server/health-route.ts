@@ -15,7 +15,7 @@ const HEALTH = {
     database: {
       type: 'string',
       enum: ['reachable', 'unreachable', 'unused'],
-      description: 'unused: ENABLE_QUOTA=false, nothing is metered.'
+      description: 'unused: with ENABLE_QUOTA=false, nothing is metered.'
     }
   }
 } as const
@@ -27,7 +27,7 @@ export function healthRoute(app: FastifyInstance, db: Database | undefined): voi
     schema: {
       summary: 'Whether the server is healthy',
       tags: ['operation'],
-      response: { 200: HEALTH, 503: { ...HEALTH, description: 'The database cannot be reached, or only reads.' } }
+      response: { 200: HEALTH, 503: { ...HEALTH, description: 'The database cannot be reached, or is read-only.' } }
     },
     handler: async (request, reply) => {
       const database =

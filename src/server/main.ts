@@ -42,7 +42,7 @@ function listenProblem(code: string | undefined, host: string, port: number): st
     case 'EADDRNOTAVAIL':
     case 'ENOTFOUND':
     case 'EAI_AGAIN':
-      return `HOST ${host} is no address of this machine. Set HOST=127.0.0.1, or 0.0.0.0 for all of them.`
+      return `HOST ${host} is not an address of this machine. Set HOST=127.0.0.1, or 0.0.0.0 for all its addresses.`
   }
   return undefined
 }

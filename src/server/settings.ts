@@ -37,7 +37,7 @@ export function readSettings(environment: Environment): Settings {
   const isQuotaEnabled = readSwitch(environment, 'ENABLE_QUOTA')
   if (!isAuthEnabled && !isLoopback(host))
     throw new SettingError(
-      `ENABLE_AUTH=false lets anybody be anybody, and is for a loopback HOST only, which ${host} is not. Set HOST=127.0.0.1, or leave ENABLE_AUTH out.`
+      `ENABLE_AUTH=false lets anyone act as any user, so it needs a loopback HOST, which ${host} is not. Set HOST=127.0.0.1, or leave ENABLE_AUTH out.`
     )
   const settings = {
     host,
@@ -74,18 +74,18 @@ function readSecrets(environment: Environment, { connection, isAuthEnabled, isQu
 }
 
 const missing = (name: string, remedy: string): SettingError =>
-  new SettingError(`${name} is missing, and with DATABASE_URL none is made up. Set it; \`${remedy}\` makes a good one.`)
+  new SettingError(`${name} is missing; with DATABASE_URL, none is generated. Set it; \`${remedy}\` makes a good one.`)
 
 export function readSecret(environment: Environment, name: string, minLength: number): string | undefined {
   const value = environment[name] || undefined
   if (value !== undefined && value.length < minLength)
     throw new SettingError(
-      `${name} has ${value.length} characters and needs at least ${minLength}; \`openssl rand -base64 32\` makes a good one.`
+      `${name} has ${value.length} characters but needs at least ${minLength}; \`openssl rand -base64 32\` makes a good one.`
     )
   // What a header cannot carry could never be sent.
   if (value !== undefined && name === 'ADMIN_TOKEN' && !/^[!-~]+$/.test(value))
     throw new SettingError(
-      'ADMIN_TOKEN may have visible ASCII characters only: it is sent in the header X-Admin-Token.'
+      'ADMIN_TOKEN may have only visible ASCII characters: it is sent in the header X-Admin-Token.'
     )
   return value
 }
@@ -95,7 +95,7 @@ export function readConnection(environment: Environment): string | { dataDir: st
   if (environment.DATABASE_URL) return environment.DATABASE_URL
   const dataDir = environment.QUOTA_DATA_DIR || DEFAULT_DIRECTORY
   if (dataDir.includes('://'))
-    throw new SettingError(`QUOTA_DATA_DIR must be a directory, and is '${dataDir}'. A URL goes into DATABASE_URL.`)
+    throw new SettingError(`QUOTA_DATA_DIR must be a directory, but is '${dataDir}'. Put a URL in DATABASE_URL.`)
   return { dataDir }
 }
 
@@ -104,7 +104,7 @@ function readHost({ HOST: host = '' }: Environment): string {
   // A name, or an address; never one with a scheme or a port, which Node would look up as a name.
   if (isIP(host) === 0 && !/^(?!-)[A-Za-z0-9.-]{1,253}$/.test(host))
     throw new SettingError(
-      `HOST must be an address such as 127.0.0.1 or a host name, without scheme or port, and is '${host}'.`
+      `HOST must be an address such as 127.0.0.1 or a host name, without scheme or port, but is '${host}'.`
     )
   return host
 }
@@ -112,14 +112,14 @@ function readHost({ HOST: host = '' }: Environment): string {
 function readPort({ PORT: port = '' }: Environment): number {
   if (port === '') return 7500
   if (!/^[0-9]{1,5}$/.test(port) || Number(port) > 65_535)
-    throw new SettingError(`PORT must be a whole number from 0 (any free one) to 65535, and is '${port}'.`)
+    throw new SettingError(`PORT must be a whole number from 0 (any free port) to 65535, but is '${port}'.`)
   return Number(port)
 }
 
 function readLogLevel({ LOG_LEVEL: level = '' }: Environment): string {
   if (level === '') return 'info'
   if (!LOG_LEVELS.includes(level))
-    throw new SettingError(`LOG_LEVEL must be one of ${LOG_LEVELS.join(', ')}, and is '${level}'.`)
+    throw new SettingError(`LOG_LEVEL must be one of ${LOG_LEVELS.join(', ')}, but is '${level}'.`)
   return level
 }
 
@@ -127,7 +127,7 @@ function readLogLevel({ LOG_LEVEL: level = '' }: Environment): string {
 function readSwitch(environment: Environment, name: string): boolean {
   const value = (environment[name] ?? '').toLowerCase()
   if (value !== '' && value !== 'true' && value !== 'false')
-    throw new SettingError(`${name} must be true or false, and is '${environment[name]}'.`)
+    throw new SettingError(`${name} must be true or false, but is '${environment[name]}'.`)
   return value !== 'false'
 }
 

@@ -71,14 +71,14 @@ function taskStatusRoute(api: FastifyInstance, imaging: Imaging): void {
     method: 'GET',
     url: '/task_status/:id',
     schema: {
-      summary: 'How far a task of yours is',
+      summary: 'The progress of one of your tasks',
       tags: ['imaging'],
       params: {
         type: 'object',
         required: ['id'],
         properties: { id: { type: 'string', examples: ['6f1c2b7e-0000-4000-8000-000000000000'] } }
       },
-      response: { 200: TASK, ...REFUSALS, ...PATH_REFUSALS, 404: problemAnswer('There is no such task of this user.') }
+      response: { 200: TASK, ...REFUSALS, ...PATH_REFUSALS, 404: problemAnswer('This user has no such task.') }
     },
     handler: (request, reply) => {
       const task = imaging.task(callerOf(request), request.params.id)

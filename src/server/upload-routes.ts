@@ -10,29 +10,29 @@ import type { Settings } from './settings.ts'
 import { STUDY_PARAMS } from './task-routes.ts'
 
 const received = (isQuotaEnabled: boolean) => ({
-  description: isQuotaEnabled ? 'It was received, and charged.' : 'It was received.',
+  description: isQuotaEnabled ? 'The file was received and charged.' : 'The file was received.',
   type: 'object',
   required: ['status', 'upload_id', 'bytes'],
   properties: {
     status: { type: 'string', enum: ['ok'] },
     upload_id: { type: 'string' },
-    bytes: { type: 'integer', description: isQuotaEnabled ? 'What was received, and charged.' : 'What was received.' }
+    bytes: { type: 'integer', description: isQuotaEnabled ? 'What was received and charged.' : 'What was received.' }
   }
 })
 
 const BODY_MEANING =
-  'The body is the file, whatever its content type, and is counted as it is sent: of a form, the whole form. Content-Length is required.'
+  'The body is the file, whatever its content type, and is counted as sent: a form counts in full. Content-Length is required.'
 
 /** What the uploads have in common. */
 type Schema = ReturnType<typeof schemaOf>
 
 const schemaOf = ({ isQuotaEnabled }: Pick<Settings, 'isQuotaEnabled'>) => ({
-  description: isQuotaEnabled ? `${BODY_MEANING} That much is held while the upload runs.` : BODY_MEANING,
+  description: isQuotaEnabled ? `${BODY_MEANING} That much is reserved while the upload runs.` : BODY_MEANING,
   tags: ['imaging'],
   response: {
     201: received(isQuotaEnabled),
     ...meteredRefusals(isQuotaEnabled),
-    411: problemAnswer('A Content-Length is needed.')
+    411: problemAnswer('Content-Length is missing.')
   }
 })
 
@@ -59,7 +59,7 @@ async function requireLength(request: FastifyRequest, reply: FastifyReply): Prom
     reply,
     411,
     'FST_QUOTA_LENGTH_REQUIRED',
-    'An upload must say its size in Content-Length, so that the storage it needs can be held; send it without chunked encoding.'
+    'An upload must give its size in Content-Length, so that the storage it needs can be reserved; send it without chunked encoding.'
   )
 }
 
@@ -117,7 +117,7 @@ async function receive(
       reply,
       400,
       'FST_QUOTA_UPLOAD_CUT_OFF',
-      'The upload broke off before all of its Content-Length had come.'
+      'The upload was cut off before all of its Content-Length had arrived.'
     )
   if (bytes === 0) return refuse(reply, 400, 'FST_QUOTA_UPLOAD_EMPTY', 'The upload is empty.')
   // `quota` is missing with ENABLE_QUOTA=false, and lacks the charge where an operator has switched the type off.

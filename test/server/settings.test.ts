@@ -46,19 +46,19 @@ t.test('takes an empty variable as one that is not set', async t => {
 
 t.test('refuses a wrong variable by its name, and says what it takes', async t => {
   const wrong: [Environment, RegExp][] = [
-    [{ PORT: 'http' }, /^PORT must be a whole number from 0 .* to 65535, and is 'http'/],
+    [{ PORT: 'http' }, /^PORT must be a whole number from 0 .* to 65535, but is 'http'/],
     [{ PORT: '65536' }, /^PORT must/],
     [{ PORT: '-1' }, /^PORT must/],
     [{ PORT: '80.5' }, /^PORT must/],
     [{ PORT: ' 80' }, /^PORT must/],
     [{ HOST: 'http://127.0.0.1' }, /^HOST must be an address/],
     [{ HOST: '127.0.0.1:80' }, /^HOST must/],
-    [{ LOG_LEVEL: 'loud' }, /^LOG_LEVEL must be one of fatal, error, warn, info, debug, trace, silent, and is 'loud'/],
-    [{ ENABLE_AUTH: 'no' }, /^ENABLE_AUTH must be true or false, and is 'no'/],
+    [{ LOG_LEVEL: 'loud' }, /^LOG_LEVEL must be one of fatal, error, warn, info, debug, trace, silent, but is 'loud'/],
+    [{ ENABLE_AUTH: 'no' }, /^ENABLE_AUTH must be true or false, but is 'no'/],
     [{ ENABLE_QUOTA: '0' }, /^ENABLE_QUOTA must be true or false/],
-    [{ ADMIN_TOKEN: '15-characters..' }, /^ADMIN_TOKEN has 15 characters and needs at least 16/],
-    [{ ADMIN_TOKEN: 'a token that no header carries\n' }, /^ADMIN_TOKEN may have visible ASCII/],
-    [{ JWT_SECRET: 'x'.repeat(31) }, /^JWT_SECRET has 31 characters and needs at least 32/],
+    [{ ADMIN_TOKEN: '15-characters..' }, /^ADMIN_TOKEN has 15 characters but needs at least 16/],
+    [{ ADMIN_TOKEN: 'a token that no header carries\n' }, /^ADMIN_TOKEN may have only visible ASCII/],
+    [{ JWT_SECRET: 'x'.repeat(31) }, /^JWT_SECRET has 31 characters but needs at least 32/],
     [{ QUOTA_DATA_DIR: 'postgres://localhost' }, /^QUOTA_DATA_DIR must be a directory.*DATABASE_URL/]
   ]
   for (const [environment, message] of wrong) t.throws(() => readSettings({ ...SECRETS, ...environment }), { message })
