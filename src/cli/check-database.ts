@@ -25,8 +25,8 @@ export async function checkDatabase(db: Database): Promise<Finding[]> {
     isReadOnly
       ? wrong(
           'connection',
-          `answered in ${latencyMs} ms, and only reads: it is a standby, or default_transaction_read_only is on`,
-          'give the URL of the primary, or of all servers (postgres://one,two/app): the one that takes writes is used'
+          `answered in ${latencyMs} ms, but is read-only: it is a standby, or default_transaction_read_only is on`,
+          'give the URL of the primary, or of all servers (postgres://one,two/app): the one that accepts writes is used'
         )
       : ok('connection', `answered in ${latencyMs} ms`),
     versionNumber >= OLDEST_VERSION
@@ -42,7 +42,7 @@ export async function checkDatabase(db: Database): Promise<Finding[]> {
     isIsolated(isolation)
       ? wrong(
           'isolation',
-          `${isolation.toUpperCase()}: requests that meet at one counter fail with 503, and no application starts`,
+          `${isolation.toUpperCase()}: concurrent requests on one counter fail with 503, and no application starts`,
           SET_ISOLATION
         )
       : ok('isolation', isolation.toUpperCase())
@@ -57,7 +57,7 @@ export async function checkDatabase(db: Database): Promise<Finding[]> {
   if (lacking !== undefined) return [...findings, wrong('rights', lacking.what, lacking.remedy)]
   return [
     ...findings,
-    ok('rights', 'this role may do all that is done'),
+    ok('rights', 'this role has every right that is needed'),
     ...(await checkMigrations(db)),
     ...(await checkTypes(db)),
     ...(await checkTimeZones(db)),
@@ -84,7 +84,7 @@ async function checkNets(db: Database): Promise<Finding[]> {
   return findings
 }
 
-const BY_HAND = 'make it by hand, as the SQL in node_modules/fastify-quota/drizzle does'
+const BY_HAND = 'create it by hand, as the SQL in node_modules/fastify-quota/drizzle does'
 
 async function checkMigrations(db: Database): Promise<Finding[]> {
   const migrations = await listMigrations(db)
@@ -101,7 +101,7 @@ async function checkMigrations(db: Database): Promise<Finding[]> {
       hint(
         'migrations',
         `${unknown} recorded that this version does not know`,
-        'a newer version was here: use it in every process'
+        'a newer version has run here: use it in every process'
       )
     ]
   return [ok('migrations', `${recorded} of ${shipped} are applied`)]
@@ -112,13 +112,13 @@ async function checkIdentities(db: Database): Promise<Finding[]> {
   const tables = await listUnidentified(db)
   if (tables.length === 0) return []
   const names = tables.map(({ table }) => table).join(', ')
-  const remedy = `${INIT}, which gives it to them`
+  const remedy = `${INIT}, which gives them one`
   return [
     tables.some(({ published }) => published)
-      ? wrong('replication', `DELETE is refused on what is published without a replica identity: ${names}`, remedy)
+      ? wrong('replication', `DELETE is refused on tables published without a replica identity: ${names}`, remedy)
       : hint(
           'replication',
-          `a publication of all tables would have DELETE refused on ${names}: no replica identity`,
+          `with a publication of all tables, DELETE would be refused on ${names}: no replica identity`,
           remedy
         )
   ]
@@ -141,7 +141,7 @@ async function checkTypes(db: Database): Promise<Finding[]> {
     ? findings
     : [
         ...findings,
-        hint('types', `switched off, and not charged: ${inactive}`, 'set is_active where that was not meant')
+        hint('types', `switched off, and not charged: ${inactive}`, 'set is_active if that was not intended')
       ]
 }
 
@@ -154,7 +154,7 @@ async function checkTimeZones(db: Database): Promise<Finding[]> {
   return bad.map(({ timeZone, users, userId }) =>
     wrong(
       'time zones',
-      `'${timeZone}' is none: ${users === 1 ? `user '${userId}'` : `${users} users, one of them '${userId}'`}`,
+      `'${timeZone}' is not a time zone: ${users === 1 ? `user '${userId}'` : `${users} users, one of them '${userId}'`}`,
       'write an IANA name such as Europe/Berlin into quota_users.time_zone; their requests fail until then'
     )
   )
@@ -165,8 +165,8 @@ async function checkReservations(db: Database): Promise<Finding> {
   if (length === 0) return ok('reservations', 'none has expired')
   return hint(
     'reservations',
-    `of ${length === MAX_EXPIRED ? `${MAX_EXPIRED} or more users` : length === 1 ? '1 user' : `${length} users`} some have expired: a process died`,
-    "they are given back by any running application, or with the user's next request"
+    `some expired for ${length === MAX_EXPIRED ? `${MAX_EXPIRED} or more users` : length === 1 ? '1 user' : `${length} users`}: a process died`,
+    "any running application releases them, and so does the user's next request"
   )
 }
 
@@ -176,6 +176,6 @@ async function checkCounters(db: Database): Promise<Finding> {
   return wrong(
     'counters',
     `${length === 1 ? '1 is' : `${length} are`} not the sum of log rows and reservations`,
-    '`npx fastify-quota reconcile` tells which, and repairs them with --fix; somebody has written to the tables by hand'
+    '`npx fastify-quota reconcile` lists them, and repairs them with --fix; somebody has written to the tables by hand'
   )
 }

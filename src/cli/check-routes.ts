@@ -16,7 +16,7 @@ export interface RouteCheck {
 export async function checkRoutes(app: FastifyInstance): Promise<RouteCheck> {
   await app.ready()
   if (!app.hasDecorator('quota')) {
-    const remedy = 'register it on this instance; where a plugin of yours registers it, wrap that one in fastify-plugin'
+    const remedy = 'register it on this instance; if a plugin of yours registers it, wrap that plugin in fastify-plugin'
     return {
       findings: [wrong('routes', 'the application has no app.quota: fastify-quota is not registered', remedy)],
       table: ''
@@ -30,15 +30,11 @@ export async function checkRoutes(app: FastifyInstance): Promise<RouteCheck> {
 
 function summary(metered: number, all: number): Finding {
   if (metered > 0) return ok('routes', `${metered} of ${all} are metered`)
-  return wrong(
-    'routes',
-    `none of ${all} is metered`,
-    'give a rule under the option `rules`, or config.quota on a route'
-  )
+  return wrong('routes', `none of ${all} is metered`, 'add a rule under the option `rules`, or config.quota on a route')
 }
 
 const flag = ({ method, url }: MeteredRoute): Finding =>
-  hint('routes', `${method} ${url} is not metered`, 'write config: { quota: false } on it where that is meant')
+  hint('routes', `${method} ${url} is not metered`, 'write config: { quota: false } on it if that is intended')
 
 /** Fastify adds it to every GET, and it is charged as its GET. */
 const isImpliedHead = ({ method, url }: MeteredRoute, all: readonly MeteredRoute[]): boolean =>

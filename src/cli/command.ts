@@ -35,7 +35,7 @@ export function helpOf(command: Command): string {
   const flags = Object.entries(command.flags).map(
     ([name, { value, help }]) => [`--${name}${value === undefined ? '' : ` ${value}`}`, help] as const
   )
-  const rows = [...flags, ['-h, --help', 'Print this.'] as const]
+  const rows = [...flags, ['-h, --help', 'Print this help.'] as const]
   const width = Math.max(...rows.map(([flag]) => flag.length)) + 2
   const list = rows.map(([flag, help]) => `  ${flag.padEnd(width)}${help}`).join('\n')
   return `${usageOf(command)}\n\n${command.description}\n\nFlags:\n${list}`

@@ -13,12 +13,12 @@ export const CONNECTION_FLAGS: Readonly<Record<string, Flag>> = {
   'database-url': {
     type: 'string',
     value: 'URL',
-    help: 'PostgreSQL; others see it in the list of processes, so a password is better in DATABASE_URL.'
+    help: 'PostgreSQL; others can see it in the process list, so put a password in DATABASE_URL.'
   },
   'data-dir': {
     type: 'string',
     value: 'DIR',
-    help: 'The embedded database in this directory, also with DATABASE_URL set.'
+    help: 'The embedded database in this directory, even if DATABASE_URL is set.'
   }
 }
 

@@ -13,15 +13,15 @@ import { loadApp, standaloneApp } from './load-app.ts'
 export const doctor: Command = {
   name: 'doctor',
   description: `Checks the connection, PostgreSQL's version, the tables, the migrations, the quota types, users' time zones, reservations and
-counters, and changes none of them; then prints which route is metered by what. Exit code 1 when something is wrong.
-The file of --app exports, as its default, a Fastify instance, a function that returns one, or a Fastify plugin (as for
-fastify-cli). It must not listen. It is started as always, with its own database.`,
+counters, and changes none of them; then prints what meters each route. Exit code 1 if something is wrong.
+The default export of the file of --app is a Fastify instance, a function that returns one, or a Fastify plugin (as for
+fastify-cli). It must not listen. It is started as usual, with its own database.`,
   flags: {
     ...CONNECTION_FLAGS,
     app: {
       type: 'string',
       value: 'FILE',
-      help: 'The application whose routes to look at. Default: the standalone server.'
+      help: 'The application whose routes to check. Default: the standalone server.'
     }
   },
   async run(values, print) {
@@ -44,7 +44,7 @@ fastify-cli). It must not listen. It is started as always, with its own database
   }
 }
 
-const NOT_YOURS = hint('routes', 'those of an application of yours were not looked at', 'name its file: --app FILE')
+const NOT_YOURS = hint('routes', 'those of your own application were not checked', 'name its file: --app FILE')
 
 /** SQLSTATE of a missing right. */
 const FORBIDDEN = '42501'
@@ -61,12 +61,12 @@ async function examineDatabase(target: Target): Promise<Finding[]> {
 
 function remedyOf(error: unknown, { source }: Target): string {
   if (source !== 'embedded') return `check ${source}, and that the server is up and lets this user in`
-  if (error instanceof NoDatabase) return 'make it with `npx fastify-quota init`'
+  if (error instanceof NoDatabase) return 'create it with `npx fastify-quota init`'
   const { cause } = error as Error
   if (cause instanceof FST_QUOTA_DIRECTORY_IN_USE) return 'one process at a time: stop the application that has it open'
   if (cause instanceof FST_QUOTA_DIRECTORY_UNREADABLE)
-    return 'a copy must be of the whole directory, and made while no process had it open; a new one is made by `npx fastify-quota init`'
-  return 'mend what the message says; the application cannot work with this directory either'
+    return 'a copy must be of the whole directory, and made while no process had it open; `npx fastify-quota init` creates a new one'
+  return 'fix what the message says; the application cannot work with this directory either'
 }
 
 async function examineRoutes(file: string | undefined): Promise<RouteCheck> {
@@ -78,7 +78,7 @@ async function examineRoutes(file: string | undefined): Promise<RouteCheck> {
       await app.close()
     }
   } catch (error) {
-    const remedy = 'mend what the message says; without it the application does not start either'
+    const remedy = 'fix what the message says; until then the application does not start either'
     return { findings: [wrong('routes', (error as Error).message, remedy)], table: '' }
   }
 }

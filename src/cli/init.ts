@@ -22,21 +22,21 @@ import { readUsers, type UsersFile } from './read-users.ts'
 export const init: Command = {
   name: 'init',
   description: `Applies the migrations that are not applied yet, inserts quota types where there are none, and gives users their limits.
-It may run again: what is done is not done twice, and no usage is touched.
+It can be run again: nothing is done twice, and no usage is touched.
 
-An application that declares its types under the option \`quotas\` needs none from here: --schema-only.
-The CSV of --users-from (RFC 4180, UTF-8, commas) has a user id on each line, or a header: with the column id or user_id (else the first
-one is it), email, time_zone and period_anchor. What is empty stays as it is, and other columns are passed over.`,
+An application that declares its types under the option \`quotas\` needs none from here: use --schema-only.
+The CSV of --users-from (RFC 4180, UTF-8, commas) has a user id on each line, or a header: the column id or user_id (else the first column
+is the id), email, time_zone and period_anchor. Empty cells change nothing, and other columns are ignored.`,
   flags: {
     ...CONNECTION_FLAGS,
     types: {
       type: 'string',
       value: 'FILE',
-      help: "JSON as the option `quotas` takes it. Default: the standalone server's, if there are none."
+      help: "JSON as for the option `quotas`. Default: the standalone server's types, if there are none yet."
     },
-    'schema-only': { type: 'boolean', help: 'Only the tables: no types, no users.' },
+    'schema-only': { type: 'boolean', help: 'Only create the tables: no types, no users.' },
     'users-from': { type: 'string', value: 'FILE', help: 'CSV: these users get the limits of every active type.' },
-    'all-users': { type: 'boolean', help: 'Every user of quota_users gets the limits that are missing.' }
+    'all-users': { type: 'boolean', help: 'Every user in quota_users gets any missing limits.' }
   },
   async run(values, print) {
     // Files are read whole first: a wrong line is known before anything is written.
@@ -52,7 +52,7 @@ one is it), email, time_zone and period_anchor. What is empty stays as it is, an
       if (order.file !== undefined) {
         const { users, passedOver } = order.file
         print(await giveToUsers(db, users))
-        if (passedOver.length > 0) print(`- columns of the file that were passed over: ${passedOver.join(', ')}`)
+        if (passedOver.length > 0) print(`- columns of the file that were ignored: ${passedOver.join(', ')}`)
       }
       if (order.isForAllUsers) print(`- limits given to ${people(await giveLimits(db))} of quota_users`)
     })
@@ -73,7 +73,7 @@ function readOrder(values: Values): Order {
   const isSchemaOnly = values['schema-only'] === true
   const isForAllUsers = values['all-users'] === true
   if (isSchemaOnly && (types !== undefined || users !== undefined || isForAllUsers))
-    throw new UsageError('--schema-only makes no types and gives no limits; leave out the other flags.')
+    throw new UsageError('--schema-only inserts no types and gives no limits; leave out the other flags.')
   return {
     types: types === undefined ? undefined : readTypes(types),
     file: users === undefined ? undefined : readUsers(users),
@@ -85,7 +85,7 @@ function readOrder(values: Values): Order {
 /** No migration brings back what was lost later: to say that all is well would send the operator in circles between this and `doctor`. */
 async function requireComplete(db: Database): Promise<void> {
   const missing = await missingFromSchema(db)
-  if (missing.length > 0) throw new FST_QUOTA_SCHEMA(tellMissing(missing), `To mend it, ${RESTORE}`)
+  if (missing.length > 0) throw new FST_QUOTA_SCHEMA(tellMissing(missing), `To fix it, ${RESTORE}`)
 }
 
 function describeMigrations({ kind }: Database, applied: number): string {
@@ -96,12 +96,12 @@ function describeMigrations({ kind }: Database, applied: number): string {
 
 async function makeTypes(db: Database, types: Record<string, QuotaDeclaration> | undefined): Promise<string> {
   const before = await listTypes(db)
-  if (types === undefined && before.length > 0) return `- ${count(before.length)} there already: ${keysOf(before)}`
+  if (types === undefined && before.length > 0) return `- ${count(before.length)} already there: ${keysOf(before)}`
   await declareTypes(db, types ?? QUOTAS, BY)
   const after = await listTypes(db)
   const added = after.filter(type => !before.some(old => old.key === type.key))
   return added.length === 0
-    ? `- the types of the file are there already; where it says something else than before, they follow it`
+    ? `- the types of the file are already there; what changed in the file was updated`
     : `- ${count(added.length)} inserted: ${keysOf(added)}`
 }
 

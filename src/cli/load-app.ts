@@ -20,7 +20,7 @@ export async function loadApp(file: string): Promise<FastifyInstance> {
   if (exported.length === 0) {
     const built = await (exported as () => Promise<unknown>)()
     if (isInstance(built)) return built
-    throw new Error(`The function that ${file} exports takes nothing, so it must return a Fastify instance.`)
+    throw new Error(`The function that ${file} exports has no parameters, so it must return a Fastify instance.`)
   }
   const app = Fastify()
   // What it decorates must be visible from outside, as with fastify-cli.

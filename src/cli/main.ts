@@ -17,17 +17,17 @@ interface Entry {
 const COMMANDS: readonly Entry[] = [
   {
     name: 'init',
-    summary: 'Make the tables and the quota types, and give users their limits.',
+    summary: 'Create the tables and the quota types, and give users their limits.',
     load: async () => (await import('./init.ts')).init
   },
   {
     name: 'doctor',
-    summary: 'Tell what is wrong with the database or the routes, and what to do.',
+    summary: 'Report what is wrong with the database or the routes, and how to fix it.',
     load: async () => (await import('./doctor.ts')).doctor
   },
   {
     name: 'token',
-    summary: 'Print a JWT for a user, to try with.',
+    summary: 'Print a JWT for a user, for trying things out.',
     load: async () => (await import('./token.ts')).token
   },
   {
@@ -47,10 +47,10 @@ const HELP = `Usage: fastify-quota <command> [flags]
 Commands:
 ${COMMANDS.map(({ name, summary }) => `  ${name.padEnd(11)}${summary}`).join('\n')}
 
-fastify-quota <command> --help tells the flags of each. The database is --database-url, else DATABASE_URL, else the
+fastify-quota <command> --help lists the flags of each. The database is --database-url, else DATABASE_URL, else the
 embedded one in --data-dir, QUOTA_DATA_DIR or ${DEFAULT_DIRECTORY}.
 
-Exit codes: 0 all is well, 1 something is wrong or failed, 2 called wrongly, 141 the reader of a pipe left.`
+Exit codes: 0 all is well, 1 something is wrong or failed, 2 wrong usage, 141 the reader of a pipe left.`
 
 const STDOUT = 1
 

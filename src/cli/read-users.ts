@@ -92,7 +92,7 @@ function ambiguityOf({ number, cells }: Line): string | undefined {
   for (const known of Object.values(NAMES)) {
     const [one, other] = names.filter(name => known.includes(name))
     const told = one === other ? `${one} twice` : `both ${one} and ${other}`
-    if (other !== undefined) return `line ${number}: it names ${told}; leave one column out, or give it another name`
+    if (other !== undefined) return `line ${number}: it names ${told}; leave one column out, or rename it`
   }
   return undefined
 }
@@ -104,10 +104,10 @@ const passedOverOf = (cells: readonly string[], columns: Columns): string[] =>
 function strangeLineOf(lines: readonly Line[]): string | undefined {
   const separated = lines.find(({ cells }) => /[;\t]/.test(cells[0] ?? ''))
   if (separated !== undefined)
-    return `line ${separated.number}: '${separated.cells[0]}' is separated by semicolons or tabs; separate it by commas, or where it is an id, begin with a line user_id`
+    return `line ${separated.number}: '${separated.cells[0]}' is separated by semicolons or tabs; use commas, or if it is an id, begin with a line user_id`
   const [first] = lines
   if (first !== undefined && first.cells.filter(cell => cell.trim() !== '').length > 1)
-    return `line ${first.number}: it names no column that is known here; begin with a line such as user_id,email,time_zone,period_anchor (user_id alone is enough, other names are passed over)`
+    return `line ${first.number}: it names no known column; begin with a line such as user_id,email,time_zone,period_anchor (user_id alone is enough; other names are ignored)`
   return undefined
 }
 
@@ -123,10 +123,10 @@ function entryOf(cells: readonly string[], columns: Columns): UserEntry {
 
 function faultOf({ id, email, timeZone, periodAnchor }: UserEntry, seenOn: number | undefined): string | undefined {
   if (!isUserId(id)) return 'the id must be 1 to 255 characters without control characters'
-  if (seenOn !== undefined) return `the id '${id}' is on line ${seenOn} already`
-  if (email !== null && !isEmail(email)) return `'${email}' is no e-mail address`
-  if (timeZone !== null && !isTimeZone(timeZone)) return `'${timeZone}' is no IANA time zone such as Europe/Berlin`
-  if (periodAnchor !== null && !isDay(periodAnchor)) return `'${periodAnchor}' is no day such as 2026-01-31`
+  if (seenOn !== undefined) return `the id '${id}' is already on line ${seenOn}`
+  if (email !== null && !isEmail(email)) return `'${email}' is not an e-mail address`
+  if (timeZone !== null && !isTimeZone(timeZone)) return `'${timeZone}' is not an IANA time zone such as Europe/Berlin`
+  if (periodAnchor !== null && !isDay(periodAnchor)) return `'${periodAnchor}' is not a day such as 2026-01-31`
   return undefined
 }
 

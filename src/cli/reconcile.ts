@@ -12,16 +12,16 @@ const ACTOR = 'fastify-quota reconcile'
 
 export const reconcile: Command = {
   name: 'reconcile',
-  description: `Prints every counter, of running and of closed periods, that is not the sum of its period's usage_logs rows and its
-open reservations. Without --fix it changes nothing. Exit code 0: there is none; 1: there are some.
-With --fix each is set to that sum: usage_logs and quota_reservations are what is believed. Every repair has its row in
-quota_audit_logs, written with it, and the sums that statistics are read from are made anew. Exit code 0: every counter is right
-now; 1: one could not be repaired, and which.
+  description: `Prints every counter, of current and closed periods, that is not the sum of its period's usage_logs rows and its
+open reservations. Without --fix it changes nothing. Exit code 0: there are none; 1: there are some.
+With --fix each is set to that sum: usage_logs and quota_reservations are trusted. Every repair has its row in
+quota_audit_logs, written with it, and the sums that statistics are read from are rebuilt. Exit code 0: every counter is right
+now; 1: some could not be repaired, and which.
 Both may run beside applications: one statement sees one moment, and a counter is repaired under its lock.`,
   flags: {
     ...CONNECTION_FLAGS,
     fix: { type: 'boolean', help: 'Repair the counters. The log rows and reservations stay as they are.' },
-    reason: { type: 'string', value: 'TEXT', help: 'Why, for the audit log; with --fix.' },
+    reason: { type: 'string', value: 'TEXT', help: 'The reason, for the audit log; with --fix.' },
     json: { type: 'boolean', help: 'Print JSON: an array, empty when every counter is right.' }
   },
   async run(values, print) {
@@ -43,9 +43,9 @@ const MAX_REASON_LENGTH = 1000
 function readReason(values: Values): string | null {
   const reason = text(values, 'reason')
   if (reason !== undefined && values.fix !== true)
-    throw new UsageError('--reason says why counters are repaired; it goes with --fix.')
+    throw new UsageError('--reason says why counters are repaired; use it with --fix.')
   if (reason !== undefined && reason.length > MAX_REASON_LENGTH)
-    throw new UsageError(`--reason must be a text of 1 to ${MAX_REASON_LENGTH} characters.`)
+    throw new UsageError(`--reason must be a string of 1 to ${MAX_REASON_LENGTH} characters.`)
   return reason ?? null
 }
 
@@ -107,7 +107,9 @@ function describeFixes(fixes: readonly Fix[]): string {
   )
   const ends = [
     ...(stuck < fixes.length ? [`${count(fixes.length - stuck, 'was', 'were')} repaired.`] : []),
-    ...(stuck > 0 ? [`${count(stuck, 'was', 'were')} not: correct the rows in usage_logs, and run this again.`] : [])
+    ...(stuck > 0
+      ? [`${count(stuck, 'was', 'were')} not repaired: correct the rows in usage_logs, and run this again.`]
+      : [])
   ]
   return `${table([[...PLACE, 'USED_AMOUNT', 'LOGGED', 'HELD'], ...rows])}\n\n${ends.join('\n')}`
 }

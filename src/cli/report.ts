@@ -12,23 +12,24 @@ const DEFAULT_FORMAT = 'text'
 
 export const report: Command = {
   name: 'report',
-  description: `Prints a line for every user and quota type in which something was used or denied in a month of the user's own time zone:
-what was used, the limit and the share of it, how many charges there were, and how many denials. It changes nothing.
+  description: `Prints a line for each user and quota type with usage or denials in a month of the user's own time zone: what was used, the
+limit and the share of it, the number of charges, and the number of denials. It changes nothing.
 
-A flow by the hour, day, week or month is reported by its periods: those that began in the month, and where they are several
-their limits together. Of a period that is longer than a month it is what was charged in the month, of a level what was stored at its
-end (or is, while it lasts). What counts is how long a period is itself, whatever the type's period is by now.
-The month is that of the time zone that the user has now: of one who moved further west, a period that began at midnight on the 1st
-is in the month before. So print a month's report before you move people.
-The CSV (RFC 4180) puts an apostrophe before what a spreadsheet would take for a formula in a user id. Its and JSON's \`limit\` is
--1 where there is none.`,
+A flow with an hourly, daily, weekly or monthly period is reported by the periods that began in the month; if there are
+several, their limits are added up. For a longer period it is what was charged in the month; for a level, what was stored at
+the end of the month (or is stored now, while the month lasts). What counts is how long a period itself is, whatever the
+type's period is by now.
+The month is that of the time zone that the user has now: for a user who moved further west, a period that began at midnight
+on the 1st is in the month before. So print a month's report before you move users.
+The CSV (RFC 4180) puts an apostrophe before what a spreadsheet would take for a formula in a user id. In CSV and JSON,
+\`limit\` is -1 where there is none.`,
   flags: {
     ...CONNECTION_FLAGS,
-    month: { type: 'string', value: 'MONTH', help: 'Such as 2026-11. Default: the one that it is now, in UTC.' },
+    month: { type: 'string', value: 'MONTH', help: 'Such as 2026-11. Default: the current month in UTC.' },
     format: {
       type: 'string',
       value: 'FORMAT',
-      help: `text, csv or json. Default: ${DEFAULT_FORMAT}, which is printed once all is read.`
+      help: `text, csv or json. Default: ${DEFAULT_FORMAT}, which is printed once everything is read.`
     }
   },
   async run(values, print) {
@@ -56,14 +57,14 @@ function readMonth(values: Values): string | undefined {
   const month = text(values, 'month')
   if (month === undefined) return undefined
   if (!/^[0-9]{4}-(0[1-9]|1[0-2])$/.test(month) || month < '1970-01' || month > '9999-11')
-    throw new UsageError(`--month takes a month such as 2026-11, from 1970-01 to 9999-11, and is '${month}'.`)
+    throw new UsageError(`--month must be a month such as 2026-11, from 1970-01 to 9999-11, but is '${month}'.`)
   return month
 }
 
 function readFormat(values: Values): PrintLines {
   const format = text(values, 'format') ?? DEFAULT_FORMAT
   const printLines = Object.hasOwn(FORMATS, format) ? FORMATS[format] : undefined
-  if (printLines === undefined) throw new UsageError(`--format takes text, csv or json, and is '${format}'.`)
+  if (printLines === undefined) throw new UsageError(`--format must be text, csv or json, but is '${format}'.`)
   return printLines
 }
 

@@ -33,7 +33,7 @@ export const token: Command = {
     if (!isUserId(user)) throw new UsageError('--user must be 1 to 255 characters without control characters.')
     const ttl = text(values, 'ttl') ?? DEFAULT_TTL
     if (!/^[1-9][0-9]{0,5}[smhd]$/.test(ttl))
-      throw new UsageError(`--ttl must be a time such as 90s, 15m, 1h or 7d, and is '${ttl}'.`)
+      throw new UsageError(`--ttl must be a time such as 90s, 15m, 1h or 7d, but is '${ttl}'.`)
     print(await sign(findSecret(text(values, 'data-dir')), user, ttl))
     return 0
   }
@@ -47,7 +47,7 @@ function findSecret(dataDir: string | undefined): string {
   const secret = readKeptSecrets(kept.dataDir)?.jwtSecret
   if (secret === undefined)
     throw new Error(
-      `There is no secret to sign with: JWT_SECRET is not set, and none is kept in ${kept.dataDir}. Set JWT_SECRET to the server's, or name its --data-dir.`
+      `There is no secret to sign with: JWT_SECRET is not set, and none is kept in ${kept.dataDir}. Set JWT_SECRET to the server's, or give its directory with --data-dir.`
     )
   return secret
 }

@@ -101,7 +101,7 @@ t.test('fastify-quota doctor', async t => {
       t.match(stdout, /^POST +\/l3_detect\/:patient\/:date +api_calls_l3_detect × 1 +rules\[1\]$/m)
       t.equal(stdout.match(/^\S+ +\/docs\/? /gm)?.length, 1, 'each once')
       t.match(stdout.match(/^hint .*\n.*/gm), [
-        /^hint +routes +those of an application of yours .*\n +→ name its file: --app FILE$/
+        /^hint +routes +those of your own application .*\n +→ name its file: --app FILE$/
       ])
       t.match(await db.query('SELECT type_key FROM quota_types'), [{ type_key: 'calls' }], 'and writes nothing')
     }
@@ -141,11 +141,11 @@ t.test('fastify-quota doctor', async t => {
     )
     const { code, stdout } = await doctor(url, '--app', plugin)
     t.equal(code, 1)
-    t.match(stdout, /^wrong +time zones +'Mars\/Olympus' is none: user 'bob'\n +→ write an IANA name/m)
+    t.match(stdout, /^wrong +time zones +'Mars\/Olympus' is not a time zone: user 'bob'\n +→ write an IANA name/m)
     t.match(stdout, /^wrong +counters +1 is not the sum.*\n +→ .*fastify-quota reconcile/m)
     t.match(stdout, /^hint +types +switched off, and not charged: retired/m)
     t.match(stdout, /^hint +migrations +none is recorded/m)
-    t.match(stdout, /^hint +reservations +of 1 user some have expired/m)
+    t.match(stdout, /^hint +reservations +some expired for 1 user/m)
     t.match(stdout, /2 things are wrong\.\n$/)
   })
 
@@ -173,7 +173,7 @@ t.test('fastify-quota doctor', async t => {
     const { url } = await healthy()
     const { code, stdout } = await doctor(`${url}?default_transaction_read_only=on`, '--app', plugin)
     t.equal(code, 1)
-    t.match(stdout, /^wrong +connection +answered in \d+ ms, and only reads: .*\n +→ give the URL of the primary/m)
+    t.match(stdout, /^wrong +connection +answered in \d+ ms, but is read-only: .*\n +→ give the URL of the primary/m)
   })
 
   t.test('tells what the role may not do, and of no wrong connection', async t => {
@@ -199,7 +199,8 @@ t.test('fastify-quota doctor', async t => {
     await db.query('ALTER TABLE quota_rollups REPLICA IDENTITY DEFAULT')
     t.match(await doctor(url, '--app', plugin), {
       code: 0,
-      stdout: /^hint +replication +.*DELETE refused on quota_rollups.*\n +→ run `npx fastify-quota init --schema-only`/m
+      stdout:
+        /^hint +replication +.*DELETE would be refused on quota_rollups.*\n +→ run `npx fastify-quota init --schema-only`/m
     })
     await db.query('CREATE PUBLICATION everything FOR ALL TABLES')
     t.match(await doctor(url, '--app', plugin), {
@@ -236,7 +237,7 @@ t.test('fastify-quota doctor', async t => {
     t.notMatch(lesser, /^wrong/m)
     t.match(
       lesser,
-      /^hint +schema +nothing refuses wrong rows: quota_limits_used_amount_check, quota_limits_quota_type_id_quota_types_id_fk missing\n +→ make it by hand/m
+      /^hint +schema +nothing refuses wrong rows: quota_limits_used_amount_check, quota_limits_quota_type_id_quota_types_id_fk missing\n +→ create it by hand/m
     )
     t.match(lesser, /^hint +schema +lists are slow: quota_audit_logs_pkey, usage_logs_created_at_idx missing\n +→ /m)
     await db.query(
@@ -265,7 +266,8 @@ t.test('fastify-quota doctor', async t => {
     const none = await build.run('cli/main.js', ['doctor', '--data-dir', 'none', '--app', plugin], { APP_DATABASE_URL })
     t.match(none, {
       code: 1,
-      stdout: /^wrong +connection +There is no embedded database in none.*\n +→ make it with `npx fastify-quota init`$/m
+      stdout:
+        /^wrong +connection +There is no embedded database in none.*\n +→ create it with `npx fastify-quota init`$/m
     })
   })
 

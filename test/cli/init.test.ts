@@ -30,7 +30,7 @@ t.test('fastify-quota init', async t => {
     t.match(first.stdout, /^On postgres:\/\/postgres@127\.0\.0\.1:\d+\/test_\d+:/)
     t.notMatch(first.stdout, /postgres:postgres/, 'the password is not printed')
     const types = await listTypes(await look(url))
-    t.match(await init(url), { code: 0, stdout: /tables are those of this version\n- 5 quota types there already/ })
+    t.match(await init(url), { code: 0, stdout: /tables are those of this version\n- 5 quota types already there/ })
     t.strictSame(await listTypes(await look(url)), types)
   })
 
@@ -39,7 +39,7 @@ t.test('fastify-quota init', async t => {
     const types = (limit: number) =>
       file('types.json', JSON.stringify({ tokens: { limit, unit: 'token', period: 'day' } }))
     t.match(await init(url, '--types', await types(5)), { code: 0, stdout: /1 quota type inserted: tokens/ })
-    t.match(await init(url, '--types', await types(9)), { code: 0, stdout: /there already/ })
+    t.match(await init(url, '--types', await types(9)), { code: 0, stdout: /already there/ })
     t.match(await listTypes(await look(url)), [{ key: 'tokens', defaultLimit: 9, period: 'day' }])
   })
 
@@ -78,7 +78,7 @@ t.test('fastify-quota init', async t => {
     const moved = await file('moved.csv', 'id,time_zone,timezone,Name\nbob,Europe/Berlin,,Bob\n')
     t.match(await init(url, '--users-from', moved), {
       stdout:
-        /1 user of the file: 0 new, 1 changed; limits given to 0 users\n- columns of the file that were passed over: timezone, Name\n/
+        /1 user of the file: 0 new, 1 changed; limits given to 0 users\n- columns of the file that were ignored: timezone, Name\n/
     })
     t.match((await viewQuotas(db, 'alice', 'api_calls_l3_detect')).quotas, [{ used: 7 }])
   })
@@ -106,7 +106,7 @@ t.test('fastify-quota init', async t => {
     const csv = await file('wrong.csv', 'id,time_zone\nalice,\nbob,Mars/Olympus\n')
     t.match(await init(url, '--users-from', csv), {
       code: 1,
-      stderr: /wrong\.csv was refused.*\n {2}line 3: 'Mars\/Olympus' is no IANA/
+      stderr: /wrong\.csv was refused.*\n {2}line 3: 'Mars\/Olympus' is not an IANA/
     })
     const types = await file('wrong.json', '{ "tokens": { "limit": -5 } }')
     t.match(await init(url, '--types', types), { code: 1, stderr: /wrong\.json: tokens\.limit must be a whole number/ })
@@ -146,7 +146,7 @@ t.test('fastify-quota init', async t => {
     t.notMatch(stdout, 'of this version')
     t.match(
       stderr,
-      /: column quota_limits\.updated_at, unique index quota_usage_days \(user_id, .*\) missing\. To mend it, restore it from a backup/
+      /: column quota_limits\.updated_at, unique index quota_usage_days \(user_id, .*\) missing\. To fix it, restore it from a backup/
     )
     t.match(await db.query('SELECT FROM quota_types'), [], 'and goes no further')
   })

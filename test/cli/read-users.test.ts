@@ -74,17 +74,16 @@ t.test('refuses every wrong line by its number', async t => {
   t.match(refused, { message: /was refused, and nothing was written/ })
   const numbers = String(refused.message).match(/line \d+(?=:)/g)
   t.strictSame(numbers, ['line 2', 'line 4', 'line 5', 'line 6', 'line 7', 'line 8', 'line 9', 'line 10'])
-  t.match(refused.message, /the id 'ok' is on line 3 already/)
+  t.match(refused.message, /the id 'ok' is already on line 3/)
 })
 
 t.test('refuses what would make a user of each line of another kind of file, and says what helps', async t => {
   const refused = (content: string, message: RegExp) => t.throws(() => read(t, content), { message }, content)
-  const separators =
-    /refused, and nothing was written:\n {2}line 1: .* semicolons or tabs; separate it by commas, or .* user_id$/
+  const separators = /refused, and nothing was written:\n {2}line 1: .* semicolons or tabs; use commas, or .* user_id$/
   for (const csv of ['id;email\nalice;a@example.com', 'id\temail\nalice\ta@example.com', 'sep=;\nid;email\nalice;'])
     refused(csv, separators)
   refused('alice\nbob;b@example.com', /line 2: 'bob;b@example\.com' is separated by semicolons/)
-  const header = /line 1: it names no column that is known here; begin with a line such as user_id,email,/
+  const header = /line 1: it names no known column; begin with a line such as user_id,email,/
   for (const csv of ['login,name\nalice,Alice', 'User ID,E-mail\nalice,a@example.com', 'alice,Alice\nbob,Bob'])
     refused(csv, header)
   t.strictSame(read(t, 'user_id\na;b\n'), [plain('a;b')], 'an id may have a semicolon')

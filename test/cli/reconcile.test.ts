@@ -71,7 +71,7 @@ t.test('fastify-quota reconcile --fix', async t => {
     t.match(await run('--fix'), {
       code: 1,
       stdout:
-        /^alice +calls +\S+Z +8 → 5 +2 +3\nalice +more +\S+Z +1 +-1 +0 +not repaired: its log rows sum up to less than 0\n\n1 counter was repaired\.\n1 counter was not: correct the rows in usage_logs, and run this again\.\n$/m
+        /^alice +calls +\S+Z +8 → 5 +2 +3\nalice +more +\S+Z +1 +-1 +0 +not repaired: its log rows sum up to less than 0\n\n1 counter was repaired\.\n1 counter was not repaired: correct the rows in usage_logs, and run this again\.\n$/m
     })
     const { code, stdout } = await run('--fix', '--json')
     t.equal(code, 1)
@@ -91,7 +91,7 @@ t.test('fastify-quota reconcile --fix', async t => {
 
   t.test('refuses a --reason without it, and one that the audit log does not take, and changes nothing', async t => {
     await db.query('UPDATE quota_limits SET used_amount = 9')
-    t.match(await run('--reason', 'because'), { code: 2, stdout: '', stderr: /--reason .* goes with --fix/ })
+    t.match(await run('--reason', 'because'), { code: 2, stdout: '', stderr: /--reason .* use it with --fix/ })
     t.match(await run('--fix', '--reason', ''), { code: 2, stdout: '' })
     t.match(await run('--fix', '--reason', 'x'.repeat(1001)), { code: 2, stderr: /1 to 1000 characters/ })
     t.match(await run(), { code: 1, stdout: /\n2 counters are not the sum of log rows and reservations\.\n$/ })

@@ -128,9 +128,9 @@ t.test('fastify-quota report', async t => {
       '2026-11-01',
       ' 2026-11'
     ])
-      await refused({ month }, /^--month takes a month such as 2026-11, .* is '.*'\.$/)
+      await refused({ month }, /^--month must be a month such as 2026-11, .* is '.*'\.$/)
     for (const format of ['xml', 'CSV', 'constructor'])
-      await refused({ format }, /^--format takes text, csv or json, and is '.*'\.$/)
+      await refused({ format }, /^--format must be text, csv or json, but is '.*'\.$/)
     for (const month of ['1970-01', '9999-11'])
       t.equal(await command.run({ 'database-url': url, month }, () => {}), 0, month)
   })
@@ -153,7 +153,7 @@ t.test('fastify-quota report', async t => {
     await db.query("INSERT INTO quota_users (id, time_zone) VALUES ('bob', 'Mars/Olympus')")
     t.match(await report(url), {
       code: 1,
-      stderr: /^fastify-quota report: user 'bob': .*time_zone Mars\/Olympus, which is no IANA name/
+      stderr: /^fastify-quota report: user 'bob': .*time_zone Mars\/Olympus, which is not an IANA name/
     })
   })
 
