@@ -52,7 +52,7 @@ const CODES: Readonly<Record<number, string>> = {
 
 /** Fastify's errors about a body that it could not read, with what it takes. */
 const BODY_ERRORS: Readonly<Record<string, string>> = {
-  FST_ERR_CTP_BODY_TOO_LARGE: 'The body is too large; a few hundred bytes are enough here.',
+  FST_ERR_CTP_BODY_TOO_LARGE: 'The body is too large; a few kilobytes are enough here.',
   FST_ERR_CTP_INVALID_JSON_BODY: 'The body is not valid JSON, or has the key __proto__ or constructor.',
   FST_ERR_CTP_INVALID_MEDIA_TYPE: 'The body must be JSON, with the header Content-Type: application/json.',
   FST_ERR_CTP_EMPTY_JSON_BODY: 'The body is empty: leave out the header Content-Type, or send a JSON object.'

@@ -79,14 +79,14 @@ export const optionalBody = <P extends object>(properties: P) =>
 
 const REFUSALS: Readonly<Record<number, string>> = {
   400: 'The request is malformed: `field` says where, and `detail` what is accepted.',
-  403: 'No valid admin token.',
+  403: "There is no valid admin token, or the application's `authorize` refuses.",
   404: 'There is no such user, or no such quota type.',
   409: 'The change conflicts with what exists, or a constraint or trigger in the database rejects it.',
   413: 'The body is larger than 1 MiB, or than the application allows.',
   414: "The id in the path is longer than the application's router allows (`maxParamLength`).",
   415: 'The body is not sent as application/json.',
   422: 'The limit is not one that can be set.',
-  429: 'Too many wrong tokens from this address, or too many exports at once; Retry-After says when to try again.',
+  429: 'Too many wrong attempts from this address, or too many exports at once; Retry-After says when to try again.',
   500: 'Internal error; the server log has the details.',
   503: 'The quota database is not answering; Retry-After says when to try again. First check whether a change was made.'
 }

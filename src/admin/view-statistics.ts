@@ -25,7 +25,7 @@ const TIME_ZONE = {
   type: 'string',
   default: 'UTC',
   description:
-    'The IANA time zone of the days and hours. Denials are counted by UTC hour: where the zone is half an hour off, they fall into the entry in which that hour begins.',
+    'The IANA time zone of the days and hours. Denials are counted by UTC hour: where the zone is not whole hours off, they fall into the entry in which that hour begins.',
   examples: ['Europe/Berlin']
 } as const
 
