@@ -6,7 +6,7 @@ import { start } from './processes.js'
 import { makeStore } from './servers.js'
 import { quantile } from './statistics.js'
 
-/** A process takes the double of its CPU for a request in its first two seconds, and is at its best after four or five, while V8 compiles what it runs. */
+/** While V8 compiles, a process takes two to four times as much CPU per request in its first two seconds, and is at its best after four or five. */
 const WARM_UP_SECONDS = 5
 const SELECT_SECONDS = 1
 

@@ -6,13 +6,14 @@ import type { CommittedCharge } from '../store/charge/commit.ts'
 import { type Settling, settlingOn } from '../store/group/settling.ts'
 import { amendCharges } from './amendment.ts'
 import { Committed } from './committed.ts'
-import { type Cost, Projected, type QuotaHeaders, quotaHeaders } from './headers.ts'
+import { type Cost, type QuotaHeaders, quotaHeaders } from './headers.ts'
 import type { Hold } from './holds.ts'
 import { judge } from './judge.ts'
 import type { RequestMetering, Tariff } from './match.ts'
 import type { OwedListener } from './owed.ts'
 import { MeteredQuota, type ReservedCharge } from './request-quota.ts'
 import type { SettleContext } from './settle-context.ts'
+import { settledCosts } from './settled-costs.ts'
 
 type Target = 'charged' | 'released'
 
@@ -57,9 +58,9 @@ export class Settlement implements Hold, OwedListener<Balances> {
   /** The status that the rule was last asked about, and its answer: asked again, it might say something else. */
   #judgedStatus = 0
   #isJudgedCharged = false
-  /** The balances that the last write returned, and what it wrote. */
+  /** The balances that the last write returned, and what of this request they include. */
   #written: Map<string, Balance> | undefined
-  #writtenAs: Target | undefined
+  #included: readonly CommittedCharge[] = NO_CHARGES
   /** The costs that were reported once the state was written: the headers say the same. */
   #told: Cost[] | undefined
   /** What was asked for last, and the promise of its write. */
@@ -145,18 +146,7 @@ export class Settlement implements Hold, OwedListener<Balances> {
   }
 
   #costs(target: Target): Cost[] {
-    return this.quota.charges.map(({ type, balance, reserved, amount }) => {
-      const cost = target === 'charged' ? amount : 0
-      const written = this.#written?.get(type)
-      // What was written no longer includes what was held; where the cost has changed since, the difference is added or taken off.
-      if (written)
-        return new Projected(written, 0, cost - (this.#writtenAs === 'charged' ? this.#chargedOf(type) : 0), cost)
-      return new Projected(balance, reserved, cost, cost)
-    })
-  }
-
-  #chargedOf(type: string): number {
-    return this.#committed.find(charge => charge.type === type)?.amount ?? 0
+    return settledCosts(this.quota.charges, target === 'charged', this.#written, this.#included)
   }
 
   /** An amount was set after the charge: amended as soon as that is written, together with other amounts that are set at this moment. */
@@ -229,7 +219,7 @@ export class Settlement implements Hold, OwedListener<Balances> {
   #note(balances: Balances): void {
     if (balances === undefined) return
     this.#written = balances
-    this.#writtenAs = this.#state as Target
+    this.#included = this.#state === 'charged' ? this.#committed : NO_CHARGES
     this.#told = undefined
   }
 

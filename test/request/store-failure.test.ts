@@ -1,10 +1,10 @@
-import { setTimeout as sleep } from 'node:timers/promises'
 import Fastify, { type FastifyRequest } from 'fastify'
 import postgres from 'postgres'
 import t from 'tap'
 import quotaPlugin, { type QuotaOptions } from '../../src/index.ts'
 import { connect } from '../../src/store/connection/connect.ts'
 import { server } from '../fixtures/database.ts'
+import { until } from '../fixtures/ledger.ts'
 import { ask, byHeader, logsOf, newUser, QUOTAS, usedBy } from '../fixtures/metered.ts'
 
 const pg = await server(t)
@@ -234,16 +234,16 @@ t.test(
     await pg.instance.stop()
     back(50)
     set(50)
-    for (let i = 0; i < 200 && app.quota.counts().owed < 2; i++) await sleep(50)
+    await until('both are owed', 10_000, async () => app.quota.counts().owed === 2)
     t.match(app.quota.counts(), { charged: 2, owed: 2, amended: 0 })
     back(1)
     await pg.instance.start()
     const db = await connect(url)
     t.teardown(() => db.close())
-    for (let i = 0; i < 200 && (await usedBy(db, other, 'tokens')) !== 50; i++) await sleep(50)
+    await until('it is written', 10_000, async () => (await usedBy(db, other, 'tokens')) === 50)
     t.match(await logsOf(db, other), [{ type: 'tokens', amount: 50 }])
     t.equal(await usedBy(db, other, 'tokens'), 50)
-    for (let i = 0; i < 200 && app.quota.counts().amended < 1; i++) await sleep(50)
+    await until('it is amended', 10_000, async () => app.quota.counts().amended === 1)
     t.match(await logsOf(db, user), [{ type: 'tokens', amount: 1 }])
     t.equal(await usedBy(db, user, 'tokens'), 1)
     t.match(app.quota.counts(), { owed: 2, amended: 1, dropped: 0 })

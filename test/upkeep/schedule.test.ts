@@ -1,14 +1,10 @@
 import { setTimeout as sleep } from 'node:timers/promises'
 import t from 'tap'
 import { every } from '../../src/upkeep/schedule.ts'
+import { until } from '../fixtures/ledger.ts'
 
 const HOUR_MS = 3_600_000
 const fail = (error: unknown) => t.fail(String(error))
-
-/** Waits for what comes by itself, a busy machine's time. */
-async function until(isSo: () => boolean): Promise<void> {
-  for (let i = 0; i < 1_000 && !isSo(); i++) await sleep(5)
-}
 
 t.test('takes turn after turn, never two at once, and tells what failed', async t => {
   let running = 0
@@ -25,9 +21,8 @@ t.test('takes turn after turn, never two at once, and tells what failed', async 
     },
     error => told.push(error)
   )
-  await until(() => turns === 4)
+  await until('four turns', 5_000, async () => turns >= 4)
   await schedule.stop()
-  t.ok(turns >= 4)
   t.equal(most, 1)
   t.match(told, [{ message: 'the second' }])
 })
@@ -36,7 +31,7 @@ t.test('the first turn has a time of its own', async t => {
   let turns = 0
   const soon = every(HOUR_MS, async () => turns++, fail, 1)
   const late = every(HOUR_MS, async () => fail('an hour has not passed'), fail)
-  await until(() => turns === 1)
+  await until('a turn', 5_000, async () => turns === 1)
   await sleep(20)
   t.equal(turns, 1)
   await Promise.all([soon.stop(), late.stop()])
@@ -56,7 +51,7 @@ t.test('to stop it ends the pause at once, and waits for a turn that runs, which
     },
     fail
   )
-  await until(() => state === 'runs')
+  await until('it runs', 5_000, async () => state === 'runs')
   await working.stop()
   t.equal(state, 'ended')
   await sleep(20)
