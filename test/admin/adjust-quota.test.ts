@@ -200,6 +200,21 @@ t.test('422: a number that is no limit', async t => {
   t.strictSame(await tally(quota, user), [6, 0, 4])
 })
 
+t.test("409: a trigger of the application's refuses it, and what it says is for the log", async t => {
+  const user = await used()
+  await db.query(
+    `CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE EXCEPTION 'contract 4711'; END $$`
+  )
+  t.teardown(() => db.query('DROP FUNCTION refuse CASCADE'))
+  await db.query('CREATE TRIGGER refuse BEFORE UPDATE ON quota_limits FOR EACH ROW EXECUTE FUNCTION refuse()')
+  const refused = await adjust(user, '?quota_type=calls&new_limit=500')
+  isProblem(t, refused, 409, { code: 'FST_QUOTA_CHANGE_REFUSED' })
+  t.match(refused.json().detail, 'SQLSTATE P0001')
+  t.notMatch(refused.body, /4711/)
+  t.strictSame(await tally(quota, user), [6, 0, 4])
+  t.strictSame(await auditOf(db, user), [])
+})
+
 t.test('503: the database does not answer', async t => {
   await db.close()
   isProblem(t, await adjust('alice', '?quota_type=calls&new_limit=5'), 503, { code: 'FST_QUOTA_STORE' })
