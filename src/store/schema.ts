@@ -83,6 +83,11 @@ export const quotaLimits = pgTable(
     usedAmount: amount('used_amount').notNull().default(0),
     /** @deprecated Servers from before 0004 write it. What is held is the sum of the open reservations; this column is never read. */
     reservedAmount: amount('reserved_amount').notNull().default(0),
+    /**
+     * What the last shared statement held: for that statement's own RETURNING, which before PostgreSQL 18 cannot tell by how much it moved a row
+     * that it waited for (`group/hold-alike.ts`). Nothing else reads it.
+     */
+    lastHeldAmount: amount('last_held_amount').notNull().default(0),
     periodStart: instant('period_start').notNull(),
     /** Null: it never ends. */
     periodEnd: instant('period_end'),

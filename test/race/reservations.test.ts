@@ -9,8 +9,10 @@ import type { Admission } from '../../src/store/charge/admit.ts'
 import { connect, open } from '../../src/store/connection/connect.ts'
 import { SLOW_MS } from '../../src/store/connection/shared-lanes.ts'
 import { type Database, stateOf, type Values } from '../../src/store/database.ts'
+import { Holding } from '../../src/store/group/hold-alike.ts'
 import { holdMany } from '../../src/store/group/hold-many.ts'
 import { Reservations } from '../../src/store/group/reservations.ts'
+import { type Held, type Wish, Wishes } from '../../src/store/group/wishes.ts'
 import { adjustQuota } from '../../src/store/operator/adjust-quota.ts'
 import { listUsage } from '../../src/store/operator/list-usage.ts'
 import { resetQuota } from '../../src/store/operator/reset-quota.ts'
@@ -503,32 +505,96 @@ t.test('nothing is held in a period that has ended, also where there is room in 
   t.strictSame(await violations(db), [])
 })
 
-t.test('nobody is refused for what a counter was before it was locked', async t => {
-  const { url, db, type, reserve } = await begin(t, 10)
-  const users = usersOf(80)
-  await seen(users, reserve)
-  await db.query('DELETE FROM quota_reservations')
-  const other = postgres(url, { max: 1, onnotice: () => {} })
-  t.teardown(() => other.end())
-  let isOver = false
-  const changing = (async () => {
-    for (let used = 0; !isOver; used = 10 - used) await other`UPDATE quota_limits SET used_amount = ${used}`
-  })()
-  const wrong: unknown[] = []
-  let held = 0
-  for (let look = 0; look < 300; look++) {
-    const wishes = users.map(userId => ({ userId, id: v7(), typeId: type.typeId, amount: 1, leaseMs: 60_000 }))
-    const answers = await holdMany(db.holding, wishes)
-    for (const answer of answers) {
-      if (answer?.held === false && answer.used_amount < 10) wrong.push(answer)
-      if (answer?.held) held += 1
+t.test(
+  'processes that wait for one counter are told, between them, of each turn once, and get no more than there is',
+  async t => {
+    const { url, db, type, reserve } = await begin(t, 201)
+    await seen(['alice'], reserve)
+    const other = await connect({ url }, { storeTimeoutMs: PATIENCE_MS })
+    t.teardown(() => other.close())
+    const ways = [new Holding(), new Holding()].map(({ hold }, i) => [hold, i === 0 ? db : other] as const)
+    const left: number[] = []
+    while (left.length < 200) {
+      const answers = await Promise.all(
+        ways.map(([hold, on], i) => {
+          const wish = () => ({ userId: 'alice', id: v7(), typeId: type.typeId, amount: 1, leaseMs: 60_000 })
+          return hold(on.holding, Array.from({ length: 3 + 4 * i }, wish))
+        })
+      )
+      const held = answers.flat().filter(answer => answer?.held)
+      left.push(...held.map(answer => (answer as Held).limit_amount - (answer as Held).used_amount))
+      if (held.length === 0) break
     }
+    t.strictSame(
+      left.sort((a, b) => b - a),
+      Array.from({ length: 200 }, (_, i) => 199 - i)
+    )
+    t.equal(await counted(db), 201)
+    t.strictSame(await violations(db), [])
   }
-  isOver = true
-  await changing
-  t.strictSame(wrong, [])
-  t.equal(await counted(db), held, 'and who is told so has it')
-})
+)
+
+t.test(
+  'who waits for a counter that stays locked is left to others, and the next do not wait for it at all',
+  async t => {
+    const { url, db, type, reserve } = await begin(t)
+    const users = usersOf(3)
+    await seen(users, reserve)
+    const { hold } = new Holding()
+    const { watched: seenThrough, sent } = watched(db)
+    const other = postgres(url, { max: 1 })
+    t.teardown(() => other.end())
+    await other.begin(async sql => {
+      await sql`SELECT 1 FROM quota_limits WHERE user_id = 'user-1' FOR UPDATE`
+      for (const statements of [2, 3]) {
+        const wishes = users.map(userId => ({ userId, id: v7(), typeId: type.typeId, amount: 1, leaseMs: 60_000 }))
+        const answers = await hold(seenThrough.holding, wishes)
+        t.strictSame(
+          answers.map(answer => answer?.held),
+          [true, undefined, true]
+        )
+        t.equal(sent.length, statements)
+      }
+    })
+    t.strictSame(await violations(db), [])
+  }
+)
+
+/** Each way to hold for many. */
+const WAYS: Record<string, (db: Database, wishes: readonly Wish[]) => Promise<(Held | undefined)[]>> = {
+  many: (db, wishes) => holdMany(db.holding, new Wishes(wishes)),
+  // Each time a new one, which was not held up before.
+  alike: (db, wishes) => new Holding().hold(db.holding, wishes)
+}
+
+for (const [way, hold] of Object.entries(WAYS))
+  t.test(`nobody is refused for what a counter was before it was locked: ${way}`, async t => {
+    const { url, db, type, reserve } = await begin(t, 10)
+    const users = usersOf(80)
+    await seen(users, reserve)
+    await db.query('DELETE FROM quota_reservations')
+    const other = postgres(url, { max: 1, onnotice: () => {} })
+    t.teardown(() => other.end())
+    let isOver = false
+    const changing = (async () => {
+      for (let used = 0; !isOver; used = 10 - used) await other`UPDATE quota_limits SET used_amount = ${used}`
+    })()
+    const wrong: unknown[] = []
+    let held = 0
+    for (let look = 0; look < 300; look++) {
+      const wishes = users.map(userId => ({ userId, id: v7(), typeId: type.typeId, amount: 1, leaseMs: 60_000 }))
+      const answers = await hold(db, wishes)
+      for (const answer of answers) {
+        if (answer?.held === false && answer.used_amount < 10) wrong.push(answer)
+        if (answer?.held) held += 1
+      }
+    }
+    isOver = true
+    await changing
+    t.strictSame(wrong, [])
+    t.ok(held > 0)
+    t.equal(await counted(db), held, 'and who is told so has it')
+  })
 
 t.test('what is dead is given back to the first who does not fit', async t => {
   const { db, store, type, reserve } = await begin(t, 10)

@@ -96,6 +96,7 @@ t.test(
   async t => {
     const url = await pg.empty()
     await migrateOwn(t, url, 4)
+    await sqlOf(t, url)`ALTER TABLE quota_limits ADD COLUMN last_held_amount bigint DEFAULT 0 NOT NULL`
     await migrateAt(url)
     await checkIsOfThisVersion(t, url)
   }

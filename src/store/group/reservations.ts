@@ -12,12 +12,13 @@ import { SLOW_MS } from '../connection/shared-lanes.ts'
 import { type Database, type Shared, within } from '../database.ts'
 import { chargeMany } from './charge-many.ts'
 import { Group } from './group.ts'
-import { type Held, holdMany } from './hold-many.ts'
+import { Holding } from './hold-alike.ts'
 import { moveInTurn } from './move-in-turn.ts'
 import { type Move, type Moved, moveManyUsers } from './move-many.ts'
 import type { Settling } from './settling.ts'
 import { UserTurns } from './user-turns.ts'
 import { Committing, isFinal, outcomeOf, Reserving } from './waiting.ts'
+import type { Held } from './wishes.ts'
 
 /** The database refused a shared statement because of one item: each asks by itself. */
 const NOT_MOVED = { done: false, full: false } as const
@@ -62,7 +63,8 @@ export class Reservations implements Settling {
     const { holding, charging, metering } = db
     const shared = { size: GROUP_SIZE, more: { spareAfterMs: SLOW_MS } }
     const on = (lane: Shared, isSpare: boolean) => (isSpare ? lane.spare : lane)
-    this.#holds = new Group((wishes, is) => this.#ask(holdMany, wishes, on(holding, is), undefined), {
+    const quicker = new Holding()
+    this.#holds = new Group((wishes, is) => this.#ask(quicker.hold, wishes, on(holding, is), undefined), {
       ...shared,
       answer: (wish, held, deadline) =>
         held && isFinal(wish, held.held) ? outcomeOf(wish, held) : this.#reserveLeft(wish, deadline)

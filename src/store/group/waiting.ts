@@ -11,7 +11,7 @@ import {
 import type { CommittedCharge } from '../charge/commit.ts'
 import { dateOf } from '../database.ts'
 import type { Charge } from './charge-many.ts'
-import type { Held, Wish } from './hold-many.ts'
+import type { Held, Wish } from './wishes.ts'
 
 /** What waits for a shared statement, with what to ask for where that leaves it unanswered. */
 export class Reserving implements Wish {

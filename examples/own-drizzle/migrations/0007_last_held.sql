@@ -1,0 +1,1 @@
+ALTER TABLE "quota_limits" ADD COLUMN "last_held_amount" bigint DEFAULT 0 NOT NULL;

@@ -1,0 +1,199 @@
+// What requests wish to hold, as the statements that hold for many take it, and what those say of each.
+import { intArray, numbersOf, textArray, uuidArray } from '../arrays.ts'
+import type { CounterRow } from '../charge/admit.ts'
+import type { Database } from '../database.ts'
+
+/** One amount of one type, for one user. */
+export interface Wish {
+  userId: string
+  id: string
+  typeId: number
+  amount: number
+  leaseMs: number
+}
+
+/** The counter, as it was after this wish's own turn. */
+export interface Held extends CounterRow {
+  /** False: it does not fit, and nothing has expired that could be released. */
+  held: boolean
+  /** The instant, by the database's clock. */
+  at: number
+}
+
+/** Even an unlimited quota ends at JavaScript's largest safe integer. */
+export const CEILING = `CASE WHEN l.limit_amount < 0 THEN ${Number.MAX_SAFE_INTEGER} ELSE l.limit_amount END`
+
+/** In milliseconds; for an instant that has no fraction of one. */
+const ms = (expression: string) => `round(date_part('epoch', ${expression}) * 1000)`
+
+/** SQL of a table: the counters, numbered `k`; the sum of what is asked of each, and what the first asks for. */
+export const WANT = `unnest($1::text::text[], $2::text::int[], $3::text::bigint[], $4::text::bigint[]) WITH ORDINALITY
+    AS w (user_id, quota_type_id, amount, each, k)`
+
+/** SQL of a CTE: the requests, numbered `n`, counter by counter; `upto` is the running sum of what those of a counter ask for. */
+export const ITEM = `item AS (
+  SELECT * FROM unnest($5::text::uuid[], $6::text::bigint[], $7::text::int[], $8::text::bigint[], $9::text::bigint[]) WITH ORDINALITY
+    AS i (id, amount, lease_ms, k, upto, n)
+)`
+
+/** SQL of a CTE: writes the reservations of `counted (k, user_id, quota_type_id, period_start)`. */
+export const heldWhere = (condition: string): string => `held AS (
+  INSERT INTO quota_reservations (user_id, id, quota_type_id, amount, period_start, created_at, expires_at)
+  SELECT c.user_id, i.id, c.quota_type_id, i.amount, c.period_start, greatest(date_trunc('milliseconds', now()), c.period_start),
+         now() + i.lease_ms * interval '1 millisecond'
+    FROM counted c JOIN item i ON i.k = c.k AND ${condition}
+)`
+
+/**
+ * SQL: what is told of all counters together: a row for each took Node twice as long to read. `f` is a counter as it was before, and what it was
+ * moved by; `h` what was held of it.
+ */
+export const TOLD = `array_agg(f.k)::text AS k, array_agg(f.moved)::text AS moved, array_agg(h.dead::int)::text AS dead,
+       array_agg(f.limit_amount)::text AS limit_amount, array_agg(f.used_amount)::text AS used_amount,
+       array_agg(h.amount)::text AS reserved_amount, array_agg(${ms('f.period_start')})::text AS period_start,
+       array_agg(${ms('f.period_end')})::text AS period_end, ${ms("date_trunc('milliseconds', now())")} AS at`
+
+/** Each null where there is no counter; `moved` has a null for one that was not moved, and `dead` whether something has expired that could be released. */
+interface ToldRow extends Record<keyof CounterRow | 'k' | 'moved' | 'dead', string | null> {
+  at: number
+  /** Whether each was moved; undefined: all were. */
+  counted?: string | null
+  /** The numbers of those that were let in where not all were. Undefined: the first come, as many as it was moved by. */
+  let_in?: string | null
+}
+
+/** What is asked of one counter. */
+interface Asked {
+  userId: string
+  typeId: number
+  sum: number
+  /** What the first asks for. */
+  each: number
+  /** The first one's number, `n`. */
+  first: number
+  /** The places of its wishes among all, in order of arrival. */
+  places: number[]
+}
+
+/** Wishes, by the counters that they are for. */
+export class Wishes {
+  readonly all: readonly Wish[]
+  readonly counters: readonly Asked[]
+  /** All wishes for the same counter are of the same amount. */
+  readonly areAlike: boolean
+
+  constructor(all: readonly Wish[]) {
+    const { counters, areAlike } = countersOf(all)
+    this.all = all
+    this.counters = counters
+    this.areAlike = areAlike
+  }
+
+  /** What `statement` makes of each; undefined for what it leaves to others. */
+  async ask(db: Pick<Database, 'query'>, statement: string): Promise<(Held | undefined)[]> {
+    const { all, counters } = this
+    const answers: (Held | undefined)[] = all.map(() => undefined)
+    const [row] = await db.query<ToldRow>(statement, valuesOf(all, counters))
+    if (row !== undefined) answerEach(answers, all, counters, row)
+    return answers
+  }
+}
+
+function answerEach(
+  answers: (Held | undefined)[],
+  wishes: readonly Wish[],
+  counters: readonly Asked[],
+  row: ToldRow
+): void {
+  const moved = numbersOf(row.moved)
+  const counted = numbersOf(row.counted ?? null)
+  const dead = numbersOf(row.dead)
+  const limits = numbersOf(row.limit_amount)
+  const used = numbersOf(row.used_amount)
+  const reserved = numbersOf(row.reserved_amount)
+  const starts = numbersOf(row.period_start)
+  const ends = numbersOf(row.period_end)
+  const letIn = row.let_in === undefined ? undefined : new Set(numbersOf(row.let_in))
+  const at = row.at
+  numbersOf(row.k).forEach((k, i) => {
+    const { sum, first, places } = counters[(k as number) - 1] as Asked
+    const total = moved[i] ?? null
+    // It fits the row that was locked, but not the one in the statement's snapshot.
+    if (total !== null && counted[i] === 0) return
+    const limit_amount = limits[i] as number
+    const period_start = starts[i] as number
+    const period_end = ends[i] ?? null
+    const isStale = dead[i] === 1 || (period_end !== null && period_end <= at)
+    let used_amount = used[i] as number
+    let reserved_amount = reserved[i] as number
+    let upto = 0
+    for (let turn = 0; turn < places.length; turn++) {
+      const place = places[turn] as number
+      const { amount } = wishes[place] as Wish
+      upto += amount
+      const held = total !== null && (total === sum || (letIn === undefined ? upto <= total : letIn.has(first + turn)))
+      if (held) {
+        used_amount += amount
+        reserved_amount += amount
+      }
+      if (held || !isStale)
+        answers[place] = { held, limit_amount, used_amount, reserved_amount, period_start, period_end, at }
+    }
+  })
+}
+
+function countersOf(wishes: readonly Wish[]): { counters: Asked[]; areAlike: boolean } {
+  const known = new Map<string, Asked>()
+  let areAlike = true
+  for (let place = 0; place < wishes.length; place++) {
+    const { userId, typeId, amount } = wishes[place] as Wish
+    const key = `${typeId} ${userId}`
+    const asked = known.get(key)
+    if (asked === undefined) known.set(key, { userId, typeId, sum: amount, each: amount, first: 0, places: [place] })
+    else {
+      // A sum beyond the safe integers does not fit, and then each wish is looked at by itself.
+      asked.sum += amount
+      asked.places.push(place)
+      if (amount !== asked.each) areAlike = false
+    }
+  }
+  const counters = [...known.values()]
+  if (counters.length > 1) counters.sort(byUserAndType)
+  let n = 1
+  for (const asked of counters) {
+    asked.first = n
+    n += asked.places.length
+  }
+  return { counters, areAlike }
+}
+
+/** The order in which all statements lock counters. */
+const byUserAndType = (a: Asked, b: Asked): number =>
+  a.userId === b.userId ? a.typeId - b.typeId : a.userId < b.userId ? -1 : 1
+
+function valuesOf(wishes: readonly Wish[], counters: readonly Asked[]): string[] {
+  const items: Wish[] = []
+  const counterOf: number[] = []
+  const upto: number[] = []
+  for (let i = 0; i < counters.length; i++) {
+    let sum = 0
+    for (const place of (counters[i] as Asked).places) {
+      const wish = wishes[place] as Wish
+      sum += wish.amount
+      items.push(wish)
+      counterOf.push(i + 1)
+      upto.push(sum)
+    }
+  }
+  return [
+    textArray(counters.map(({ userId }) => userId)),
+    intArray(counters.map(({ typeId }) => typeId)),
+    intArray(counters.map(({ sum }) => sum)),
+    intArray(counters.map(({ each }) => each)),
+    uuidArray(items.map(({ id }) => id)),
+    intArray(items.map(({ amount }) => amount)),
+    intArray(items.map(({ leaseMs }) => leaseMs)),
+    intArray(counterOf),
+    intArray(upto)
+  ]
+}
