@@ -10,7 +10,7 @@ import { CEILING, type Held, heldWhere, ITEM, TOLD, WANT, type Wish, Wishes } fr
 const LOCK_PATIENCE_MS = 20
 
 /** As many as fit, first come, first served. */
-const MOVED = `CASE WHEN l.used_amount + w.amount <= ${CEILING} THEN w.amount ELSE (${CEILING} - l.used_amount) / w.each * w.each END`
+const MOVED = `CASE WHEN l.used_amount + w.amount <= ${CEILING} THEN w.amount ELSE (${CEILING} - l.used_amount) / w.least * w.least END`
 
 /*
  * A charged request writes the counter once (HOT, so no index entry); a reservation and its index entry, and deletes the reservation; a log row
@@ -49,15 +49,16 @@ WITH patience AS MATERIALIZED (
   UPDATE quota_limits l SET used_amount = l.used_amount + ${MOVED}, last_held_amount = ${MOVED}, updated_at = now()
     FROM want w
    WHERE l.user_id = ANY (ARRAY[w.user_id]) AND l.quota_type_id = w.quota_type_id
-     AND l.used_amount + w.each <= ${CEILING} AND (l.period_end IS NULL OR l.period_end > now())
+     AND l.used_amount + w.least <= ${CEILING} AND (l.period_end IS NULL OR l.period_end > now())
   RETURNING w.k, l.last_held_amount AS moved, l.user_id, l.quota_type_id, l.limit_amount,
             l.used_amount - l.last_held_amount AS used_amount, l.period_start, l.period_end
 ), ${heldWhere('i.upto <= c.moved')}
 SELECT ${TOLD}
   FROM counted f CROSS JOIN LATERAL ${heldAndDeadOf('f')} h`
 
-/** How long `hold-many.ts` is asked instead, once something was left, or somebody else had a counter locked for too long. */
-const AFTER_LEFT_MS = 50
+/** How long `hold-many.ts` is asked instead, which tells in the same statement that there is no room: denials come again, and are remembered for a second. */
+const AFTER_DENIAL_MS = 1_000
+/** How long it is asked after somebody else had a counter locked for too long. */
 const AFTER_LOCKED_MS = 5_000
 
 /** Holds the quicker way while nothing stands in it. */
@@ -69,9 +70,7 @@ export class Holding {
     const wishes = new Wishes(all)
     if (!wishes.areAlike || performance.now() < this.#carefulUntil) return await holdMany(db, wishes)
     try {
-      const answers = await wishes.ask(db, HOLD_ALIKE)
-      if (answers.includes(undefined)) this.#beCarefulFor(AFTER_LEFT_MS)
-      return answers
+      return await wishes.ask(db, HOLD_ALIKE)
     } catch (error) {
       if (!isLockedOut(error)) throw error
       this.#beCarefulFor(AFTER_LOCKED_MS)
@@ -79,8 +78,13 @@ export class Holding {
     }
   }
 
+  /** Somebody had no room. */
+  noteDenial(): void {
+    this.#beCarefulFor(AFTER_DENIAL_MS)
+  }
+
   #beCarefulFor(ms: number): void {
-    this.#carefulUntil = performance.now() + ms
+    this.#carefulUntil = Math.max(this.#carefulUntil, performance.now() + ms)
   }
 }
 

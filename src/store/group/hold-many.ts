@@ -6,7 +6,7 @@ import { CEILING, type Held, heldWhere, ITEM, TOLD, WANT, type Wishes } from './
 
 /**
  * A counter that somebody else has locked is skipped, so that one user who is held up holds up nobody else. Where not all wishes for a counter
- * fit, `turn` goes through them, and admits each that fits after those before it. Counters are looked up one by one (LATERAL, and ANY instead of
+ * fit, but some might, `turn` goes through them, and admits each that fits after those before it. Counters are looked up one by one (LATERAL, and ANY instead of
  * `=`, which no hash or merge join takes), even by a plan made while the tables were empty, which otherwise would read all of quota_limits for each
  * statement. The guard stands in the UPDATE's own WHERE, which is evaluated on the snapshot's row first: a counter that was rolled over or given
  * something back meanwhile may be locked and not counted. `moved` is null where nothing fits.
@@ -31,7 +31,7 @@ WITH want AS MATERIALIZED (
          CROSS JOIN LATERAL (SELECT l.used_amount + t.moved + i.amount <= ${CEILING} AS fits) f
       )
       SELECT CASE WHEN t.let_in <> '{}' THEN t.moved END AS moved, t.let_in
-        FROM turn t WHERE l.used_amount + w.amount > ${CEILING} ORDER BY t.n DESC LIMIT 1
+        FROM turn t WHERE l.used_amount + w.amount > ${CEILING} AND l.used_amount + w.least <= ${CEILING} ORDER BY t.n DESC LIMIT 1
     ) t ON true
 ), counted AS (
   UPDATE quota_limits l SET used_amount = l.used_amount + f.moved, updated_at = now()

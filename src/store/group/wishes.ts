@@ -26,9 +26,9 @@ export const CEILING = `CASE WHEN l.limit_amount < 0 THEN ${Number.MAX_SAFE_INTE
 /** In milliseconds; for an instant that has no fraction of one. */
 const ms = (expression: string) => `round(date_part('epoch', ${expression}) * 1000)`
 
-/** SQL of a table: the counters, numbered `k`; the sum of what is asked of each, and what the first asks for. */
+/** SQL of a table: the counters, numbered `k`; the sum of what is asked of each, and the least that somebody asks for. */
 export const WANT = `unnest($1::text::text[], $2::text::int[], $3::text::bigint[], $4::text::bigint[]) WITH ORDINALITY
-    AS w (user_id, quota_type_id, amount, each, k)`
+    AS w (user_id, quota_type_id, amount, least, k)`
 
 /** SQL of a CTE: the requests, numbered `n`, counter by counter; `upto` is the running sum of what those of a counter ask for. */
 export const ITEM = `item AS (
@@ -67,8 +67,8 @@ interface Asked {
   userId: string
   typeId: number
   sum: number
-  /** What the first asks for. */
-  each: number
+  /** The least that one of them asks for. */
+  least: number
   /** The first one's number, `n`. */
   first: number
   /** The places of its wishes among all, in order of arrival. */
@@ -149,12 +149,14 @@ function countersOf(wishes: readonly Wish[]): { counters: Asked[]; areAlike: boo
     const { userId, typeId, amount } = wishes[place] as Wish
     const key = `${typeId} ${userId}`
     const asked = known.get(key)
-    if (asked === undefined) known.set(key, { userId, typeId, sum: amount, each: amount, first: 0, places: [place] })
+    if (asked === undefined) known.set(key, { userId, typeId, sum: amount, least: amount, first: 0, places: [place] })
     else {
       // A sum beyond the safe integers does not fit, and then each wish is looked at by itself.
       asked.sum += amount
       asked.places.push(place)
-      if (amount !== asked.each) areAlike = false
+      if (amount === asked.least) continue
+      areAlike = false
+      asked.least = Math.min(asked.least, amount)
     }
   }
   const counters = [...known.values()]
@@ -189,7 +191,7 @@ function valuesOf(wishes: readonly Wish[], counters: readonly Asked[]): string[]
     textArray(counters.map(({ userId }) => userId)),
     intArray(counters.map(({ typeId }) => typeId)),
     intArray(counters.map(({ sum }) => sum)),
-    intArray(counters.map(({ each }) => each)),
+    intArray(counters.map(({ least }) => least)),
     uuidArray(items.map(({ id }) => id)),
     intArray(items.map(({ amount }) => amount)),
     intArray(items.map(({ leaseMs }) => leaseMs)),
