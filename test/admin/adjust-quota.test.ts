@@ -18,8 +18,8 @@ async function used(): Promise<string> {
   return user
 }
 
-t.test('200, and in the audit log without an id, where genReqId gives the request none', async t => {
-  // As `request => request.headers['x-request-id']` does without that header.
+t.test('200: records no request id in the audit log when genReqId returns none', async t => {
+  // As `request => request.headers['x-request-id']` returns when that header is missing.
   const app = Fastify({ genReqId: () => undefined as unknown as string })
   t.teardown(() => app.close())
   await app.register(quotaPlugin, {
@@ -41,7 +41,7 @@ t.test('200, and in the audit log without an id, where genReqId gives the reques
   ])
 })
 
-t.test('200: another limit, and what is left of it', async t => {
+t.test('200: sets the new limit, and answers with what remains of it', async t => {
   const user = await used()
   const reply = await adjust(user, '?quota_type=calls&new_limit=500')
   isAnswer(t, reply)
@@ -56,7 +56,7 @@ t.test('200: another limit, and what is left of it', async t => {
   t.strictSame(await tally(quota, user), [6, 0, 494])
 })
 
-t.test('200: unlimited, 0, below what is used, and as much as numbers hold', async t => {
+t.test('200: accepts -1 (unlimited), 0, a limit below what is used, and the largest safe integer', async t => {
   const user = await used()
   const max = Number.MAX_SAFE_INTEGER
   for (const [limit, remaining] of [
@@ -71,14 +71,14 @@ t.test('200: unlimited, 0, below what is used, and as much as numbers hold', asy
   }
 })
 
-t.test('200: the parameters may stand in the query and in the body where they agree', async t => {
+t.test('200: takes each parameter from the query or the body, or from both if they agree', async t => {
   const user = await used()
   const body = { new_limit: 7, reason: 'goodwill' }
   t.match((await adjust(user, '?quota_type=calls', { body })).json(), { new_limit: 7, remaining: 1 })
   t.match((await adjust(user, '?quota_type=calls&new_limit=7', { body })).json(), { new_limit: 7 })
 })
 
-t.test('200: a type that is newer than the user', async t => {
+t.test('200: adjusts a type that was declared after the user was created', async t => {
   const user = await used()
   const quotas = { newer: { limit: 1 } }
   const app = await metered(t, db, () => {}, { quotas, admin: { token: TOKEN } })
@@ -90,7 +90,7 @@ t.test('200: a type that is newer than the user', async t => {
   t.match(reply.json(), { current_usage: 0, remaining: 9 })
 })
 
-t.test('200: who, what and why are in the audit log', async t => {
+t.test('200: records who, what and why in the audit log', async t => {
   const user = await used()
   await adjust(user, '?quota_type=calls&new_limit=500&reason=Ticket%204711')
   await adjust(user, '?quota_type=calls&new_limit=-1')
@@ -108,7 +108,7 @@ t.test('200: who, what and why are in the audit log', async t => {
   t.match(second, { before: { limit: 500 }, after: { limit: -1 }, reason: null })
 })
 
-t.test('200: for ids that mean something elsewhere', async t => {
+t.test('200: works for user ids that are special in URLs, SQL, JSON or patterns', async t => {
   for (const user of ODD_USERS.filter(id => id.length <= 100)) {
     await quota.consume(user, 'calls', 2)
     const reply = await adjust(user, '?quota_type=calls&new_limit=3')
@@ -116,7 +116,7 @@ t.test('200: for ids that mean something elsewhere', async t => {
   }
 })
 
-t.test('400: what is malformed, by its field', async t => {
+t.test('400: names the invalid field, and adjusts nothing', async t => {
   const user = await used()
   isProblem(t, await adjust('a\nb', '?quota_type=calls&new_limit=5'), 400, {
     code: 'FST_QUOTA_INVALID_USER',
@@ -160,11 +160,11 @@ t.test('400: what is malformed, by its field', async t => {
       { field: 'new_limit' },
       JSON.stringify(value)
     )
-  t.strictSame(await tally(quota, user), [6, 0, 4], 'and nothing was adjusted')
+  t.strictSame(await tally(quota, user), [6, 0, 4], 'nothing was adjusted')
   t.strictSame(await auditOf(db, user), [])
 })
 
-t.test('200: a limit that the query and the body write in two ways', async t => {
+t.test('200: accepts one limit written differently in the query and the body', async t => {
   const user = newUser()
   await app.quota.consume(user, 'calls')
   const both = (limit: string, new_limit: unknown) =>
@@ -179,7 +179,7 @@ t.test('403: without the token', async t => {
   t.strictSame(await tally(quota, user), [6, 0, 4])
 })
 
-t.test('404: a user to whom nothing was ever charged, who is not invented', async t => {
+t.test('404: a user who was never charged, and none is created', async t => {
   const user = newUser()
   isProblem(t, await adjust(user, '?quota_type=calls&new_limit=5'), 404, { code: 'FST_QUOTA_UNKNOWN_USER' })
   t.strictSame(await rowsOf(db, user), {})
@@ -190,7 +190,7 @@ t.test('404: a quota type that nobody declared', async t => {
   isProblem(t, await adjust(user, '?quota_type=nothing&new_limit=5'), 404, { code: 'FST_QUOTA_UNKNOWN_TYPE' })
 })
 
-t.test('422: a number that is no limit', async t => {
+t.test('422: a number that cannot be a limit', async t => {
   const user = await used()
   const invalid = { code: 'FST_QUOTA_INVALID_LIMIT', field: 'new_limit' }
   for (const limit of ['-2', '1.5', '9007199254740992', '9'.repeat(20), '-9007199254740991', `-1.${'0'.repeat(20)}1`])
@@ -200,7 +200,7 @@ t.test('422: a number that is no limit', async t => {
   t.strictSame(await tally(quota, user), [6, 0, 4])
 })
 
-t.test("409: a trigger of the application's refuses it, and what it says is for the log", async t => {
+t.test('409: a trigger of the application refuses the change; its message is not in the answer', async t => {
   const user = await used()
   await db.query(
     `CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE EXCEPTION 'contract 4711'; END $$`

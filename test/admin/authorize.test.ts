@@ -27,7 +27,7 @@ const ROUTES = [
   ['GET', '']
 ] as const
 
-t.test('refuses every path below the prefix without the token, known or not', async t => {
+t.test('refuses every path under the prefix without the right token, whether or not it exists', async t => {
   for (const [method, url] of ROUTES) {
     for (const token of [null, '', 'wrong', TOKEN.slice(0, -1), `${TOKEN}.`, TOKEN.toUpperCase()])
       isProblem(t, await call(url, { method, token }), 403, {}, `${method} ${url} with ${token}`)
@@ -35,7 +35,7 @@ t.test('refuses every path below the prefix without the token, known or not', as
   t.strictSame(await auditOf(db, 'alice'), [], 'and changes nothing')
 })
 
-t.test('takes the token from nowhere but its header', async t => {
+t.test('accepts the token only in its header', async t => {
   const elsewhere = {
     url: `/admin/quotas/users/alice?token=${encodeURIComponent(TOKEN)}&x-admin-token=${encodeURIComponent(TOKEN)}`,
     headers: { authorization: `Bearer ${TOKEN}`, cookie: `X-Admin-Token=${TOKEN}` }
@@ -43,7 +43,7 @@ t.test('takes the token from nowhere but its header', async t => {
   isProblem(t, await app.inject(elsewhere), 403)
 })
 
-t.test('refuses the header twice, also with the right token twice', async t => {
+t.test('refuses a request that sends the header twice, even with the right token both times', async t => {
   await app.listen({ port: 0 })
   const { port } = app.server.address() as { port: number }
   const statusOf = (...tokens: string[]) =>
@@ -58,7 +58,7 @@ t.test('refuses the header twice, also with the right token twice', async t => {
   t.equal(await statusOf(TOKEN, 'wrong'), 403)
 })
 
-t.test('answers an unknown path with 404 to those who may ask', async t => {
+t.test('answers an unknown path with 404 if the token is right', async t => {
   for (const [method, url] of ROUTES.slice(-3)) isProblem(t, await call(url, { method }), 404, {}, url)
 })
 
@@ -78,7 +78,7 @@ t.test("writes the token's name into the audit log", async t => {
   t.strictSame((await auditOf(db, user)).map(({ actor }) => actor).sort(), ['deploy', 'ops'])
 })
 
-t.test("lets the application's own function decide, whose answer is the actor", async t => {
+t.test("lets the application's authorize function decide, and records its answer as the actor", async t => {
   const user = newUser()
   const answers: Record<string, unknown> = { carol: 'carol', no: null, nothing: undefined, empty: '', yes: true }
   const app = await metered(t, db, () => {}, {
@@ -94,7 +94,7 @@ t.test("lets the application's own function decide, whose answer is the actor", 
   for (const operator of ['no', 'nothing', 'empty', 'yes']) {
     const refused = await reset(operator)
     isProblem(t, refused, 403, {}, operator)
-    t.notMatch(refused.body, /X-Admin-Token/, 'a header that would not help')
+    t.notMatch(refused.body, /X-Admin-Token/, 'does not mention a header that would not help')
   }
   t.equal((await reset('carol')).statusCode, 200)
   t.strictSame(
@@ -103,7 +103,7 @@ t.test("lets the application's own function decide, whose answer is the actor", 
   )
 })
 
-t.test('lets nobody through when that function fails, and does not tell why', async t => {
+t.test('lets nobody through when authorize throws, and does not reveal why', async t => {
   const app = await metered(t, db, () => {}, {
     admin: {
       authorize: async request => {
@@ -119,7 +119,7 @@ t.test('lets nobody through when that function fails, and does not tell why', as
   isProblem(t, await ask('401'), 401)
 })
 
-t.test('admin routes are never metered, whatever the rules say', async t => {
+t.test('never meters admin routes, whatever the rules say', async t => {
   const admin = { token: TOKEN }
   const app = await metered(t, db, app => void app.get('/things', async () => 'things'), {
     admin,
@@ -131,12 +131,12 @@ t.test('admin routes are never metered, whatever the rules say', async t => {
   t.equal((await app.inject('/things')).statusCode, 401)
 })
 
-t.test('an actor whom the audit log cannot keep is nobody', async t => {
+t.test('refuses an actor that the audit log cannot store', async t => {
   const app = await metered(t, db, () => {}, { admin: { authorize: () => 'a\0b' } })
   isProblem(t, await app.inject('/admin/quotas/users/alice'), 403)
 })
 
-t.test('takes JSON and nothing else, whatever the application parses', async t => {
+t.test('accepts only JSON bodies, whatever the application parses', async t => {
   const parsers: ((app: FastifyInstance) => void)[] = [
     app => {
       app.addContentTypeParser('application/json', { parseAs: 'buffer' }, async (_: unknown, body: unknown) => body)

@@ -4,7 +4,7 @@ import { csvLines } from '../../src/admin/csv.ts'
 
 const lineOf = (text: string) => csvLines([[text, 'next']])
 
-t.test('comes back as it was, whatever is in it but a formula', async t => {
+t.test('writes any text but a formula so that it parses back unchanged', async t => {
   for (const text of [
     '',
     'a',
@@ -27,13 +27,13 @@ t.test('comes back as it was, whatever is in it but a formula', async t => {
     t.strictSame(parse(lineOf(text), { record_delimiter: '\r\n' }), [[text, 'next']], JSON.stringify(text))
 })
 
-t.test('quotes what a reader might split or trim', async t => {
+t.test('quotes text that a reader might split or trim', async t => {
   for (const text of ['a;b', 'a\tb', ' a', 'a ', 'a,b', 'a\nb'])
     t.equal(lineOf(text), `"${text}",next\r\n`, JSON.stringify(text))
-  t.equal(lineOf('a b'), 'a b,next\r\n', 'and leaves the rest as it is')
+  t.equal(lineOf('a b'), 'a b,next\r\n', 'quotes no other text')
 })
 
-t.test('has no formula where some spreadsheet begins a cell, and says so with an apostrophe', async t => {
+t.test('puts an apostrophe before a formula wherever some spreadsheet would start a cell', async t => {
   for (const sign of ['=', '+', '-', '@', '＝', '＋', '－', '＠', '\t=', '\r=', '\n=', ' =', '"=']) {
     for (const [before, after] of [
       ['', "'"],
@@ -43,16 +43,16 @@ t.test('has no formula where some spreadsheet begins a cell, and says so with an
     ] as const) {
       const [[text]] = parse(lineOf(`${before}${sign}1+1`), { record_delimiter: '\r\n' }) as [[string]]
       t.ok(text.startsWith(after), JSON.stringify(text))
-      t.equal(text.replaceAll("'", ''), `${before}${sign}1+1`, 'and nothing else is changed')
+      t.equal(text.replaceAll("'", ''), `${before}${sign}1+1`, 'nothing else is changed')
     }
   }
 })
 
-t.test('keeps figures as they are', async t => {
+t.test('writes numbers unchanged, and null as an empty cell', async t => {
   t.equal(csvLines([[-4, 2.5, null]]), '-4,2.5,\r\n')
 })
 
-/** As a spreadsheet does that splits at semicolons: a quote counts at the beginning of a cell alone. */
+/** Splits a line like a spreadsheet that separates cells by semicolons: a quote counts only at the start of a cell. */
 function cellsBySemicolon(line: string): string[] {
   const cells: string[] = []
   let rest = line
@@ -64,7 +64,7 @@ function cellsBySemicolon(line: string): string[] {
   return cells
 }
 
-t.test('gives a spreadsheet that splits at semicolons no formula either', async t => {
+t.test('leaves no formula in a spreadsheet that splits at semicolons either', async t => {
   for (const id of ['a;=1+1', ';=1+1', 'a; =1+1', 'a;"=1+1"', 'a";=1+1;"', 'a;\t=1+1', 'a;;=1+1']) {
     const line = csvLines([['01a20cff', id, JSON.stringify({ note: id })]]).trimEnd()
     for (const cell of cellsBySemicolon(line)) t.notMatch(cell, /^[\s"]*[=+\-@]/, `${id}: ${line}`)

@@ -5,7 +5,7 @@ import { violations } from '../fixtures/invariants.ts'
 import { ODD_USERS, rowsOf, tally } from '../fixtures/meter.ts'
 import { ask, logsOf, newUser, usedBy } from '../fixtures/metered.ts'
 
-/** What the handler of /slow waits for, and what tells that it runs. */
+/** The handler of /slow calls `begun` when it runs, and then waits for `answer`. */
 const slow = { begun: () => {}, answer: Promise.resolve() }
 
 const { app, db, call } = await operated(t, {}, app => {
@@ -20,14 +20,14 @@ const code = 'FST_QUOTA_INVALID_REQUEST'
 const remove = (user: string, query = '', options: Call = {}) =>
   call(`/users/${encodeURIComponent(user)}${query}`, { method: 'DELETE', ...options })
 
-/** Every table of ours that has a user's rows, by what the database says of itself. */
+/** Every table with a user's rows, according to the database's own catalogue. */
 const TABLES = (
   await db.query<{ name: string }>(
     "SELECT table_name AS name FROM information_schema.columns WHERE column_name = 'user_id' ORDER BY table_name"
   )
 ).map(({ name }) => name)
 
-/** How many rows each of them has of a user, `quota_users` included. */
+/** How many rows of a user there are in each of these tables, and in `quota_users`. */
 async function traces(user: string): Promise<Record<string, number>> {
   const found: Record<string, number> = {}
   for (const table of [...TABLES, 'quota_users']) {
@@ -40,7 +40,7 @@ async function traces(user: string): Promise<Record<string, number>> {
 
 const violationsOf = async (user: string) => (await violations(db)).filter(line => line.includes(`: ${user},`))
 
-/** A user with rows in every table: charges, a closed period, a reservation, a key, and a denial. */
+/** A user with rows in every table: charges, a closed period, a reservation, an idempotency key, and a denial. */
 async function used(user = newUser()): Promise<string> {
   await quota.consume(user, 'calls', 4, { idempotencyKey: 'once' })
   await quota.reset(user, 'calls')
@@ -48,14 +48,14 @@ async function used(user = newUser()): Promise<string> {
   await quota.consume(user, 'storage', 33)
   await quota.reserve(user, { type: 'calls', amount: 2 })
   await quota.consume(user, 'calls', 4).catch(() => {})
-  // Writes down what was denied until now.
+  // Writes the denials so far to the database.
   await call('/statistics/calls')
   await db.query(`INSERT INTO quota_usage_marks SELECT $1, now() - interval '2 hours', 1`, [user])
   await db.query(`INSERT INTO quota_usage_days SELECT $1, id, 'UTC', now(), 1, 1 FROM quota_types LIMIT 1`, [user])
   return user
 }
 
-/** Asks for /slow, and resolves once its handler runs: with the reply to come, and with what lets the handler go on. */
+/** Requests /slow, and resolves once its handler runs: `reply` is the pending reply, and `go` lets the handler finish. */
 async function running(user: string) {
   let go = () => {}
   slow.answer = new Promise<void>(resolve => {
@@ -69,10 +69,10 @@ async function running(user: string) {
   return { reply, go }
 }
 
-t.test('204: every table but the audit log is empty of the user, and nobody else loses anything', async t => {
+t.test('204: removes the user from every table but the audit log, and leaves other users alone', async t => {
   const [user, other] = [await used(), await used(newUser())]
   const before = await traces(user)
-  t.strictSame(Object.keys(before).sort(), [...TABLES, 'quota_users'].sort(), 'there was something everywhere')
+  t.strictSame(Object.keys(before).sort(), [...TABLES, 'quota_users'].sort(), 'the user has rows in every table')
   const ofOther = await traces(other)
   const reply = await remove(user)
   t.equal(reply.statusCode, 204)
@@ -81,7 +81,7 @@ t.test('204: every table but the audit log is empty of the user, and nobody else
   t.equal(reply.headers['cache-control'], 'no-store')
   const { quota_audit_logs, ...rest } = await traces(user)
   t.strictSame(rest, {})
-  t.equal(quota_audit_logs, before.quota_audit_logs! + 1, 'which keeps what was in it')
+  t.equal(quota_audit_logs, before.quota_audit_logs! + 1, 'the audit log keeps its rows, and gains one')
   t.strictSame(await traces(other), ofOther)
   t.strictSame(await tally(quota, other), [5, 2, 3])
   isProblem(t, await call(`/users/${user}`), 404, { code: 'FST_QUOTA_UNKNOWN_USER' })
@@ -90,7 +90,7 @@ t.test('204: every table but the audit log is empty of the user, and nobody else
   t.strictSame(await violations(db), [])
 })
 
-t.test('204: who, why and what there was are in the audit log, but no address', async t => {
+t.test('204: records who, why and what was deleted in the audit log, but no email address', async t => {
   const user = await used()
   const body = { email: 'alice@example.com', time_zone: 'Europe/Berlin', period_anchor: '2026-01-31' }
   await call(`/users/${user}`, { method: 'PATCH', body })
@@ -120,7 +120,7 @@ t.test('204: who, why and what there was are in the audit log, but no address', 
   t.notMatch(JSON.stringify(await auditOf(db, user)), 'alice@')
 })
 
-t.test('204: the reason may stand in the query or in the body, or in both where they agree', async t => {
+t.test('204: takes the reason from the query, the body, or both if they agree', async t => {
   const reasonOf = async (query: string, options?: Call) => {
     const user = await used()
     t.equal((await remove(user, query, options)).statusCode, 204)
@@ -133,7 +133,7 @@ t.test('204: the reason may stand in the query or in the body, or in both where 
   t.equal(await reasonOf('', { body: {} }), null)
 })
 
-t.test('204: the id may come again, and begins anew', async t => {
+t.test('204: the id can be used again, and starts from scratch', async t => {
   const user = await used()
   await call(`/users/${user}`, { method: 'PATCH', body: { email: 'a@b', time_zone: 'Asia/Tokyo' } })
   await quota.adjust(user, 'calls', 500)
@@ -146,11 +146,11 @@ t.test('204: the id may come again, and begins anew', async t => {
     { email: null, time_zone: 'UTC' }
   ])
   t.equal((await logsOf(db, user)).length, 1)
-  t.equal((await remove(user)).statusCode, 204, 'and may go again')
+  t.equal((await remove(user)).statusCode, 204, 'and can be deleted again')
   t.equal((await auditOf(db, user)).filter(({ action }) => action === 'delete_user').length, 2)
 })
 
-t.test('204: for ids that mean something elsewhere, and for nobody else', async t => {
+t.test('204: deletes only that user, even if the id is special in URLs, SQL, JSON or patterns', async t => {
   const odd = ODD_USERS.filter(id => id.length <= 100)
   const count = async () => (await db.query('SELECT 1 FROM quota_users')).length
   for (const user of odd) await quota.consume(user, 'calls', 2)
@@ -162,7 +162,7 @@ t.test('204: for ids that mean something elsewhere, and for nobody else', async 
   }
 })
 
-t.test('204: what was reserved is not charged any more, and leaves nothing', async t => {
+t.test('204: an open reservation can no longer be committed, and leaves no rows', async t => {
   const user = newUser()
   const late = await quota.reserve(user, [{ type: 'calls', amount: 3 }, 'storage'])
   const given = await quota.reserve(user, 'calls')
@@ -173,7 +173,7 @@ t.test('204: what was reserved is not charged any more, and leaves nothing', asy
   t.strictSame(await rowsOf(db, user), {})
 })
 
-t.test('204: what was reserved before is not charged to whoever comes again under this id', async t => {
+t.test('204: an earlier reservation is not charged to a new user with the same id', async t => {
   const user = newUser()
   const late = await quota.reserve(user, [
     { type: 'calls', amount: 3 },
@@ -193,7 +193,7 @@ t.test('204: what was reserved before is not charged to whoever comes again unde
   t.strictSame(await violationsOf(user), [])
 })
 
-t.test('204: a request that runs meanwhile gets its reply, and leaves no row', async t => {
+t.test('204: a request in flight still gets its reply, leaves no row, and counts as dropped', async t => {
   const user = newUser()
   const { reply, go } = await running(user)
   t.equal(await usedBy(db, user), 3)
@@ -208,7 +208,7 @@ t.test('204: a request that runs meanwhile gets its reply, and leaves no row', a
   t.equal((await call('/health')).json().process.dropped, dropped)
 })
 
-t.test('204: a request that runs meanwhile is not charged to whoever comes again under this id', async t => {
+t.test('204: a request in flight is not charged to a new user with the same id', async t => {
   const user = newUser()
   const { reply, go } = await running(user)
   await remove(user)
@@ -220,7 +220,7 @@ t.test('204: a request that runs meanwhile is not charged to whoever comes again
   t.strictSame(await violationsOf(user), [])
 })
 
-t.test('400: what is malformed, by its field, and nobody is deleted', async t => {
+t.test('400: names the invalid field, and deletes nobody', async t => {
   const user = await used()
   isProblem(t, await remove('a\nb'), 400, { code: 'FST_QUOTA_INVALID_USER', field: 'userId' })
   isProblem(t, await remove(user, '?force=1'), 400, { field: 'force' })
@@ -236,7 +236,7 @@ t.test('400: what is malformed, by its field, and nobody is deleted', async t =>
   t.notOk((await auditOf(db, user)).some(({ action }) => action === 'delete_user'))
 })
 
-t.test('400 and 415: a body that is not the JSON it says it is', async t => {
+t.test('400 and 415: a body that is invalid or unsafe JSON, or of another content type', async t => {
   const user = await used()
   const send = (type: string, payload: string) =>
     app.inject({
@@ -260,7 +260,7 @@ t.test('403: without the token', async t => {
   t.strictSame(await tally(quota, user), [5, 2, 3])
 })
 
-t.test('404: a user to whom nothing was ever charged, or who is gone already', async t => {
+t.test('404: a user who was never charged, or is already deleted', async t => {
   const user = newUser()
   isProblem(t, await remove(user), 404, { code: 'FST_QUOTA_UNKNOWN_USER' })
   t.strictSame(await auditOf(db, user), [])

@@ -10,7 +10,7 @@ const { app, db, call } = await operated(t)
 const url = await app.listen({ port: 0, host: '127.0.0.1' })
 t.teardown(() => app.server.closeAllConnections())
 
-/** Many rows with much in them, so that no buffer takes the whole export. */
+/** Adds many large rows, so that the whole export fits in no buffer. */
 async function fill(user: string, count: number): Promise<void> {
   await app.quota.consume(user, 'free', 0)
   await db.query(
@@ -21,7 +21,7 @@ async function fill(user: string, count: number): Promise<void> {
   )
 }
 
-/** A reply that nobody reads yet. */
+/** A reply whose body is not read yet. */
 async function open(query: string): Promise<IncomingMessage> {
   const request = httpRequest(`${url}/admin/quotas/usage-logs?${query}`, {
     headers: { 'x-admin-token': TOKEN },
@@ -34,7 +34,7 @@ async function open(query: string): Promise<IncomingMessage> {
   return reply
 }
 
-t.test('200: csv with a header and CRLF, in which no text is a formula and every text comes back', async t => {
+t.test('200: CSV with a header and CRLF; every value parses back, and no user id is a formula', async t => {
   const users = ['=1+2', '+44', '-5', '@sum', 'a,"b"', '"', "O'Brien", 'Zoë 👩🏽‍⚕️']
   for (const user of users)
     await app.quota.consume(user, 'calls', 1, { endpoint: '/a', metadata: { note: 'one, "two"\nthree', '=x': 1 } })
@@ -57,10 +57,10 @@ t.test('200: csv with a header and CRLF, in which no text is a formula and every
     t.notMatch(row.user_id, /^[=+\-@]/)
     t.ok([rest.user_id, `'${rest.user_id}`].includes(row.user_id))
   }
-  t.equal(rows[0]!.amount, '-4', 'a number is none')
+  t.equal(rows[0]!.amount, '-4', 'a negative number is not taken for a formula')
 })
 
-t.test('200: ndjson, a row a line, as the list has it', async t => {
+t.test('200: NDJSON with one row per line, the same as in the list', async t => {
   const reply = await call('/usage-logs?format=ndjson&quota_type=calls')
   t.equal(reply.headers['content-type'], 'application/x-ndjson; charset=utf-8')
   const lines = reply.body.split('\n')
@@ -71,7 +71,7 @@ t.test('200: ndjson, a row a line, as the list has it', async t => {
   )
 })
 
-t.test('200: everything that matches, or what is asked for', async t => {
+t.test('200: every matching row, or only those that limit, offset or cursor ask for', async t => {
   const user = newUser()
   await fill(user, 2499)
   const count = async (query: string) =>
@@ -87,7 +87,7 @@ t.test('200: everything that matches, or what is asked for', async t => {
   t.equal((await call('/usage-logs?user_id=nobody&format=ndjson')).body, '')
 })
 
-t.test('200: HEAD says what there is, and reads nothing', async t => {
+t.test('200: HEAD answers with the content type, but no body and no length', async t => {
   const reply = await call('/usage-logs?format=csv', { method: 'HEAD' })
   t.equal(reply.statusCode, 200)
   t.match(reply.headers['content-type'], /^text\/csv/)
@@ -95,7 +95,7 @@ t.test('200: HEAD says what there is, and reads nothing', async t => {
   t.equal(reply.body, '')
 })
 
-t.test('400, 403, 404: like the list', async t => {
+t.test('400, 403, 404: refuses what the list refuses', async t => {
   isProblem(t, await call('/usage-logs?format=xlsx'), 400, { code: 'FST_QUOTA_INVALID_REQUEST', field: 'format' })
   isProblem(t, await call('/usage-logs?format=csv&limit=1001'), 400, {
     code: 'FST_QUOTA_INVALID_REQUEST',
@@ -105,7 +105,7 @@ t.test('400, 403, 404: like the list', async t => {
   isProblem(t, await call('/usage-logs?format=csv&quota_type=nothing'), 404, { code: 'FST_QUOTA_UNKNOWN_TYPE' })
 })
 
-t.test('429: two exports run, and are read no further than the client reads; a third waits its turn', async t => {
+t.test('429: a third export while two others are still being read', async t => {
   const user = newUser()
   await fill(user, 20_000)
   const query = `user_id=${user}&format=ndjson`
@@ -116,7 +116,7 @@ t.test('429: two exports run, and are read no further than the client reads; a t
   t.equal((await call(`/usage-logs?user_id=${user}`)).statusCode, 200, 'a page is not an export')
   await app.quota.consume(user, 'calls')
 
-  t.test('and a client that leaves makes room', async t => {
+  t.test('a client that disconnects makes room for another', async t => {
     first.destroy()
     let reply = await open(query)
     for (let i = 0; i < 100 && reply.statusCode === 429; i++) {
@@ -126,11 +126,11 @@ t.test('429: two exports run, and are read no further than the client reads; a t
     }
     t.equal(reply.statusCode, 200)
     reply.destroy()
-    t.equal((await text(second)).split('\n').length, 20_002, 'the other one comes whole, as slowly as it is read')
+    t.equal((await text(second)).split('\n').length, 20_002, 'the other export still arrives complete')
   })
 })
 
-t.test('an application that closes does not wait for an export', async t => {
+t.test('closing the application does not wait for an export', async t => {
   const other = await operated(t)
   await other.app.quota.consume('alice', 'free', 0)
   await other.db.query(
@@ -146,7 +146,7 @@ t.test('an application that closes does not wait for an export', async t => {
   const cut = once(reply, 'error')
   await other.app.close()
   reply.resume()
-  t.match(await cut, [{ code: 'ECONNRESET' }], 'and the client can tell that it is not whole')
+  t.match(await cut, [{ code: 'ECONNRESET' }], 'the client can tell that the export is incomplete')
 })
 
 t.test('503: the database does not answer', async t => {

@@ -8,7 +8,7 @@ import { byHeader, QUOTAS } from '../fixtures/metered.ts'
 
 const db = await embedded(t)
 
-/** An application that keeps its log. */
+/** An application whose log lines are collected. */
 async function logging(t: Test, admin: QuotaOptions['admin'] = { token: TOKEN }) {
   const lines: string[] = []
   const app = Fastify({ logger: { level: 'info', stream: { write: (line: string) => void lines.push(line) } } })
@@ -27,7 +27,7 @@ async function logging(t: Test, admin: QuotaOptions['admin'] = { token: TOKEN })
 
 const WRONG = 'a token that nobody was given'
 
-t.test('answers 429 to an address that tries many wrong tokens, and says when to come again', async t => {
+t.test('answers 429 with Retry-After to an address that tries many wrong tokens', async t => {
   const { ask } = await logging(t)
   const statuses: number[] = []
   for (let i = 0; i < 110; i++) statuses.push((await ask(`${WRONG} ${i}`)).statusCode)
@@ -37,14 +37,14 @@ t.test('answers 429 to an address that tries many wrong tokens, and says when to
   isProblem(t, slowed, 429, { code: 'FST_QUOTA_TOO_MANY_ATTEMPTS' })
   t.match(slowed.headers['retry-after'], /^[1-9][0-9]?$/)
 
-  t.test('and still lets the right token in, and leaves other addresses alone', async t => {
+  t.test('still lets the right token in, and leaves other addresses alone', async t => {
     t.equal((await ask(TOKEN)).statusCode, 200)
     t.equal((await ask(WRONG, '203.0.113.8')).statusCode, 403)
-    t.equal((await ask(undefined)).statusCode, 403, 'who brings no token tries none')
+    t.equal((await ask(undefined)).statusCode, 403, 'a request without a token is no attempt')
   })
 })
 
-t.test("slows wrong tokens also where the application's own limiter lets the address off", async t => {
+t.test("limits wrong tokens even if the application's own rate limiter exempts the address", async t => {
   const app = Fastify()
   t.teardown(() => app.close())
   await app.register(rateLimit, { global: false, allowList: () => true })
@@ -60,20 +60,20 @@ t.test("slows wrong tokens also where the application's own limiter lets the add
   t.equal(last, 429)
 })
 
-t.test('does not count right tokens, or requests without one', async t => {
+t.test('does not count requests with the right token or with none', async t => {
   const { ask } = await logging(t)
   for (let i = 0; i < 120; i++) await Promise.all([ask(TOKEN), ask(undefined)])
   t.equal((await ask(WRONG)).statusCode, 403)
 })
 
-t.test("counts what the application's authorize refuses", async t => {
+t.test("counts requests that the application's authorize refuses", async t => {
   const { ask } = await logging(t, { authorize: () => undefined })
   let last = 0
   for (let i = 0; i < 110; i++) last = (await ask(undefined)).statusCode
   t.equal(last, 429)
 })
 
-t.test('logs what it refuses, with the address and the declared route, and no token', async t => {
+t.test('logs a refusal with the address and the declared route, but never a token', async t => {
   const { ask, lines } = await logging(t)
   await ask(WRONG, '203.0.113.9', '/admin/quotas/users/a%20patient')
   const line = lines.map(text => JSON.parse(text)).find(({ msg }) => msg === 'quota admin request refused')
@@ -82,7 +82,7 @@ t.test('logs what it refuses, with the address and the declared route, and no to
   t.notMatch(lines.join(''), new RegExp(`${WRONG}|${TOKEN}`))
 })
 
-t.test('is not talked round by a method override, and tells nothing of which routes there are', async t => {
+t.test('ignores method override headers, and does not reveal which routes exist', async t => {
   const { call } = await operated(t)
   const bodies = new Set<string>()
   for (const method of ['GET', 'POST', 'PUT', 'PATCH', 'DELETE'] as const)
@@ -98,7 +98,7 @@ t.test('is not talked round by a method override, and tells nothing of which rou
   }
 })
 
-t.test('works in an application that limits rates itself', async t => {
+t.test("works alongside the application's own rate limit, which does not count wrong tokens", async t => {
   const { default: rateLimit } = await import('@fastify/rate-limit')
   const app = Fastify()
   t.teardown(() => app.close())

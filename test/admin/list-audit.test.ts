@@ -17,18 +17,18 @@ async function list(query: Record<string, string>): Promise<{ audit_logs: Row[];
 }
 const reasons = async (query: Record<string, string>) => (await list(query)).audit_logs.map(({ reason }) => reason)
 
-/** A user with changes for the reasons 1 to n, in this order. */
+/** A user with n changes, whose reasons are 1 to n in this order. */
 async function changed(n: number, user = newUser()): Promise<string> {
   await quota.consume(user, 'calls', 1)
   for (let i = 1; i <= n; i++) {
     await quota.adjust(user, 'calls', i, { reason: String(i) })
-    // So that each has an instant of its own.
+    // So that each has a timestamp of its own.
     await new Promise(resolve => setTimeout(resolve, 2))
   }
   return user
 }
 
-t.test('200: the fields of a change, the newest first', async t => {
+t.test('200: every field of a change, newest first', async t => {
   const user = await changed(1)
   await call(`/users/${user}/reset?quota_type=calls&reason=Ticket%204711`, { method: 'POST' })
   const reply = await call(`/audit-logs?user_id=${user}`)
@@ -61,7 +61,7 @@ t.test('200: the fields of a change, the newest first', async t => {
   })
 })
 
-t.test('200: what the application changed, with the actor, the reason and the request that it named', async t => {
+t.test('200: changes by the application, with the actor, reason and request id that it gave', async t => {
   const user = newUser()
   await quota.consume(user, 'calls', 3)
   await quota.reset(user, 'calls', BY)
@@ -78,7 +78,7 @@ t.test('200: what the application changed, with the actor, the reason and the re
   )
 })
 
-t.test('200: a change to a type is no user’s', async t => {
+t.test('200: a change to a type belongs to no user', async t => {
   await call('/quota-types/scans', { method: 'PUT', body: { default_limit: 5, reason: 'new' } })
   await call('/quota-types/scans', { method: 'PUT', body: { default_limit: 6 } })
   const { audit_logs } = (await call('/audit-logs?quota_type=scans')).json()
@@ -105,7 +105,7 @@ t.test('200: a change to a type is no user’s', async t => {
   ])
 })
 
-t.test('200: of a user who is gone', async t => {
+t.test('200: keeps the changes of a deleted user, without the email address', async t => {
   const user = await changed(1)
   await call(`/users/${user}`, { method: 'PATCH', body: { email: 'alice@example.com' } })
   await call(`/users/${user}`, { method: 'DELETE' })
@@ -124,7 +124,7 @@ t.test('200: of a user who is gone', async t => {
   t.notMatch(reply.body, 'alice@')
 })
 
-t.test('200: of one user, actor, action or type, or all of these', async t => {
+t.test('200: filters by user, actor, action and type, alone or combined', async t => {
   const [user, other] = [await changed(2), await changed(1)]
   await quota.reset(user, 'calls', { ...BY, reason: 'r1' })
   await quota.reset(user, 'tokens', { ...BY, reason: 'r2' })
@@ -143,11 +143,11 @@ t.test('200: of one user, actor, action or type, or all of these', async t => {
     t.equal(action, 'update_user')
   t.strictSame(await reasons({ user_id: newUser() }), [])
   t.strictSame(await reasons({ actor: "'; --" }), [])
-  t.strictSame(await reasons({ actor: '%' }), [], 'nothing is a pattern')
-  t.strictSame(await reasons({ quota_type: 'nothing' }), [], 'a type may be gone, and its changes are not')
+  t.strictSame(await reasons({ actor: '%' }), [], 'no value is a pattern')
+  t.strictSame(await reasons({ quota_type: 'nothing' }), [], 'an unknown type is no error: its changes may outlive it')
 })
 
-t.test('200: every action by its name', async t => {
+t.test('200: filters by each kind of action', async t => {
   const user = await changed(1)
   await quota.reset(user)
   await call(`/users/${user}`, { method: 'PATCH', body: { email: null } })
@@ -160,14 +160,14 @@ t.test('200: every action by its name', async t => {
   isAnswer(t, await call('/audit-logs?action=reconcile'))
 })
 
-t.test('200: for ids that mean something elsewhere', async t => {
+t.test('200: works for user ids that are special in URLs, SQL, JSON or patterns', async t => {
   for (const user of ODD_USERS) {
     await changed(1, user)
     t.match((await list({ user_id: user })).audit_logs, [{ user_id: user, reason: '1' }], user)
   }
 })
 
-t.test('200: between two instants, the first included and the last not, a day as the end whole', async t => {
+t.test('200: includes start_date, and excludes end_date unless it is a whole day', async t => {
   const user = await changed(3)
   const [third, , first] = (await list({ user_id: user })).audit_logs as [Row, Row, Row]
   const of = (more: Record<string, string>) => reasons({ user_id: user, ...more })
@@ -185,7 +185,7 @@ t.test('200: between two instants, the first included and the last not, a day as
   t.strictSame(await of({ start_date: first.created_at, action: 'adjust', actor: 'application', limit: '1' }), ['3'])
 })
 
-t.test('200: page after page by the cursor, each row once, also while more are written', async t => {
+t.test('200: paging by cursor yields each row once, even while more are written', async t => {
   const user = await changed(7)
   const seen: (string | null)[] = []
   let cursor: string | null = null
@@ -198,7 +198,7 @@ t.test('200: page after page by the cursor, each row once, also while more are w
   t.strictSame(seen, ['7', '6', '5', '4', '3', '2', '1'])
 })
 
-t.test('200: page after page of rows of one instant', async t => {
+t.test('200: paging by cursor yields each row once, even if all have the same timestamp', async t => {
   const user = newUser()
   await db.query(
     `INSERT INTO quota_audit_logs (user_id, actor, action, reason, created_at)
@@ -215,7 +215,7 @@ t.test('200: page after page of rows of one instant', async t => {
   t.equal(new Set(seen).size, 25)
 })
 
-t.test('200: page after page by the offset, and 100 rows where no limit is given', async t => {
+t.test('200: pages by offset, and returns 100 rows if no limit is given', async t => {
   const user = await changed(4)
   t.strictSame(await reasons({ user_id: user, limit: '2', offset: '0' }), ['4', '3'])
   t.strictSame(await reasons({ user_id: user, limit: '2', offset: '2' }), ['2', '1'])
@@ -230,7 +230,7 @@ t.test('200: page after page by the offset, and 100 rows where no limit is given
   t.equal((await list({ user_id: user, limit: '1000' })).audit_logs.length, 104)
 })
 
-t.test('400: what is malformed, by its field', async t => {
+t.test('400: names the invalid field', async t => {
   const wrong: Record<string, string[]> = {
     action: ['', 'delete', 'RESET', 'reset,adjust', '__proto__'],
     actor: ['', 'a\u0000b', 'x'.repeat(1001)],
@@ -256,10 +256,10 @@ t.test('400: what is malformed, by its field', async t => {
     isProblem(t, reply, 400, { code: 'FST_QUOTA_INVALID_USER', field: 'user_id' })
   }
   isProblem(t, await call('/audit-logs?userid=alice'), 400, { field: 'userid' })
-  isProblem(t, await call('/audit-logs?actor=a&actor=b'), 400, { field: 'actor' }, 'one parameter twice')
+  isProblem(t, await call('/audit-logs?actor=a&actor=b'), 400, { field: 'actor' }, 'the same parameter twice')
 })
 
-t.test('400: parameters that contradict each other, and a cursor of another list', async t => {
+t.test('400: contradictory parameters, and a cursor from another list', async t => {
   const user = await changed(2)
   const cursor = (await list({ limit: '1' })).next_cursor as string
   isProblem(t, await call(`/audit-logs?cursor=${cursor}&offset=1`), 400, { code, field: 'offset' })
@@ -278,7 +278,7 @@ t.test('403: without the token', async t => {
   isProblem(t, await call('/audit-logs', { token: 'wrong' }), 403)
 })
 
-t.test('404: nobody writes, changes or deletes a row here', async t => {
+t.test('404: rows cannot be written, changed or deleted here', async t => {
   const user = await changed(1)
   const { audit_logs } = await list({ user_id: user })
   for (const method of ['POST', 'PUT', 'PATCH', 'DELETE'] as const) {

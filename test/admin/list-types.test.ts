@@ -4,7 +4,7 @@ import { isAnswer, isProblem, operated } from '../fixtures/admin.ts'
 const { db, call } = await operated(t)
 const ISO = /^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z$/
 
-t.test('200: every type, by its key, with what a new user gets', async t => {
+t.test('200: every type in order of its key, with the default limit of new users', async t => {
   const reply = await call('/quota-types')
   isAnswer(t, reply)
   t.strictSame(Object.keys(reply.json()), ['quota_types'])
@@ -30,7 +30,7 @@ t.test('200: every type, by its key, with what a new user gets', async t => {
   )
 })
 
-t.test('200: also those that are switched off, made by an operator, or inserted by hand', async t => {
+t.test('200: includes types that are switched off, created by an operator, or inserted by hand', async t => {
   const body = { description: 'What an <operator> "made"', default_limit: 0, is_active: false }
   t.equal((await call('/quota-types/scans', { method: 'PUT', body })).statusCode, 201)
   const max = Number.MAX_SAFE_INTEGER
@@ -42,7 +42,7 @@ t.test('200: also those that are switched off, made by an operator, or inserted 
   t.equal((await call('/quota-types', { method: 'HEAD' })).statusCode, 200)
 })
 
-t.test('400: it takes no parameter', async t => {
+t.test('400: takes no parameters', async t => {
   isProblem(t, await call('/quota-types?is_active=true'), 400, { field: 'is_active' })
 })
 
@@ -51,7 +51,7 @@ t.test('403: without the token', async t => {
   isProblem(t, await call('/quota-types', { token: 'wrong' }), 403)
 })
 
-t.test('404: nothing is made or deleted here', async t => {
+t.test('404: a method other than GET on the list, or other than PUT on a type', async t => {
   for (const method of ['POST', 'PUT', 'PATCH', 'DELETE'] as const)
     isProblem(t, await call('/quota-types', { method, body: {} }), 404, {}, method)
   for (const method of ['GET', 'DELETE', 'PATCH', 'POST'] as const)

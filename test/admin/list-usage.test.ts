@@ -20,7 +20,7 @@ async function charged(n: number, type = 'tokens'): Promise<string> {
   return user
 }
 
-t.test('200: the fields of a charge, the newest first', async t => {
+t.test('200: every field of a charge, newest first', async t => {
   const user = await charged(2)
   await app.quota.consume(user, 'storage', 9, { metadata: { file: { name: 'x' }, tags: [1] } })
   await app.quota.credit(user, 'storage', 4)
@@ -41,7 +41,7 @@ t.test('200: the fields of a charge, the newest first', async t => {
   t.match(first, { quota_type: 'tokens', endpoint: '/job/1', metadata: {} })
 })
 
-t.test('200: page after page by the cursor, each row once, also while more are written', async t => {
+t.test('200: paging by cursor yields each row once, even while more are written', async t => {
   const user = await charged(7)
   const seen: number[] = []
   let cursor: string | null = null
@@ -54,14 +54,14 @@ t.test('200: page after page by the cursor, each row once, also while more are w
   t.strictSame(seen, [7, 6, 5, 4, 3, 2, 1])
 })
 
-t.test('200: page after page by the offset, for old scripts', async t => {
+t.test('200: pages by offset, for old scripts', async t => {
   const user = await charged(4)
   t.strictSame(await amounts({ user_id: user, limit: '2', offset: '0' }), [4, 3])
   t.strictSame(await amounts({ user_id: user, limit: '2', offset: '2' }), [2, 1])
   t.strictSame(await amounts({ user_id: user, offset: '4' }), [])
 })
 
-t.test('200: 100 rows where no limit is given', async t => {
+t.test('200: returns 100 rows if no limit is given', async t => {
   const user = newUser()
   await Promise.all(Array.from({ length: 101 }, () => app.quota.consume(user, 'free', 1)))
   const { usage_logs, next_cursor } = await list({ user_id: user })
@@ -70,14 +70,14 @@ t.test('200: 100 rows where no limit is given', async t => {
   t.equal((await list({ user_id: user, limit: '1000' })).usage_logs.length, 101)
 })
 
-t.test('200: of an endpoint as long as the log takes it', async t => {
+t.test('200: filters by an endpoint as long as the log accepts', async t => {
   const user = newUser()
   const endpoint = `/${'x'.repeat(2047)}`
   await app.quota.consume(user, 'calls', 1, { endpoint })
   t.strictSame(await amounts({ user_id: user, endpoint }), [1])
 })
 
-t.test('200: of one user, one type, one endpoint, or all of these', async t => {
+t.test('200: filters by user, type and endpoint, alone or combined', async t => {
   const user = await charged(3)
   await app.quota.consume(user, 'calls', 10, { endpoint: '/job/1' })
   t.strictSame(await amounts({ user_id: user, quota_type: 'calls' }), [10])
@@ -87,7 +87,7 @@ t.test('200: of one user, one type, one endpoint, or all of these', async t => {
   t.ok((await list({ quota_type: 'calls', limit: '1000' })).usage_logs.every(row => row.quota_type === 'calls'))
 })
 
-t.test('200: between two instants, the first included and the last not, a day as the end whole', async t => {
+t.test('200: includes start_date, and excludes end_date unless it is a whole day', async t => {
   const user = await charged(3)
   const rows = (await list({ user_id: user })).usage_logs
   const created = rows.at(-1)!.created_at
@@ -104,7 +104,7 @@ t.test('200: between two instants, the first included and the last not, a day as
   t.strictSame(await amounts({ user_id: user, end_date: '2020-01-01' }), [])
 })
 
-t.test('400: what is malformed, by its field', async t => {
+t.test('400: names the invalid field', async t => {
   const wrong: [field: string, value: string][] = [
     ...['0', '1001', '-1', '1.5', 'abc', '', ' 5', '5 ', '0x10', '1e2', '٣'].map((v): [string, string] => ['limit', v]),
     ...['-1', 'x', '1.5', '', '9'.repeat(16)].map((v): [string, string] => ['offset', v]),
@@ -135,7 +135,7 @@ t.test('400: what is malformed, by its field', async t => {
     t.equal(reply.statusCode, 400)
   }
   isProblem(t, await call('/usage-logs?limit=x'), 400, { code: 'FST_QUOTA_INVALID_REQUEST', field: 'limit' })
-  isProblem(t, await call('/usage-logs?limit=1&limit=2'), 400, { field: 'limit' }, 'one parameter twice')
+  isProblem(t, await call('/usage-logs?limit=1&limit=2'), 400, { field: 'limit' }, 'the same parameter twice')
 })
 
 t.test('400: parameters that contradict each other', async t => {
@@ -150,12 +150,12 @@ t.test('400: parameters that contradict each other', async t => {
   isProblem(t, await call(`/usage-logs?start_date=${at}&end_date=${at}`), 400, { field: 'end_date' })
 })
 
-t.test('200: the first and the last day that there is', async t => {
+t.test('200: accepts the earliest and the latest possible date', async t => {
   const all = (await list({})).usage_logs.length
   t.equal((await list({ start_date: '1970-01-01', end_date: '9999-12-31' })).usage_logs.length, all)
 })
 
-t.test('400: an offset whose + came as a space, with what to write', async t => {
+t.test('400: a UTC offset whose + was decoded as a space, with a hint to write %2B', async t => {
   const reply = await call('/usage-logs?start_date=2026-11-24T10:00:00+02:00')
   isProblem(t, reply, 400, { code: 'FST_QUOTA_INVALID_REQUEST', field: 'start_date' })
   t.match(reply.json().detail, '%2B')
@@ -166,7 +166,7 @@ t.test('403: without the token', async t => {
   isProblem(t, await call('/usage-logs', { token: null }), 403)
 })
 
-t.test('400: a quota_type that is no text', async t => {
+t.test('400: a quota_type that is empty or a null character', async t => {
   for (const key of ['', '%00'])
     isProblem(
       t,

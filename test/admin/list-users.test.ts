@@ -25,7 +25,7 @@ const ids = async (query?: Query) => (await list(query)).users.map(({ user_id })
 const ranks = async (query?: Query) =>
   (await list(query)).users.map(({ user_id, type_key, usage_percent }) => [user_id, type_key, usage_percent])
 
-/** Every page after another; `between` runs after each of them. */
+/** The users of all pages, in turn; `between` runs after each page. */
 async function pages(query: Query, between: () => Promise<unknown> = async () => {}): Promise<string[]> {
   const seen: string[] = []
   for (let cursor: string | null = ''; cursor !== null; ) {
@@ -37,10 +37,10 @@ async function pages(query: Query, between: () => Promise<unknown> = async () =>
   return seen
 }
 
-/** Each test lists its own users alone. */
+/** So that each test lists only its own users. */
 t.beforeEach(() => empty(db, BUT_TYPES))
 
-t.test('200: every user once, with the quota nearest to its limit, the nearest first', async t => {
+t.test('200: every user once, with the quota nearest to its limit, nearest first', async t => {
   await quota.consume('alice', 'tokens', 500)
   await quota.consume('alice', 'calls', 9)
   await quota.consume('bob', 'storage', 33)
@@ -57,7 +57,7 @@ t.test('200: every user once, with the quota nearest to its limit, the nearest f
   ])
 })
 
-t.test('200: the fields of a user and of the quota that ranks them', async t => {
+t.test('200: every field of a user and of the quota that ranks them', async t => {
   const user = newUser()
   await quota.consume(user, 'calls', 4)
   await quota.reserve(user, { type: 'calls', amount: 1 })
@@ -80,13 +80,13 @@ t.test('200: the fields of a user and of the quota that ranks them', async t => 
   })
   t.match([period_start, resets_at], [/^\d{4}-\d\d-01T00:00:00\.000Z$/, /^\d{4}-\d\d-01T00:00:00\.000Z$/])
   const [same] = (await call(`/users/${user}`)).json().quotas
-  t.match(await of(), same, 'as the user themselves are shown')
+  t.match(await of(), same, 'with the same figures as GET /users/:userId')
   const body = { email: 'alice@example.com', time_zone: 'Europe/Berlin', period_anchor: '2026-01-31' }
   await call(`/users/${user}`, { method: 'PATCH', body })
   t.match(await of(), body)
 })
 
-t.test('200: users with the same share by their id, and of a user two such quotas the first by its key', async t => {
+t.test('200: breaks ties between users by id, and between quotas of a user by key', async t => {
   for (const user of ['b', 'a', 'c']) {
     await quota.consume(user, 'tokens', 500)
     await quota.consume(user, 'calls', 5)
@@ -98,7 +98,7 @@ t.test('200: users with the same share by their id, and of a user two such quota
   ])
 })
 
-t.test('200: by what was used, most first, of one type and of all', async t => {
+t.test('200: sort=used ranks by amount used or reserved, highest first, for one type or all', async t => {
   await quota.consume('alice', 'calls', 9)
   await quota.consume('alice', 'tokens', 20)
   await quota.consume('bob', 'calls', 2)
@@ -114,7 +114,7 @@ t.test('200: by what was used, most first, of one type and of all', async t => {
   ])
 })
 
-t.test('200: by the id, each with the quota nearest to its limit', async t => {
+t.test('200: sort=user_id orders by id, each user with the quota nearest to its limit', async t => {
   await quota.consume('carol', 'calls', 9)
   await quota.consume('alice', 'tokens', 10)
   await quota.consume('bob', 'storage', 33)
@@ -125,7 +125,7 @@ t.test('200: by the id, each with the quota nearest to its limit', async t => {
   ])
 })
 
-t.test('200: by one quota type alone', async t => {
+t.test('200: quota_type ranks by that type alone', async t => {
   await quota.consume('alice', 'calls', 9)
   await quota.consume('bob', 'tokens', 500)
   t.strictSame(await ranks({ quota_type: 'tokens' }), [
@@ -134,7 +134,7 @@ t.test('200: by one quota type alone', async t => {
   ])
 })
 
-t.test('200: a type that is switched off ranks nobody, unless it is named', async t => {
+t.test('200: ignores a type that is switched off, unless quota_type names it', async t => {
   await quota.consume('alice', 'calls', 9)
   await quota.consume('bob', 'tokens', 500)
   const set = (is_active: boolean) => call('/quota-types/calls', { method: 'PUT', body: { is_active } })
@@ -153,7 +153,7 @@ t.test('200: a type that is switched off ranks nobody, unless it is named', asyn
   t.strictSame(await ids({ min_usage_percent: '80' }), ['alice'])
 })
 
-t.test('200: one user alone, whatever the id means elsewhere', async t => {
+t.test('200: user_id finds that user alone, even if the id is special in URLs, SQL, JSON or patterns', async t => {
   for (const [i, user] of ODD_USERS.entries()) await quota.consume(user, 'calls', i % 10)
   for (const [i, user] of ODD_USERS.entries()) {
     t.strictSame(await ids({ user_id: user }), [user], user)
@@ -164,7 +164,7 @@ t.test('200: one user alone, whatever the id means elsewhere', async t => {
   t.strictSame(await ids({ user_id: newUser() }), [])
 })
 
-t.test('200: only who has used so much of a limit, also by parts of a percent', async t => {
+t.test('200: min_usage_percent lists only users who reach it, to fractions of a percent', async t => {
   await quota.consume('third', 'calls', 1)
   await quota.adjust('third', 'calls', 3)
   await quota.consume('over', 'calls', 10)
@@ -187,7 +187,7 @@ t.test('200: only who has used so much of a limit, also by parts of a percent', 
   t.strictSame(await near('33', { quota_type: 'tokens' }), ['held'])
 })
 
-t.test('200: what is unlimited comes last, and has no share', async t => {
+t.test('200: an unlimited quota ranks last, and has no percentage', async t => {
   await quota.consume('idle', 'calls', 0)
   await quota.consume('alice', 'free', 10 ** 15)
   for (const type of ['calls', 'tokens', 'storage']) await quota.adjust('alice', type, -1)
@@ -203,7 +203,7 @@ t.test('200: what is unlimited comes last, and has no share', async t => {
   t.strictSame(await ids({ min_usage_percent: '0', quota_type: 'free' }), [])
 })
 
-t.test('200: of a limit of 0 everything is used', async t => {
+t.test('200: a limit of 0 counts as fully used', async t => {
   await quota.consume('alice', 'calls', 9)
   await quota.consume('bob', 'calls', 0)
   await quota.adjust('bob', 'tokens', 0)
@@ -211,7 +211,7 @@ t.test('200: of a limit of 0 everything is used', async t => {
   t.strictSame(await ids(), ['bob', 'alice'])
 })
 
-t.test('200: as much as numbers hold', async t => {
+t.test('200: handles amounts and limits up to the largest safe integer', async t => {
   const max = Number.MAX_SAFE_INTEGER
   await quota.consume('alice', 'calls', 1)
   await quota.adjust('alice', 'calls', max)
@@ -227,7 +227,7 @@ t.test('200: as much as numbers hold', async t => {
   t.strictSame(await pages({ quota_type: 'calls', limit: '1' }), ['bob', 'alice'])
 })
 
-t.test('200: of an ended period nothing is used, and the new one is shown', async t => {
+t.test('200: an ended period counts as unused, and the new period is shown', async t => {
   await quota.consume('alice', 'calls', 9)
   await quota.consume('alice', 'storage', 5)
   await quota.consume('bob', 'calls', 1)
@@ -246,7 +246,7 @@ t.test('200: of an ended period nothing is used, and the new one is shown', asyn
 })
 
 for (const sort of ['usage_percent', 'used', 'user_id']) {
-  t.test(`200: page after page by the cursor, each user once, also while more are added: ${sort}`, async t => {
+  t.test(`200: paging by cursor yields each user once, even while more are added: ${sort}`, async t => {
     const amounts = [0, 3, 3, 7, 10]
     const users = [...Array.from({ length: 20 }, () => newUser()), ...ODD_USERS]
     for (const [i, user] of users.entries()) await quota.consume(user, 'calls', amounts[i % amounts.length])
@@ -265,13 +265,13 @@ for (const sort of ['usage_percent', 'used', 'user_id']) {
   })
 }
 
-t.test('200: page after page with the same filters', async t => {
+t.test('200: pages through a filtered list', async t => {
   for (let i = 0; i < 9; i++) await quota.consume(`u${i}`, i % 2 ? 'calls' : 'tokens', 6)
   t.strictSame(await pages({ quota_type: 'calls', min_usage_percent: '50', limit: '3' }), ['u1', 'u3', 'u5', 'u7'])
   t.strictSame(await pages({ min_usage_percent: '50', limit: '2', sort: 'user_id' }), ['u1', 'u3', 'u5', 'u7'])
 })
 
-t.test('200: page after page by the offset, for old scripts', async t => {
+t.test('200: pages by offset, for old scripts', async t => {
   for (const [user, amount] of Object.entries({ a: 1, b: 5, c: 3 })) await quota.consume(user, 'calls', amount)
   t.strictSame(await ids({ limit: '2', offset: '0' }), ['b', 'c'])
   t.strictSame(await ids({ limit: '2', offset: '2' }), ['a'])
@@ -279,7 +279,7 @@ t.test('200: page after page by the offset, for old scripts', async t => {
   t.strictSame(await ids({ offset: '1', sort: 'user_id' }), ['b', 'c'])
 })
 
-t.test('200: 100 users where no limit is given, and none where there are none', async t => {
+t.test('200: returns 100 users if no limit is given, and none if there are none', async t => {
   t.strictSame(await list(), { users: [], next_cursor: null })
   await db.query("INSERT INTO quota_users (id) SELECT 'u' || n FROM generate_series(1, 101) n")
   await db.query(
@@ -292,7 +292,7 @@ t.test('200: 100 users where no limit is given, and none where there are none', 
   t.equal((await ids({ limit: '1000' })).length, 101)
 })
 
-t.test('400: what is malformed, by its field', async t => {
+t.test('400: names the invalid field', async t => {
   const wrong: Record<string, string[]> = {
     min_usage_percent: [
       ...[
@@ -335,10 +335,10 @@ t.test('400: what is malformed, by its field', async t => {
     isProblem(t, reply, 400, { code: 'FST_QUOTA_INVALID_USER', field: 'user_id' })
   }
   isProblem(t, await call('/users?user=alice'), 400, { field: 'user' })
-  isProblem(t, await call('/users?sort=used&sort=used'), 400, { field: 'sort' }, 'one parameter twice')
+  isProblem(t, await call('/users?sort=used&sort=used'), 400, { field: 'sort' }, 'the same parameter twice')
 })
 
-t.test('400: a cursor that was not given out by this list, in this order', async t => {
+t.test('400: a cursor that this list did not issue, or issued for another order', async t => {
   for (const user of ['alice', 'bob', 'carol']) await quota.consume(user, 'calls', 5)
   const cursorOf = async (path: string) => (await call(path)).json().next_cursor as string
   const mine = await cursorOf('/users?limit=1')
@@ -348,18 +348,18 @@ t.test('400: a cursor that was not given out by this list, in this order', async
     )
   t.equal((await call(`/users?cursor=${mine}`)).statusCode, 200)
   for (const sort of ['used', 'user_id']) {
-    await refused(mine, `of usage_percent, for ${sort}`, `&sort=${sort}`)
-    await refused(await cursorOf(`/users?limit=1&sort=${sort}`), `of ${sort}`)
+    await refused(mine, `from usage_percent, used for ${sort}`, `&sort=${sort}`)
+    await refused(await cursorOf(`/users?limit=1&sort=${sort}`), `from ${sort}`)
   }
-  await refused(await cursorOf('/usage-logs?limit=1'), 'of the usage log')
-  await refused(await cursorOf('/audit-logs?limit=1'), 'of the audit log')
+  await refused(await cursorOf('/usage-logs?limit=1'), 'from the usage log')
+  await refused(await cursorOf('/audit-logs?limit=1'), 'from the audit log')
   await refused(`${mine}=`, 'with padding')
   await refused(`${mine} `, 'with a space')
   await refused(mine.slice(0, -2), 'cut short')
   await refused(mine.toUpperCase(), 'in capitals')
   const write = (...parts: unknown[]) => Buffer.from(JSON.stringify(parts)).toString('base64url')
   const name = 'users by usage_percent'
-  t.equal(write(name, '50.00', 'alice'), mine, 'as it is written')
+  t.equal(write(name, '50.00', 'alice'), mine, 'write() makes the same cursor as the list')
   for (const parts of [
     [name],
     [name, '50.00'],
@@ -391,10 +391,10 @@ t.test('400: parameters that contradict each other', async t => {
 
 t.test('403: without the token', async t => {
   isProblem(t, await call('/users', { token: null }), 403)
-  isProblem(t, await call('/users?sort=name', { token: 'wrong' }), 403, {}, 'whatever is asked')
+  isProblem(t, await call('/users?sort=name', { token: 'wrong' }), 403, {}, 'even for an invalid request')
 })
 
-t.test('400: a quota_type that is no text', async t => {
+t.test('400: a quota_type that is empty or a null character', async t => {
   for (const key of ['', '%00'])
     isProblem(
       t,

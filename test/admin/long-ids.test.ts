@@ -8,7 +8,7 @@ import { byHeader, QUOTAS } from '../fixtures/metered.ts'
 
 const db = await embedded(t)
 
-t.test('finds users with the longest ids, where Fastify lets parameters be that long', async t => {
+t.test("finds users with the longest ids if Fastify's maxParamLength allows them", async t => {
   // 255 characters outside the basic plane are 510 to JavaScript. Fastify's default is 100.
   const app = Fastify({ routerOptions: { maxParamLength: 510 } })
   t.teardown(() => app.close())
@@ -28,7 +28,7 @@ t.test('finds users with the longest ids, where Fastify lets parameters be that 
   t.match(tooLong.json(), { status: 400, code: 'FST_QUOTA_INVALID_USER' })
 })
 
-t.test('says in its schema what Fastify answers where parameters may not be that long', async t => {
+t.test('documents the 414 that Fastify answers to an id longer than its maxParamLength', async t => {
   const app = Fastify()
   t.teardown(() => app.close())
   await app.register(swagger, { openapi: { openapi: '3.1.0' } })

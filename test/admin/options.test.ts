@@ -7,7 +7,7 @@ import { byHeader, metered } from '../fixtures/metered.ts'
 
 const db = await embedded(t)
 
-t.test('stops the boot over options that would leave the routes open, and says which', async t => {
+t.test('refuses to start with invalid admin options, and names the option', async t => {
   const wrong: [path: string, admin: unknown][] = [
     ['admin.token', {}],
     ['admin.token', { token: undefined }],
@@ -51,7 +51,7 @@ t.test('stops the boot over options that would leave the routes open, and says w
   }
 })
 
-t.test('never prints a token that it refuses', async t => {
+t.test('keeps a refused token out of the error message', async t => {
   const app = Fastify()
   const options: QuotaOptions = { connection: db.orm, identify: byHeader, admin: { token: { ops: 'hunter2' } } }
   const error = await app.register(quotaPlugin, options).then(
@@ -63,7 +63,7 @@ t.test('never prints a token that it refuses', async t => {
   await app.close()
 })
 
-t.test('takes a token of 16 characters, and another prefix', async t => {
+t.test('accepts a token of 16 characters and a custom prefix', async t => {
   const token = 'x'.repeat(16)
   const app = await metered(t, db, () => {}, { admin: { token, prefix: '/internal/quotas' } })
   const ask = (url: string) => app.inject({ url, headers: { 'x-admin-token': token } })
@@ -71,7 +71,7 @@ t.test('takes a token of 16 characters, and another prefix', async t => {
   t.equal((await ask('/admin/quotas/usage-logs')).statusCode, 404)
 })
 
-t.test('has no admin route where none was asked for', async t => {
+t.test('has no admin routes unless the options ask for them', async t => {
   for (const options of [{}, { admin: false }] as const) {
     const app = await metered(t, db, () => {}, options)
     for (const url of ['/admin/quotas/users/alice', '/admin/quotas/usage-logs'])

@@ -37,8 +37,8 @@ const PATHS = [
 ]
 
 const ROUTERS = {
-  'the router as it is': {},
-  'a router that takes everything alike': {
+  'the default router': {},
+  'the most lenient router': {
     caseSensitive: false,
     ignoreTrailingSlash: true,
     ignoreDuplicateSlashes: true,
@@ -62,7 +62,7 @@ for (const [name, routerOptions] of Object.entries(ROUTERS)) {
     t.match(
       await raw(port, 'GET', PATHS[0]!, `X-Admin-Token: ${TOKEN}\r\n`),
       /^HTTP\/1\.1 200 /,
-      'with it, the first does'
+      'with the token, the plain path does'
     )
     for (const path of PATHS) {
       for (const method of ['GET', 'HEAD', 'OPTIONS', 'POST']) {
@@ -74,7 +74,7 @@ for (const [name, routerOptions] of Object.entries(ROUTERS)) {
   })
 }
 
-/** Sends the path as it stands: every client would tidy it up first. */
+/** Sends the path unchanged: every HTTP client would normalise it first. */
 function raw(port: number, method: string, path: string, headers = ''): Promise<string> {
   return new Promise((resolve, reject) => {
     let reply = ''

@@ -1,7 +1,7 @@
 import t from 'tap'
 import { operated, TOKEN } from '../fixtures/admin.ts'
 
-// The lines that scripts of the replaced system have, as they stand: a token, a URL, and no body.
+// The requests that scripts for the replaced system send, unchanged: a token, a URL, and no body.
 const quotas = { api_calls_l3_detect: { limit: 200 }, api_calls_full_process: { limit: 100 } }
 const { app } = await operated(t, { quotas })
 const curl = (method: 'GET' | 'POST' | 'PUT', url: string) =>
@@ -68,7 +68,7 @@ t.test('PUT /admin/quotas/users/alice/adjust?quota_type=api_calls_l3_detect&new_
   t.equal(await app.quota.remaining('alice', 'api_calls_l3_detect'), Number.POSITIVE_INFINITY)
 })
 
-t.test('without the token each of them is 403', async t => {
+t.test('answers each of them with 403 without the token', async t => {
   for (const [method, url] of [
     ['GET', 'users/alice'],
     ['GET', 'usage-logs?user_id=alice&limit=50'],

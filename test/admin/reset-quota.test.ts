@@ -15,7 +15,7 @@ async function used(): Promise<string> {
   return user
 }
 
-t.test('200: one flow starts again, and the log keeps what was', async t => {
+t.test('200: resets one flow to 0, and keeps its earlier usage in the log', async t => {
   const user = await used()
   const reply = await reset(user, '?quota_type=calls')
   isAnswer(t, reply)
@@ -30,7 +30,7 @@ t.test('200: one flow starts again, and the log keeps what was', async t => {
   t.equal((await logsOf(db, user)).length, 3)
 })
 
-t.test('200: every flow where none is named, and no level', async t => {
+t.test('200: resets every flow if no type is given, and no level', async t => {
   const user = await used()
   const reply = await reset(user)
   t.match(reply.json(), { quotas_reset: 3, quota_type: 'all' })
@@ -38,7 +38,7 @@ t.test('200: every flow where none is named, and no level', async t => {
   t.strictSame(await tally(quota, user, 'storage'), [5, 0, 95])
 })
 
-t.test('200: the parameters may stand in the body, or in both where they agree', async t => {
+t.test('200: takes the parameters from the body, or from body and query if they agree', async t => {
   const user = await used()
   const body = { quota_type: 'tokens', reason: 'goodwill' }
   t.match((await reset(user, '', { body })).json(), { quotas_reset: 1, quota_type: 'tokens' })
@@ -46,7 +46,7 @@ t.test('200: the parameters may stand in the body, or in both where they agree',
   t.match((await reset(user, '', { body: {} })).json(), { quotas_reset: 3, quota_type: 'all' })
 })
 
-t.test('200: who, what and why are in the audit log', async t => {
+t.test('200: records who, what and why in the audit log', async t => {
   const user = await used()
   await quota.reserve(user, { type: 'calls', amount: 2 })
   await reset(user, '?quota_type=calls', { body: { reason: 'Ticket 4711: "refund" 🙂' } })
@@ -63,7 +63,7 @@ t.test('200: who, what and why are in the audit log', async t => {
   })
 })
 
-t.test('200: for ids that mean something elsewhere', async t => {
+t.test('200: works for user ids that are special in URLs, SQL, JSON or patterns', async t => {
   for (const user of ODD_USERS.filter(id => id.length <= 100)) {
     await quota.consume(user, 'calls', 2)
     t.match((await reset(user, '?quota_type=calls')).json(), { user_id: user, quotas_reset: 1 }, user)
@@ -71,7 +71,7 @@ t.test('200: for ids that mean something elsewhere', async t => {
   }
 })
 
-t.test('400: what is malformed, by its field', async t => {
+t.test('400: names the invalid field, and resets nothing', async t => {
   const user = await used()
   const code = 'FST_QUOTA_INVALID_REQUEST'
   isProblem(t, await reset('a\nb'), 400, { code: 'FST_QUOTA_INVALID_USER', field: 'userId' })
@@ -87,11 +87,11 @@ t.test('400: what is malformed, by its field', async t => {
   isProblem(t, await reset(user, '', { body: { reason: 'a\u0000b' } }), 400, { code, field: 'reason' })
   const both = await reset(user, '?quota_type=calls', { body: { quota_type: 'tokens' } })
   isProblem(t, both, 400, { code, field: 'quota_type' })
-  t.strictSame(await tally(quota, user), [5, 0, 5], 'and nothing was reset')
+  t.strictSame(await tally(quota, user), [5, 0, 5], 'nothing was reset')
   t.strictSame(await auditOf(db, user), [])
 })
 
-t.test('400 and 415: a body that is not the JSON it says it is', async t => {
+t.test('400, 413 and 415: a body that is invalid or unsafe JSON, too large, or of another content type', async t => {
   const user = await used()
   const send = (type: string, payload: string) =>
     app.inject({
@@ -114,7 +114,7 @@ t.test('403: without the token', async t => {
   t.strictSame(await tally(quota, user), [5, 0, 5])
 })
 
-t.test('404: a user to whom nothing was ever charged, who is not invented', async t => {
+t.test('404: a user who was never charged, and none is created', async t => {
   const user = newUser()
   isProblem(t, await reset(user), 404, { code: 'FST_QUOTA_UNKNOWN_USER' })
   t.strictSame(await rowsOf(db, user), {})
@@ -124,7 +124,7 @@ t.test('404: a quota type that nobody declared', async t => {
   isProblem(t, await reset(await used(), '?quota_type=nothing'), 404, { code: 'FST_QUOTA_UNKNOWN_TYPE' })
 })
 
-t.test('409: a level never resets', async t => {
+t.test('409: a level cannot be reset', async t => {
   const user = await used()
   isProblem(t, await reset(user, '?quota_type=storage'), 409, { code: 'FST_QUOTA_KIND_MISMATCH', field: 'quota_type' })
   t.strictSame(await tally(quota, user, 'storage'), [5, 0, 95])

@@ -29,7 +29,7 @@ async function created(body: Record<string, unknown> = { default_limit: 5 }): Pr
   return key
 }
 
-t.test('201: a new type has the defaults of what is not named', async t => {
+t.test('201: creates a type with defaults for the fields left out', async t => {
   const key = newKey()
   const reply = await set(key, { default_limit: 5 })
   t.equal(reply.statusCode, 201)
@@ -50,7 +50,7 @@ t.test('201: a new type has the defaults of what is not named', async t => {
   t.strictSame(await typeOf(key), reply.json())
 })
 
-t.test('201: a new type has all that is named', async t => {
+t.test('201: creates a type with every field that is given', async t => {
   const flow = {
     name: 'L3 <detection> "山田" 🙂',
     description: "It's 100 % new; --",
@@ -68,18 +68,18 @@ t.test('201: a new type has all that is named', async t => {
     t.match((await set(newKey(), { period, default_limit: 0 })).json(), { period, default_limit: 0 })
 })
 
-t.test('201: for the shortest and the longest keys', async t => {
+t.test('201: accepts the shortest and the longest keys', async t => {
   for (const key of ['a', 'a0_', `a${'_'.repeat(99)}`]) {
     const reply = await set(key, { default_limit: 1 })
     t.match([reply.statusCode, reply.json().type_key], [201, key])
   }
 })
 
-t.test('201: a type made here is charged at once in this process, also to users who are known', async t => {
+t.test('201: a new type can be charged at once in this process, even to existing users', async t => {
   const user = newUser()
   await quota.consume(user, 'calls', 1)
   const key = newKey()
-  // It was asked for before, and was not there.
+  // So that this process has already looked for it, and not found it.
   await t.rejects(quota.consume(user, key as 'calls', 1), { code: 'FST_QUOTA_UNKNOWN_TYPE' })
   t.equal((await set(key, { default_limit: 3 })).statusCode, 201)
   t.strictSame(figures(await quota.consume(user, key as 'calls', 2)), [2, 0, 1])
@@ -89,7 +89,7 @@ t.test('201: a type made here is charged at once in this process, also to users 
   t.strictSame(figures(await quota.setUsage(user, level as 'calls', 4)), [4, 0, 6])
 })
 
-t.test('201: one of many at once makes it, and the others change it', async t => {
+t.test('201: one of many concurrent requests creates the type, and the others update it', async t => {
   const key = newKey()
   const replies = await Promise.all(Array.from({ length: 8 }, (_, i) => set(key, { default_limit: i })))
   t.strictSame(replies.map(({ statusCode }) => statusCode).sort(), [...Array(7).fill(200), 201])
@@ -99,7 +99,7 @@ t.test('201: one of many at once makes it, and the others change it', async t =>
   )
 })
 
-t.test('200: only what is named is changed', async t => {
+t.test('200: changes only the fields that are given', async t => {
   const before = { name: 'Scans', description: 'All of them', unit: 'scan', period: 'week', default_limit: 7 }
   const key = await created(before)
   let is: Record<string, unknown> = { ...before, kind: 'flow', is_active: true }
@@ -125,7 +125,7 @@ t.test('200: only what is named is changed', async t => {
   t.strictSame((await all()).filter(({ type_key }) => type_key === key).length, 1)
 })
 
-t.test('200: another default is what new users get, and who has a limit keeps it', async t => {
+t.test('200: a new default limit applies to new users, while existing users keep theirs', async t => {
   const [known, fresh] = [newUser(), newUser()]
   const key = (await created({ default_limit: 5 })) as 'calls'
   await quota.consume(known, key, 4)
@@ -134,7 +134,7 @@ t.test('200: another default is what new users get, and who has a limit keeps it
   t.strictSame(figures(await quota.consume(fresh, key, 4)), [4, 0, 46])
 })
 
-t.test('200: another period begins when the running one ends, and one that never ended ends now', async t => {
+t.test('200: a new period length leaves a running period alone, but ends one that would never end', async t => {
   const [user, idle] = [newUser(), newUser()]
   const monthly = (await created({ default_limit: 10, period: 'month' })) as 'calls'
   const endless = (await created({ default_limit: 10, period: 'never' })) as 'calls'
@@ -149,19 +149,19 @@ t.test('200: another period begins when the running one ends, and one that never
   t.strictSame(figures(now), [9, 0, 1])
   t.strictSame(now.resetsAt, (await quota.check(newUser(), endless)).resetsAt)
   await held.commit()
-  t.strictSame(await tally(quota, user, endless), [9, 0, 1], 'what it held belongs to the period before')
+  t.strictSame(await tally(quota, user, endless), [9, 0, 1], 'the reservation belongs to the earlier period')
   await set(endless, { period: 'never' })
   t.strictSame((await quota.check(user, endless)).resetsAt, now.resetsAt)
 })
 
-t.test('200: a level that is named so again stays one, and never resets', async t => {
+t.test('200: accepts the kind and period that a level already has, and keeps its usage', async t => {
   const key = await created({ default_limit: 10, kind: 'level' })
   await quota.consume('level', key as 'calls', 4)
   t.match((await set(key, { kind: 'level', period: 'never', default_limit: 20 })).json(), { period: 'never' })
   t.strictSame(await tally(quota, 'level', key), [4, 0, 6])
 })
 
-t.test('200 and 201: who, what and why are in the audit log', async t => {
+t.test('200 and 201: records who, what and why in the audit log', async t => {
   const key = newKey()
   await set(key, { default_limit: 5, reason: 'Ticket 4711: "new" 🙂' })
   await set(key, { description: 'x', default_limit: 6, is_active: false })
@@ -192,7 +192,7 @@ t.test('200 and 201: who, what and why are in the audit log', async t => {
   )
 })
 
-t.test('200: what was changed here survives a restart, and yields to a declaration that changes', async t => {
+t.test('200: a change here survives a restart, except in fields whose declaration has changed', async t => {
   const key = newKey()
   const declare = (declaration: { limit: number; name?: string }) => declareTypes(db, { [key]: declaration })
   await declare({ limit: 10, name: 'Scans' })
@@ -206,7 +206,7 @@ t.test('200: what was changed here survives a restart, and yields to a declarati
   t.match(await typeOf(key), { ...changed, default_limit: 20, name: 'All scans' })
 })
 
-t.test('200: also for an application that boots anew with the same declaration', async t => {
+t.test('200: a change here survives the start of another application with the same declaration', async t => {
   t.equal((await set('tokens', { default_limit: 5, period: 'hour' })).statusCode, 200)
   const quotas = { tokens: { limit: 1000, period: 'day', unit: 'token' } } as const
   const again = await metered(t, db, () => {}, { quotas, admin: { token: TOKEN } })
@@ -216,7 +216,7 @@ t.test('200: also for an application that boots anew with the same declaration',
   t.match(await typeOf('tokens'), { default_limit: 7, period: 'hour' })
 })
 
-t.test('400: what is malformed, by its field', async t => {
+t.test('400: names the invalid field, and changes nothing', async t => {
   const key = await created()
   const before = await typeOf(key)
   const text = ['', 'x'.repeat(1001), 'a\u0000b', '\ud800']
@@ -245,11 +245,11 @@ t.test('400: what is malformed, by its field', async t => {
     isProblem(t, await set(key, { default_limit: value }), 400, { field: 'default_limit' }, JSON.stringify(value))
   for (const value of ['true', 1, 0, null, [], {}])
     isProblem(t, await set(key, { is_active: value }), 400, { field: 'is_active' }, JSON.stringify(value))
-  t.strictSame(await typeOf(key), before, 'and nothing was changed')
+  t.strictSame(await typeOf(key), before, 'nothing was changed')
   t.equal((await auditOfType(key)).length, 1)
 })
 
-t.test('400: a key that is none', async t => {
+t.test('400: an invalid key, and no type is created', async t => {
   const before = await all()
   for (const key of [
     'UPPER',
@@ -270,8 +270,8 @@ t.test('400: a key that is none', async t => {
   t.strictSame(await all(), before)
 })
 
-t.test('400: a key of 101 characters, where Fastify lets parameters be that long', async t => {
-  // Its default is 100: what is longer is no path of its router, and answered 414 by Fastify itself.
+t.test("400: a key of 101 characters if Fastify's maxParamLength allows it, and otherwise 414", async t => {
+  // It is 100 by default: Fastify itself answers a longer parameter with 414, before any route sees it.
   const lenient = Fastify({ routerOptions: { maxParamLength: 510 } })
   t.teardown(() => lenient.close())
   await lenient.register(quotaPlugin, { connection: db.orm, identify: byHeader, admin: { token: TOKEN } })
@@ -287,7 +287,7 @@ t.test('400: a key of 101 characters, where Fastify lets parameters be that long
   t.equal(await typeOf('a'.repeat(101)), undefined)
 })
 
-t.test('400: nothing to change, what is not known, and what stands elsewhere', async t => {
+t.test('400: nothing to change, an unknown field, or a field in the wrong place', async t => {
   const key = await created()
   const before = await typeOf(key)
   isProblem(t, await set(key, {}), 400, { code, field: 'body' })
@@ -303,7 +303,7 @@ t.test('400: nothing to change, what is not known, and what stands elsewhere', a
   t.strictSame(await typeOf(key), before)
 })
 
-t.test('400: a new type without a limit, and a level with a period', async t => {
+t.test('400: a new type without a limit, or a level with a period', async t => {
   const key = newKey()
   isProblem(t, await set(key, { name: 'Scans', is_active: true }), 400, { code, field: 'default_limit' })
   isProblem(t, await set(key, { kind: 'level' }), 400, { code, field: 'default_limit' })
@@ -317,7 +317,7 @@ t.test('400: a new type without a limit, and a level with a period', async t => 
   t.strictSame(await auditOfType(key), [])
 })
 
-t.test('400, 413 and 415: a body that is not the JSON it says it is', async t => {
+t.test('400, 413 and 415: a body that is invalid or unsafe JSON, too large, or of another content type', async t => {
   const key = await created()
   const send = (type: string, payload: string) =>
     app.inject({
@@ -335,7 +335,7 @@ t.test('400, 413 and 415: a body that is not the JSON it says it is', async t =>
   t.match(await typeOf(key), { default_limit: 5 })
 })
 
-t.test('every route knows at once a type that another process made just now', async t => {
+t.test('every route knows a type at once that another process has just declared', async t => {
   const user = newUser()
   await quota.consume(user, 'calls')
   const routes: [(key: string) => string, Call][] = [
@@ -358,7 +358,7 @@ t.test('403: without the token', async t => {
   t.match(await typeOf('calls'), { default_limit: 10 })
 })
 
-t.test('409: a flow does not become a level, nor the reverse', async t => {
+t.test('409: a flow cannot become a level, nor the reverse', async t => {
   const mismatch = { code: 'FST_QUOTA_KIND_MISMATCH', field: 'kind' }
   isProblem(t, await set('calls', { kind: 'level', default_limit: 99 }), 409, mismatch)
   isProblem(t, await set('storage', { kind: 'flow', default_limit: 99 }), 409, mismatch)
@@ -368,7 +368,7 @@ t.test('409: a flow does not become a level, nor the reverse', async t => {
   t.notOk((await auditOfType('calls')).some(({ actor }) => actor === 'admin'))
 })
 
-t.test('422: a number that is no limit', async t => {
+t.test('422: a number that cannot be a limit', async t => {
   const invalid = { code: 'FST_QUOTA_INVALID_LIMIT', field: 'default_limit' }
   const [known, fresh] = [await created(), newKey()]
   for (const limit of [-2, 1.5, -0.5, 2 ** 53, -(2 ** 53), 1e300]) {

@@ -19,7 +19,7 @@ async function used(): Promise<string> {
 
 const balanceOf = async (user: string, type: string) => (await quota.all(user)).find(each => each.type === type)!
 
-/** Lets every running period of the user end an hour ago; in a day's first hour just after it began, so that the next is another one. */
+/** Ends every running period of the user an hour ago, or just after its start if it is younger, so that the next one differs. */
 const endPeriods = (user: string) =>
   db.query(
     `UPDATE quota_limits
@@ -32,7 +32,7 @@ const endPeriods = (user: string) =>
 const wallClock = (date: Date, timeZone: string) =>
   date.toLocaleString('en-GB', { timeZone, day: '2-digit', hour: '2-digit', minute: '2-digit' })
 
-t.test('200: every field at once, and the user afterwards', async t => {
+t.test('200: changes every field at once, and answers with the updated user', async t => {
   const user = await used()
   const body = { email: 'alice@example.com', time_zone: 'Europe/Berlin', period_anchor: '2026-01-31' }
   const reply = await update(user, body)
@@ -42,7 +42,7 @@ t.test('200: every field at once, and the user afterwards', async t => {
   t.match(created_at, /^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z$/)
 })
 
-t.test('200: each field by itself, what is not named stays, and null takes away', async t => {
+t.test('200: changes each field alone, keeps those left out, and clears one that is null', async t => {
   const user = await used()
   const after = async (body: unknown) => {
     const { email, time_zone, period_anchor } = (await update(user, body)).json()
@@ -54,10 +54,10 @@ t.test('200: each field by itself, what is not named stays, and null takes away'
   t.strictSame(await after({ email: 'c@d' }), ['c@d', 'Asia/Kolkata', '2024-02-29'])
   t.strictSame(await after({ email: null }), [null, 'Asia/Kolkata', '2024-02-29'])
   t.strictSame(await after({ period_anchor: null }), [null, 'Asia/Kolkata', null])
-  t.strictSame(await after({ email: null, time_zone: 'UTC' }), [null, 'UTC', null], 'also what is not there')
+  t.strictSame(await after({ email: null, time_zone: 'UTC' }), [null, 'UTC', null], 'even one that is already empty')
 })
 
-t.test('200: the longest address, and every letter of it', async t => {
+t.test('200: stores an email address of up to 320 characters unchanged', async t => {
   const user = await used()
   for (const email of [
     `a@${'b'.repeat(318)}`,
@@ -72,7 +72,7 @@ t.test('200: the longest address, and every letter of it', async t => {
   }
 })
 
-t.test('200: a zone changes no running period, and the next one follows it', async t => {
+t.test('200: a new time zone leaves a running period alone, and applies from the next one', async t => {
   const user = await used()
   const { resetsAt } = await balanceOf(user, 'tokens')
   t.equal((await update(user, { time_zone: 'Asia/Kathmandu' })).statusCode, 200)
@@ -86,7 +86,7 @@ t.test('200: a zone changes no running period, and the next one follows it', asy
   t.match(wallClock(next.resetsAt!, 'Asia/Kathmandu'), /00:00$/)
 })
 
-t.test('200: an anchor changes no running period, and the next one follows it', async t => {
+t.test('200: a new anchor leaves a running period alone, and applies from the next one', async t => {
   const user = await used()
   const { resetsAt } = await balanceOf(user, 'calls')
   t.equal(wallClock(resetsAt!, 'UTC'), '01, 00:00')
@@ -101,7 +101,7 @@ t.test('200: an anchor changes no running period, and the next one follows it', 
   t.equal(wallClock((await quota.consume(user, 'calls', 1)).resetsAt!, 'America/New_York'), '01, 00:00')
 })
 
-t.test('200: whoever has a calendar that is taken can be charged in it', async t => {
+t.test('200: a user can be charged with any time zone and anchor that is accepted', async t => {
   const now = Date.now()
   const zones = ['UTC', 'GMT', 'Etc/GMT+12', 'Pacific/Kiritimati', 'America/Argentina/Buenos_Aires', 'europe/berlin']
   const anchors = ['0001-01-01', '1582-10-10', '1999-12-31', '2024-02-29', '2300-01-31', '9999-12-31', null]
@@ -117,7 +117,7 @@ t.test('200: whoever has a calendar that is taken can be charged in it', async t
   }
 })
 
-t.test('200: a day is written alike, whatever way the database writes dates', async t => {
+t.test('200: shows dates in the same format, whatever the datestyle of the database', async t => {
   const user = await used()
   for (const style of ['German', 'SQL, DMY', 'Postgres, MDY']) {
     await db.query(`SET datestyle = '${style}'`)
@@ -131,7 +131,7 @@ t.test('200: a day is written alike, whatever way the database writes dates', as
   await db.query('RESET datestyle')
 })
 
-t.test('200: who and why are in the audit log, and that the address changed, but not the address', async t => {
+t.test('200: records who, why and that the email changed in the audit log, but not the address', async t => {
   const user = await used()
   await update(user, { email: 'alice@example.com', reason: 'Ticket 4711: "moved" 🙂' })
   await update(user, { email: 'bob@example.com', time_zone: 'Europe/Berlin', period_anchor: '2026-01-31' })
@@ -160,7 +160,7 @@ t.test('200: who and why are in the audit log, and that the address changed, but
   t.notMatch(JSON.stringify(rows), 'example.com')
 })
 
-t.test('200: for ids that mean something elsewhere, and for nobody else', async t => {
+t.test('200: updates only that user, even if the id is special in URLs, SQL, JSON or patterns', async t => {
   const odd = ODD_USERS.filter(id => id.length <= 100)
   for (const user of odd) await quota.consume(user, 'calls', 2)
   for (const [i, user] of odd.entries()) {
@@ -174,7 +174,7 @@ t.test('200: for ids that mean something elsewhere, and for nobody else', async 
   t.strictSame(rows.map(({ id }) => id).sort(), [...odd].sort())
 })
 
-t.test('400: what is malformed, by its field', async t => {
+t.test('400: names the invalid field, and changes nothing', async t => {
   const user = await used()
   const wrong: Record<string, unknown[]> = {
     email: [
@@ -206,22 +206,22 @@ t.test('400: what is malformed, by its field', async t => {
         `${field} ${JSON.stringify(value)}`
       )
   }
-  isProblem(t, await update(user, { time_zone: null }), 400, { field: 'time_zone' }, 'everybody has a zone')
+  isProblem(t, await update(user, { time_zone: null }), 400, { field: 'time_zone' }, 'every user has a time zone')
   isProblem(t, await update(user, { email: 'a@b', reason: null }), 400, { field: 'reason' })
   isProblem(t, await update('a\nb', { email: null }), 400, { code: 'FST_QUOTA_INVALID_USER', field: 'userId' })
   t.match(await db.query('SELECT email, time_zone, period_anchor FROM quota_users WHERE id = $1', [user]), [
     { email: null, time_zone: 'UTC', period_anchor: null }
   ])
-  t.strictSame(await auditOf(db, user), [], 'and nothing was changed')
+  t.strictSame(await auditOf(db, user), [], 'nothing was changed')
 })
 
-t.test('400: one wrong field keeps the others from being changed', async t => {
+t.test('400: changes no field if one is invalid', async t => {
   const user = await used()
   isProblem(t, await update(user, { email: 'a@b', time_zone: 'Mars/Olympus' }), 400, { code, field: 'time_zone' })
   t.match(await db.query('SELECT email FROM quota_users WHERE id = $1', [user]), [{ email: null }])
 })
 
-t.test('400: nothing to change, what is not known, and what stands elsewhere', async t => {
+t.test('400: nothing to change, an unknown field, or a field in the wrong place', async t => {
   const user = await used()
   isProblem(t, await update(user, {}), 400, { code, field: 'body' })
   isProblem(t, await update(user, { reason: 'why not' }), 400, { code, field: 'body' })
@@ -238,7 +238,7 @@ t.test('400: nothing to change, what is not known, and what stands elsewhere', a
   t.strictSame(await auditOf(db, user), [])
 })
 
-t.test('400, 413 and 415: a body that is not the JSON it says it is', async t => {
+t.test('400, 413 and 415: a body that is invalid or unsafe JSON, too large, or of another content type', async t => {
   const user = await used()
   const send = (type: string, payload: string) =>
     app.inject({
@@ -268,7 +268,7 @@ t.test('403: without the token', async t => {
   t.match(await db.query('SELECT email FROM quota_users WHERE id = $1', [user]), [{ email: null }])
 })
 
-t.test('404: a user to whom nothing was ever charged, who is not invented', async t => {
+t.test('404: a user who was never charged, and none is created', async t => {
   const user = newUser()
   isProblem(t, await update(user, { email: 'a@b' }), 404, { code: 'FST_QUOTA_UNKNOWN_USER' })
   t.strictSame(await rowsOf(db, user), {})

@@ -29,7 +29,7 @@ function isWhole(t: Test, reply: LightMyRequestResponse): void {
   t.match(rest.timestamp, /^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z$/)
 }
 
-t.test('200: without a token the status alone, also for HEAD', async t => {
+t.test('200: shows only the status without a token, and also answers HEAD', async t => {
   const reply = await health(null)
   isAnswer(t, reply)
   t.equal(reply.body, '{"status":"healthy"}')
@@ -39,7 +39,7 @@ t.test('200: without a token the status alone, also for HEAD', async t => {
   t.equal(head.headers['content-length'], reply.headers['content-length'])
 })
 
-t.test('200: with the token who stands behind it, and what happened', async t => {
+t.test('200: with the token, adds the database and the counts of this process', async t => {
   const reply = await health()
   isAnswer(t, reply)
   isWhole(t, reply)
@@ -50,7 +50,7 @@ t.test('200: with the token who stands behind it, and what happened', async t =>
   isAnswer(t, await call('/health', { method: 'HEAD' }))
 })
 
-t.test('200: what kind of connection it is', async t => {
+t.test('200: names the kind of database connection', async t => {
   const connection = { dataDir: await embeddedDir(t) }
   const admin = { token: TOKEN }
   const own = await metered(t, db, () => {}, { connection, admin })
@@ -58,7 +58,7 @@ t.test('200: what kind of connection it is', async t => {
   t.match(reply.json(), { status: 'healthy', database: { kind: 'embedded' } })
 })
 
-t.test('200: the counts move with what is charged, given back and denied', async t => {
+t.test('200: counts what this process charged, released and denied', async t => {
   const user = newUser()
   const before = await processOf()
   t.equal((await ask(app, user, '/calls')).statusCode, 200)
@@ -85,7 +85,7 @@ t.test('200: the counts move with what is charged, given back and denied', async
   t.match(after, { charged, released, denied })
 })
 
-t.test('200: it is free, and asks nobody who they are, whatever the rules say', async t => {
+t.test('200: is never metered and asks for no identity, whatever the rules say', async t => {
   const everything = [{ url: '/*', quota: 'calls', amount: 1_000_000 }]
   const strict = await metered(t, db, app => void app.get('/things', async () => 'things'), {
     rules: everything,
@@ -100,7 +100,7 @@ t.test('200: it is free, and asks nobody who they are, whatever the rules say', 
   t.equal((await strict.inject('/admin/quotas/health')).body, '{"status":"healthy"}')
 })
 
-t.test('200: the status alone where authorize names nobody, and all of it to whom it names', async t => {
+t.test('200: shows everything if authorize returns an actor, and otherwise only the status', async t => {
   const answers: Record<string, unknown> = { no: null, empty: '', nothing: undefined, yes: true, carol: 'carol' }
   const own = await metered(t, db, () => {}, {
     identify: byHeader,
@@ -116,24 +116,24 @@ t.test('200: the status alone where authorize names nobody, and all of it to who
     isAnswer(t, reply)
     t.equal(reply.body, '{"status":"healthy"}', operator)
   }
-  t.equal((await as('no', TOKEN)).body, '{"status":"healthy"}', 'a token is no credential there')
+  t.equal((await as('no', TOKEN)).body, '{"status":"healthy"}', 'the token counts for nothing when authorize decides')
   isWhole(t, await as('carol'))
 })
 
-t.test('200: it can be asked as often as one likes', async t => {
+t.test('200: is not rate-limited', async t => {
   const replies = await Promise.all(Array.from({ length: 300 }, () => health(null)))
   t.ok(replies.every(reply => reply.statusCode === 200 && reply.body === '{"status":"healthy"}'))
 })
 
-t.test('400: it takes no parameter', async t => {
+t.test('400: takes no parameters', async t => {
   isProblem(t, await call('/health?verbose=1'), 400, { field: 'verbose' })
 })
 
-t.test('403: with a wrong token, which is no way to the status', async t => {
+t.test('403: with a wrong token, which does not even get the status', async t => {
   for (const token of ['', 'wrong', TOKEN.slice(1), `${TOKEN} .`]) isProblem(t, await health(token), 403, {}, token)
 })
 
-t.test('404: it is only read', async t => {
+t.test('404: any other method, but 403 without the token, as for similar paths', async t => {
   for (const method of ['POST', 'PUT', 'PATCH', 'DELETE'] as const) {
     isProblem(t, await call('/health', { method, body: {} }), 404, {}, method)
     isProblem(t, await call('/health', { method, body: {}, token: null }), 403, {}, `${method} without the token`)
@@ -142,11 +142,11 @@ t.test('404: it is only read', async t => {
     isProblem(t, await call(path, { token: null }), 403, {}, path)
 })
 
-t.test('503: the database does not answer, and it says so to both', async t => {
+t.test('503: the database does not answer, with the token or without it', async t => {
   const user = newUser()
   await health(null)
   await db.close()
-  // What was told without a token is good for a second.
+  // The answer without a token is kept for a second.
   await sleep(1_100)
   const bare = await health(null)
   t.strictSame([bare.statusCode, bare.body], [503, '{"status":"unhealthy"}'])
@@ -163,10 +163,10 @@ t.test('503: the database does not answer, and it says so to both', async t => {
     process: { store_failed: 1 }
   })
   t.notMatch(whole.body, /PGlite|closed/i)
-  isProblem(t, await health('wrong'), 403, {}, 'but not to everybody')
+  isProblem(t, await health('wrong'), 403, {}, 'but a wrong token is still refused')
 })
 
-t.test('503: where the database only reads, so that nothing can be charged, and 200 again once it writes', async t => {
+t.test('503: the database is read-only, and 200 again once it accepts writes', async t => {
   const pg = await server(t)
   const url = await pg.migrated()
   const app = await metered(t, db, () => {}, { connection: url, admin: { token: TOKEN } })
@@ -176,7 +176,7 @@ t.test('503: where the database only reads, so that nothing can be charged, and 
   const become = async (setting: 'on' | 'off') => {
     await admin.unsafe(`SET default_transaction_read_only = off`)
     await admin.unsafe(`ALTER DATABASE ${database} SET default_transaction_read_only = ${setting}`)
-    // As those to a former primary, which end when it falls.
+    // As happens to the connections of a primary that is demoted.
     await admin`
       SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()`
   }
@@ -187,13 +187,13 @@ t.test('503: where the database only reads, so that nothing can be charged, and 
     ['off', 200]
   ] as const) {
     await become(setting)
-    // What was told without a token is good for a second, and of a connection that was ended the first answer is an error.
+    // The answer without a token is kept for a second, and the first query on a terminated connection fails.
     for (let i = 0; i < 50 && (await status()) !== expected; i++) await sleep(200)
     t.equal(await status(), expected, setting)
   }
 })
 
-t.test('503: within seconds where the database hangs, and 200 again once it answers', async t => {
+t.test('503: within 5 seconds if the database hangs, and 200 again once it answers', async t => {
   const pg = await server(t)
   const wire = await proxyTo(t, new URL(await pg.migrated()))
   const app = await metered(t, db, () => {}, { connection: wire.url, admin: { token: TOKEN } })
@@ -202,18 +202,18 @@ t.test('503: within seconds where the database hangs, and 200 again once it answ
   const [, whole] = await both()
   t.match(whole?.json(), { status: 'healthy', database: { kind: 'postgres', version: /^\d+(\.\d+)+$/ } })
   wire.hang()
-  // What was told without a token is good for a second.
+  // The answer without a token is kept for a second.
   await sleep(1_100)
   const start = performance.now()
   for (const { statusCode } of await both()) t.equal(statusCode, 503)
-  t.ok(performance.now() - start < 5_000, 'before whoever watches gives up')
+  t.ok(performance.now() - start < 5_000, 'before a monitor gives up')
   wire.goOn()
   const statuses = async () => (await both()).map(({ statusCode }) => statusCode)
   for (let i = 0; i < 40 && String(await statuses()) !== '200,200'; i++) await sleep(250)
   t.strictSame(await statuses(), [200, 200])
 })
 
-/** A wire to a PostgreSQL on which everything can stand still, as behind a cable that was pulled. */
+/** A proxy to PostgreSQL that can stop forwarding, as if a cable had been pulled. */
 async function proxyTo(t: Test, target: URL): Promise<{ url: string; hang(): void; goOn(): void }> {
   const sockets = new Set<Socket>()
   let isHanging = false

@@ -35,7 +35,7 @@ t.test('200: every quota of the user, as it is now', async t => {
   t.match(tokens, { type_key: 'tokens', used: 0, limit: 1000, usage_percent: 0 })
 })
 
-t.test('200: also for HEAD, and for ids that mean something elsewhere', async t => {
+t.test('200: also for HEAD, and for user ids that are special in URLs, SQL, JSON or patterns', async t => {
   for (const user of ODD_USERS.filter(id => id.length <= 100)) {
     await app.quota.consume(user, 'calls', 2)
     const reply = await view(user)
@@ -45,7 +45,7 @@ t.test('200: also for HEAD, and for ids that mean something elsewhere', async t 
   t.equal((await call('/users/O%27Brien', { method: 'HEAD' })).statusCode, 200)
 })
 
-t.test('400: what is no user id, and what the route does not know', async t => {
+t.test('400: an invalid user id, or an unknown parameter', async t => {
   const code = 'FST_QUOTA_INVALID_USER'
   for (const user of ['%00', 'al%0Aice', '%7F', '%C2%85'])
     isProblem(t, await call(`/users/${user}`), 400, { code, field: 'userId' }, user)
@@ -56,7 +56,7 @@ t.test('403: without the token', async t => {
   isProblem(t, await call('/users/alice', { token: null }), 403)
 })
 
-t.test('404: a user to whom nothing was ever charged', async t => {
+t.test('404: a user who was never charged', async t => {
   isProblem(t, await view(newUser()), 404, { code: 'FST_QUOTA_UNKNOWN_USER' })
 })
 

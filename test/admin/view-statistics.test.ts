@@ -11,7 +11,7 @@ const quotas = {
 const { app, db, call } = await operated(t, { quotas })
 const statistics = (type: string, query = '') => call(`/statistics/${type}${query}`)
 
-t.test('200: what was charged and denied, and the sum of the series is the total', async t => {
+t.test('200: shows what was charged and denied, and the series adds up to the totals', async t => {
   const [alice, bob] = [newUser(), newUser()]
   for (const amount of [1, 2, 4]) await app.quota.consume(alice, 'sparse', amount).catch(() => {})
   await app.quota.consume(bob, 'sparse', 5)
@@ -42,7 +42,7 @@ t.test('200: what was charged and denied, and the sum of the series is the total
   t.equal(Date.parse(body.end) - Date.parse(body.series.at(-1).start), 86_400_000)
 })
 
-t.test('200: by hour, for any number of days, in a time zone', async t => {
+t.test('200: by the hour, in a given time zone, and for 1 to 365 days', async t => {
   const hours = (await statistics('calls', '?days=2&interval=hour&time_zone=Asia%2FKolkata')).json()
   t.ok([48].includes(hours.series.length))
   t.match(hours.start, /T18:30:00\.000Z$/)
@@ -51,7 +51,7 @@ t.test('200: by hour, for any number of days, in a time zone', async t => {
   t.equal((await statistics('calls', '?days=1')).json().series.length, 1)
 })
 
-t.test('200: of a type that nobody used', async t => {
+t.test('200: zeros for a type that nobody has used', async t => {
   t.match((await statistics('unused')).json(), {
     total_usage: 0,
     total_calls: 0,
@@ -63,7 +63,7 @@ t.test('200: of a type that nobody used', async t => {
   })
 })
 
-t.test('200: the peak is the day with the most, and the first of equals', async t => {
+t.test('200: the peak is the day with the highest usage, and the earliest of equal ones', async t => {
   const user = newUser()
   await app.quota.consume(user, 'calls', 1)
   const move = (days: number) =>
@@ -81,10 +81,10 @@ t.test('200: the peak is the day with the most, and the first of equals', async 
   t.strictSame(used, [1, 5, 0, 5])
   t.equal(body.peak_usage_date, body.series.at(-3).start.slice(0, 10))
   const hours = (await statistics('calls', '?days=10&interval=hour')).json()
-  t.equal(hours.peak_usage_date, body.peak_usage_date, 'also where the series is by hour')
+  t.equal(hours.peak_usage_date, body.peak_usage_date, 'also if the series is by hour')
 })
 
-t.test('400: what is malformed, by its field', async t => {
+t.test('400: names the invalid field', async t => {
   const wrong: [field: string, value: string][] = [
     ...['0', '366', '-1', '1.5', 'abc', '', ' 7', '1e2'].map((v): [string, string] => ['days', v]),
     ...['week', '', 'HOUR', 'day,hour'].map((v): [string, string] => ['interval', v]),
@@ -103,13 +103,13 @@ t.test('403: without the token', async t => {
   isProblem(t, await call('/statistics/calls', { token: null }), 403)
 })
 
-t.test('200: also where denials cannot be written down at this moment', async t => {
+t.test('200: answers even if denials cannot be saved at the moment, and counts them later', async t => {
   const user = newUser()
   await db.query('ALTER TABLE quota_denials ADD CONSTRAINT refused CHECK (denials = 0) NOT VALID')
   await t.rejects(app.quota.consume(user, 'unused', 2), { code: 'FST_QUOTA_EXCEEDED' })
   t.match((await statistics('unused')).json(), { denials: 0 })
   await db.query('ALTER TABLE quota_denials DROP CONSTRAINT refused')
-  t.match((await statistics('unused')).json(), { denials: 1 }, 'and they come later')
+  t.match((await statistics('unused')).json(), { denials: 1 }, 'the denial is counted later')
 })
 
 t.test('404: a quota type that nobody declared', async t => {

@@ -11,7 +11,7 @@ import type { Database } from '../../src/store/database.ts'
 import { built } from '../fixtures/built.ts'
 import { embeddedDir, server } from '../fixtures/database.ts'
 
-/** Over a database of its own: only its routes are looked at. */
+/** An application with a database of its own: doctor looks only at its routes. */
 const PLUGIN = `
   await app.register(quota, {
     connection: process.env.APP_DATABASE_URL,
@@ -47,7 +47,7 @@ t.test('fastify-quota doctor', async t => {
     return { url, db }
   }
 
-  t.test('finds nothing wrong where nothing is, and prints what each route costs', async t => {
+  t.test('finds nothing wrong with a healthy database, and prints what each route costs', async t => {
     const { url } = await healthy()
     const { code, stdout, stderr } = await doctor(url, '--app', plugin)
     t.equal(code, 0)
@@ -75,7 +75,7 @@ t.test('fastify-quota doctor', async t => {
     t.notMatch(stdout, /postgres:postgres/, 'the password is not printed')
   })
 
-  t.test('hints at a route that changes something and costs nothing, but not at one that is exempt', async t => {
+  t.test('hints at a POST route that is not metered, unless it is exempt', async t => {
     const { url } = await healthy()
     const { stdout } = await doctor(url, '--app', plugin)
     const hints = stdout.split('\n').filter(line => line.startsWith('hint'))
@@ -83,7 +83,7 @@ t.test('fastify-quota doctor', async t => {
     t.equal(hints.length, 1)
   })
 
-  t.test('takes an instance, a function that returns one, and a plugin', async t => {
+  t.test('--app accepts a Fastify instance, and a function that returns one', async t => {
     const { url } = await healthy()
     const files = [
       await app('instance.js', `const app = Fastify()\n${PLUGIN}\nexport default app`),
@@ -93,13 +93,13 @@ t.test('fastify-quota doctor', async t => {
   })
 
   t.test(
-    'without --app looks at the routes of the standalone server, and says that they are nobody else’s',
+    'without --app shows the routes of the standalone server, and hints how to check your own application',
     async t => {
       const { url, db } = await healthy()
       const { code, stdout } = await doctor(url)
       t.equal(code, 0)
       t.match(stdout, /^POST +\/l3_detect\/:patient\/:date +api_calls_l3_detect × 1 +rules\[1\]$/m)
-      t.equal(stdout.match(/^\S+ +\/docs\/? /gm)?.length, 1, 'each once')
+      t.equal(stdout.match(/^\S+ +\/docs\/? /gm)?.length, 1, 'each route once')
       t.match(stdout.match(/^hint .*\n.*/gm), [
         /^hint +routes +those of your own application .*\n +→ name its file: --app FILE$/
       ])
@@ -107,7 +107,7 @@ t.test('fastify-quota doctor', async t => {
     }
   )
 
-  t.test('says of an application that does not start why, and of one without the plugin that it has none', async t => {
+  t.test('says why it cannot check an application that fails to load or start, or lacks the plugin', async t => {
     const { url } = await healthy()
     const broken = await app(
       'broken.js',
@@ -127,7 +127,7 @@ t.test('fastify-quota doctor', async t => {
     t.match(await doctor(url, '--app', number), { code: 1, stdout: /must export a Fastify instance/ })
   })
 
-  t.test('tells each thing that is wrong in the database, with its remedy', async t => {
+  t.test('reports each problem in the database, with its remedy', async t => {
     const { url, db } = await healthy()
     await db.query("INSERT INTO quota_users (id, time_zone) VALUES ('bob', 'Mars/Olympus')")
     await db.query("UPDATE quota_limits SET used_amount = 4 WHERE user_id = 'alice'")
@@ -149,7 +149,7 @@ t.test('fastify-quota doctor', async t => {
     t.match(stdout, /2 things are wrong\.\n$/)
   })
 
-  t.test('tells a database that cannot hold every text', async t => {
+  t.test('reports an encoding that cannot hold every text', async t => {
     const { db } = await healthy()
     for (const encoding of ['LATIN1', 'SQL_ASCII']) {
       await db.query(`CREATE DATABASE ${encoding} ENCODING '${encoding}' LOCALE 'C' TEMPLATE template0`)
@@ -159,7 +159,7 @@ t.test('fastify-quota doctor', async t => {
     }
   })
 
-  t.test('tells an isolation under which requests would refuse each other', async t => {
+  t.test('reports an isolation level under which concurrent requests would fail', async t => {
     const { url } = await healthy()
     const { code, stdout } = await doctor(`${url}?default_transaction_isolation=serializable`, '--app', plugin)
     t.equal(code, 1)
@@ -169,14 +169,14 @@ t.test('fastify-quota doctor', async t => {
     )
   })
 
-  t.test('tells a server that only reads', async t => {
+  t.test('reports a read-only server', async t => {
     const { url } = await healthy()
     const { code, stdout } = await doctor(`${url}?default_transaction_read_only=on`, '--app', plugin)
     t.equal(code, 1)
     t.match(stdout, /^wrong +connection +answered in \d+ ms, but is read-only: .*\n +→ give the URL of the primary/m)
   })
 
-  t.test('tells what the role may not do, and of no wrong connection', async t => {
+  t.test('reports missing rights of the role, but not as a connection problem', async t => {
     const { url, db } = await healthy()
     await db.query("CREATE ROLE clerk LOGIN PASSWORD 'clerk'")
     await db.query('GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA public TO clerk')
@@ -193,7 +193,7 @@ t.test('fastify-quota doctor', async t => {
     t.notMatch(stdout, /^wrong +connection/m)
   })
 
-  t.test('tells what a push leaves without replica identity, and init gives it', async t => {
+  t.test('reports a table that a push left without replica identity, which init restores', async t => {
     const { url, db } = await healthy()
     await db.query('DELETE FROM quota_migrations')
     await db.query('ALTER TABLE quota_rollups REPLICA IDENTITY DEFAULT')
@@ -214,7 +214,7 @@ t.test('fastify-quota doctor', async t => {
     t.notMatch(stdout, 'replication')
   })
 
-  t.test('tells a key that is missing, without which no charge is written, and how it comes back', async t => {
+  t.test('reports a missing primary key, without which no charge is written, and how to restore it', async t => {
     const { url, db } = await healthy()
     await db.query('ALTER TABLE usage_logs DROP CONSTRAINT usage_logs_pkey')
     const { code, stdout } = await doctor(url, '--app', plugin)
@@ -227,7 +227,7 @@ t.test('fastify-quota doctor', async t => {
     t.match(await findingsOf(db), /^wrong +schema .*\n +→ run `npx fastify-quota init --schema-only`/m)
   })
 
-  t.test('hints at checks and indexes that are missing, and says that users would not be deleted whole', async t => {
+  t.test('hints at missing constraints and indexes, and reports one without which deletes are incomplete', async t => {
     const { db } = await healthy()
     await db.query('ALTER TABLE quota_limits DROP CONSTRAINT quota_limits_quota_type_id_quota_types_id_fk')
     await db.query('ALTER TABLE quota_limits DROP CONSTRAINT quota_limits_used_amount_check')
@@ -250,7 +250,7 @@ t.test('fastify-quota doctor', async t => {
     )
   })
 
-  t.test('tells a database without tables, without types, and one that is not there', async t => {
+  t.test('reports a database that has no tables or types, cannot be reached, or does not exist', async t => {
     t.match(await doctor(await pg.empty(), '--app', plugin), {
       code: 1,
       stdout: /^wrong +schema +missing: table .*\n +→ run `npx fastify-quota init --schema-only`/m
@@ -271,7 +271,7 @@ t.test('fastify-quota doctor', async t => {
     })
   })
 
-  t.test('tells a directory that is damaged from one that is open in another process', async t => {
+  t.test('distinguishes a damaged directory from one that is open in another process', async t => {
     const dataDir = await embeddedDir(t)
     const look = () =>
       build.run('cli/main.js', ['doctor', '--data-dir', dataDir, '--app', plugin], { APP_DATABASE_URL })

@@ -23,7 +23,7 @@ t.test('fastify-quota init', async t => {
     return db
   }
 
-  t.test('makes tables and types in an empty database, and does nothing the second time', async t => {
+  t.test('creates tables and types in an empty database, and changes nothing the second time', async t => {
     const url = await pg.empty()
     const first = await init(url)
     t.match(first, { code: 0, stdout: /[0-9]+ migrations applied.*\n- 5 quota types inserted: api_calls_continue, / })
@@ -34,7 +34,7 @@ t.test('fastify-quota init', async t => {
     t.strictSame(await listTypes(await look(url)), types)
   })
 
-  t.test('takes the types of a file, and follows the file when it changes', async t => {
+  t.test('declares the types in a file, and updates them when the file changes', async t => {
     const url = await pg.empty()
     const types = (limit: number) =>
       file('types.json', JSON.stringify({ tokens: { limit, unit: 'token', period: 'day' } }))
@@ -43,19 +43,19 @@ t.test('fastify-quota init', async t => {
     t.match(await listTypes(await look(url)), [{ key: 'tokens', defaultLimit: 9, period: 'day' }])
   })
 
-  t.test('takes a file of types that begins with a byte order mark', async t => {
+  t.test('accepts a file of types that begins with a byte order mark', async t => {
     const types = await file('marked.json', '\ufeff{ "tokens": { "limit": 3 } }')
     const done = await init(await pg.empty(), '--types', types)
     t.match(done, { code: 0, stdout: /1 quota type inserted: tokens/ })
   })
 
-  t.test('leaves types and users alone with --schema-only', async t => {
+  t.test('creates no types with --schema-only', async t => {
     const url = await pg.empty()
     t.equal((await init(url, '--schema-only')).code, 0)
     t.strictSame(await listTypes(await look(url)), [])
   })
 
-  t.test('gives the users of a file their limits and calendars, and repeats nothing', async t => {
+  t.test('gives the users in a file their limits and calendars, and repeats nothing', async t => {
     const url = await pg.empty()
     const csv = await file(
       'users.csv',
@@ -67,7 +67,7 @@ t.test('fastify-quota init', async t => {
     })
     const db = await look(url)
     const { quotas } = await viewQuotas(db, 'alice', 'api_calls_l3_detect')
-    // A day of Tokyo, and the last of a month, as the anchor has it.
+    // Midnight in Tokyo.
     t.match(quotas, [{ limit: 200, used: 0, resetsAt: { toISOString: Function } }])
     t.match(quotas[0]!.resetsAt!.toISOString(), /T15:00:00\.000Z$/)
     const [type] = (await listTypes(db)).filter(({ key }) => key === 'api_calls_l3_detect')
@@ -83,7 +83,7 @@ t.test('fastify-quota init', async t => {
     t.match((await viewQuotas(db, 'alice', 'api_calls_l3_detect')).quotas, [{ used: 7 }])
   })
 
-  t.test('gives every user of the table the limits of types that are newer, with --all-users', async t => {
+  t.test('--all-users gives every existing user the limits of types that were added later', async t => {
     const url = await pg.empty()
     const csv = await file('many.csv', Array.from({ length: 600 }, (_, i) => `user-${i}`).join('\n'))
     t.match(await init(url, '--users-from', csv), {
@@ -101,7 +101,7 @@ t.test('fastify-quota init', async t => {
     t.equal(counters!.n, 600 * 6)
   })
 
-  t.test('refuses wrong files before anything is written', async t => {
+  t.test('refuses an invalid file before anything is written', async t => {
     const url = await pg.empty()
     const csv = await file('wrong.csv', 'id,time_zone\nalice,\nbob,Mars/Olympus\n')
     t.match(await init(url, '--users-from', csv), {
@@ -114,7 +114,7 @@ t.test('fastify-quota init', async t => {
     t.match(await db.query("SELECT to_regclass('quota_types') AS made"), [{ made: null }])
   })
 
-  t.test('gives users their limits for a role that may only read and write rows', async t => {
+  t.test('gives users their limits even if the role may only read and write rows', async t => {
     const url = await pg.migrated()
     const db = await look(url)
     await db.query("CREATE ROLE clerk LOGIN PASSWORD 'clerk'")
@@ -127,7 +127,7 @@ t.test('fastify-quota init', async t => {
     })
   })
 
-  t.test('records what drizzle-kit push has made', async t => {
+  t.test('records the migrations as applied if drizzle-kit push created the tables', async t => {
     const url = await pg.migrated()
     const db = await look(url)
     await db.query('DROP TABLE quota_migrations')
@@ -136,7 +136,7 @@ t.test('fastify-quota init', async t => {
     t.match(await db.query('SELECT count(*)::int AS n FROM quota_migrations'), [{ n: shipped.length }])
   })
 
-  t.test('names what was lost after it was made, which no migration brings back, and fails', async t => {
+  t.test('fails if a column or index was dropped, which no migration restores, and names it', async t => {
     const url = await pg.migrated()
     const db = await look(url)
     await db.query('ALTER TABLE quota_limits DROP COLUMN updated_at')
@@ -151,7 +151,7 @@ t.test('fastify-quota init', async t => {
     t.match(await db.query('SELECT FROM quota_types'), [], 'and goes no further')
   })
 
-  t.test('makes an embedded database where no URL is given', async t => {
+  t.test('creates an embedded database if no URL is given', async t => {
     const made = await build.run('cli/main.js', ['init'], { QUOTA_DATA_DIR: 'embedded' })
     t.match(made, { code: 0, stdout: /^On the embedded database in embedded:\n.*\n- 5 quota types inserted/ })
   })

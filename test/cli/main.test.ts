@@ -15,7 +15,7 @@ t.test('fastify-quota', async t => {
   const build = await built(t)
   const run = (args: string[], environment: Record<string, string> = {}) => build.run('cli/main.js', args, environment)
 
-  t.test('tells the commands, and of each command its flags', async t => {
+  t.test('--help lists the commands, and the flags of each command', async t => {
     const help = await run(['--help'])
     t.match(help, { code: 0, stderr: '' })
     for (const command of ['init', 'doctor', 'token', 'reconcile', 'report']) {
@@ -28,7 +28,7 @@ t.test('fastify-quota', async t => {
   })
 
   t.test(
-    'answers an unknown command or flag, one that is given twice, and a missing value, with the usage and 2',
+    'prints the usage and exits with 2 on an unknown command or flag, a repeated flag, or a missing value',
     async t => {
       for (const args of [
         ['nonsense'],
@@ -49,7 +49,7 @@ t.test('fastify-quota', async t => {
     }
   )
 
-  t.test('speaks of a connection that is wrong by the flag or the variable that said it', async t => {
+  t.test('names the flag or variable behind a connection that fails', async t => {
     const url = `postgres://me:hunter2@127.0.0.1:${await freePort()}/none`
     const wrong = 'postgres://me:hunter2@db/app?max=0'
     const [byFlag, byVariable, poolByFlag] = await Promise.all([
@@ -68,7 +68,7 @@ t.test('fastify-quota', async t => {
     for (const { stderr } of [byFlag, byVariable, poolByFlag]) t.notMatch(stderr, /option|hunter2/)
   })
 
-  t.test('token prints a JWT that the server takes', async t => {
+  t.test('token prints a JWT for the user, signed with JWT_SECRET or the secret in the data directory', async t => {
     const app = Fastify()
     await app.register(fastifyJwt, { secret: SECRET, verify: { algorithms: ['HS256'] } })
     const { code, stdout } = await run(['token', '--user', 'alice', '--ttl', '15m'], { JWT_SECRET: SECRET })
@@ -84,7 +84,7 @@ t.test('fastify-quota', async t => {
     t.match(app.jwt.verify(kept.stdout.trim()), { sub: 'bob' })
   })
 
-  t.test('token says what to do where there is no secret, or one that no server takes', async t => {
+  t.test('token says what to do if there is no secret, or one that is too short', async t => {
     t.match(await run(['token', '--user', 'alice']), {
       code: 1,
       stdout: '',
@@ -96,7 +96,7 @@ t.test('fastify-quota', async t => {
     })
   })
 
-  t.test('reconcile tells the counters that are not the sum they must be, and changes none', async t => {
+  t.test('reconcile lists the counters that do not match their rows, and changes none', async t => {
     const pg = await server(t)
     const DATABASE_URL = await pg.migrated()
     const db = await open(DATABASE_URL)
@@ -122,7 +122,7 @@ t.test('fastify-quota', async t => {
     })
   })
 
-  t.test('reconcile makes no database where there is none', async t => {
+  t.test('reconcile fails if there is no embedded database', async t => {
     t.match(await run(['reconcile', '--data-dir', 'nowhere']), {
       code: 1,
       stderr: /There is no embedded database in nowhere/

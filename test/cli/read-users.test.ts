@@ -15,13 +15,13 @@ function file(t: Test, content: string | Buffer): string {
 const read = (t: Test, content: string | Buffer) => readUsers(file(t, content)).users
 const plain = (id: string) => ({ id, email: null, timeZone: null, periodAnchor: null })
 
-t.test('takes the first column where no header names another', async t => {
+t.test('takes the id from the first column unless a header names another', async t => {
   t.strictSame(read(t, 'alice\nbob,whatever\n'), [plain('alice'), plain('bob')])
   t.strictSame(read(t, 'alice'), [plain('alice')])
   t.strictSame(read(t, 'login,email\nalice,a@example.com'), [{ ...plain('alice'), email: 'a@example.com' }])
 })
 
-t.test('takes the columns that a header names, in any order, and passes over others', async t => {
+t.test('reads the columns that a header names, in any order, and ignores others', async t => {
   const csv =
     'name,Time_Zone,user_id,period_anchor,email\nAlice,Europe/Berlin,a-1,2024-02-29,a@example.com\nBob,,b-2,,\n'
   t.strictSame(read(t, csv), [
@@ -31,14 +31,14 @@ t.test('takes the columns that a header names, in any order, and passes over oth
   t.strictSame(read(t, 'email,id\nx@example.com,7\n'), [{ ...plain('7'), email: 'x@example.com' }])
 })
 
-t.test('names the columns that it passes over', async t => {
+t.test('lists the columns that it ignores', async t => {
   const passedOver = (csv: string) => readUsers(file(t, csv)).passedOver
   t.strictSame(passedOver('user_id, Mail ,email,,timezone\na,b,c@example.com,d,e\n'), ['Mail', 'timezone'])
-  t.strictSame(passedOver('login,email,name\n'), ['name'], 'the first is the id here')
-  t.strictSame(passedOver('alice\nbob,whatever\n'), [], 'without a header nothing has a name')
+  t.strictSame(passedOver('login,email,name\n'), ['name'], 'the first column is the id here')
+  t.strictSame(passedOver('alice\nbob,whatever\n'), [], 'without a header no column has a name')
 })
 
-t.test('refuses a header that names a column of ours twice, as id and user_id, and says which', async t => {
+t.test('refuses a header that names a known column twice, such as id and user_id, and says which', async t => {
   const refused = (header: string, told: string) =>
     t.throws(() => read(t, `${header}\n1,2,\n`), {
       message: new RegExp(`nothing was written:\\n  line 1: it names ${told}; leave one column out`)
@@ -48,16 +48,16 @@ t.test('refuses a header that names a column of ours twice, as id and user_id, a
   refused('id,email,Email', 'email twice')
 })
 
-t.test('reads what RFC 4180 allows: quotes, commas, line breaks within them, CRLF, a byte order mark', async t => {
+t.test('reads quotes, commas within them, CRLF, blank lines, and a byte order mark', async t => {
   t.strictSame(read(t, '\ufeffid\r\n"a, ""b"""\r\n\r\nc\r\n'), [plain('a, "b"'), plain('c')])
 })
 
-t.test('gives nothing for a file without a line', async t => {
+t.test('returns no users for a file without rows', async t => {
   t.strictSame(read(t, ''), [])
   t.strictSame(read(t, 'user_id,email\n'), [])
 })
 
-t.test('refuses every wrong line by its number', async t => {
+t.test('refuses a file with invalid lines, and names the number of each', async t => {
   const lines = [
     'id,email,time_zone,period_anchor',
     ',,,',
@@ -77,7 +77,7 @@ t.test('refuses every wrong line by its number', async t => {
   t.match(refused.message, /the id 'ok' is already on line 3/)
 })
 
-t.test('refuses what would make a user of each line of another kind of file, and says what helps', async t => {
+t.test('refuses a file in another format, whose lines would each become a user, and says what helps', async t => {
   const refused = (content: string, message: RegExp) => t.throws(() => read(t, content), { message }, content)
   const separators = /refused, and nothing was written:\n {2}line 1: .* semicolons or tabs; use commas, or .* user_id$/
   for (const csv of ['id;email\nalice;a@example.com', 'id\temail\nalice\ta@example.com', 'sep=;\nid;email\nalice;'])
@@ -86,11 +86,11 @@ t.test('refuses what would make a user of each line of another kind of file, and
   const header = /line 1: it names no known column; begin with a line such as user_id,email,/
   for (const csv of ['login,name\nalice,Alice', 'User ID,E-mail\nalice,a@example.com', 'alice,Alice\nbob,Bob'])
     refused(csv, header)
-  t.strictSame(read(t, 'user_id\na;b\n'), [plain('a;b')], 'an id may have a semicolon')
-  t.strictSame(read(t, 'alice,\nbob,\n'), [plain('alice'), plain('bob')], 'and a line an empty end')
+  t.strictSame(read(t, 'user_id\na;b\n'), [plain('a;b')], 'an id may contain a semicolon')
+  t.strictSame(read(t, 'alice,\nbob,\n'), [plain('alice'), plain('bob')], 'and a line may end in an empty column')
 })
 
-t.test('refuses a file that is no CSV or no UTF-8, and one that is not there', async t => {
+t.test('refuses a file that is not CSV or not UTF-8, or does not exist', async t => {
   t.throws(() => read(t, 'id\n"open'), { message: /cannot be read as CSV, line 2: Quote Not Closed/ })
   t.throws(() => read(t, Buffer.from([0x61, 0xff, 0x0a])), { message: /cannot be read as CSV/ })
   t.throws(() => readUsers('/nowhere/users.csv'), { message: /cannot be read as CSV: ENOENT/ })

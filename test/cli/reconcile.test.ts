@@ -19,7 +19,7 @@ t.test('fastify-quota reconcile --fix', async t => {
   await commit(db, 'alice', costing(await hold(db, 'alice', { calls: 2, more: 1 })), null)
   await hold(db, 'alice', { calls: 3 })
 
-  t.test('sets wrong counters to their sums, tells from what to what, and ends with 0', async t => {
+  t.test('sets wrong counters to their sums, prints the old and new values, and exits with 0', async t => {
     t.match(await run('--fix'), { code: 0, stdout: RIGHT, stderr: '' })
     t.strictSame(await auditOf(db, 'alice'), [])
     await db.query('UPDATE quota_limits SET used_amount = 9')
@@ -45,7 +45,7 @@ t.test('fastify-quota reconcile --fix', async t => {
     t.match(await run(), { code: 0, stdout: RIGHT })
   })
 
-  t.test('--json has each as it was and as it is, and an empty array where all are right', async t => {
+  t.test('--json prints each counter before and after, or an empty array if all are right', async t => {
     await db.query('UPDATE quota_limits SET used_amount = 9 WHERE used_amount = 5')
     const { code, stdout } = await run('--fix', '--json')
     t.equal(code, 0)
@@ -65,7 +65,7 @@ t.test('fastify-quota reconcile --fix', async t => {
     t.equal((await auditOf(db, 'alice')).at(-1)?.reason, null)
   })
 
-  t.test('tells what it cannot repair, and why, repairs the rest, and ends with 1', async t => {
+  t.test('says what it cannot repair and why, repairs the rest, and exits with 1', async t => {
     await db.query('UPDATE usage_logs SET amount = -1 WHERE amount = 1')
     await db.query('UPDATE quota_limits SET used_amount = 8 WHERE used_amount = 5')
     t.match(await run('--fix'), {
@@ -89,7 +89,7 @@ t.test('fastify-quota reconcile --fix', async t => {
     t.match(await run('--fix'), { code: 0, stdout: RIGHT })
   })
 
-  t.test('refuses a --reason without it, and one that the audit log does not take, and changes nothing', async t => {
+  t.test('refuses a --reason without --fix, or of an invalid length, and changes nothing', async t => {
     await db.query('UPDATE quota_limits SET used_amount = 9')
     t.match(await run('--reason', 'because'), { code: 2, stdout: '', stderr: /--reason .* use it with --fix/ })
     t.match(await run('--fix', '--reason', ''), { code: 2, stdout: '' })

@@ -62,10 +62,10 @@ t.test('fastify-quota report', async t => {
         ['']
       ]
     )
-    t.equal((await november('--format', 'text')).stdout, printed.stdout, 'which is what --format text means')
+    t.equal((await november('--format', 'text')).stdout, printed.stdout, '--format text prints the same')
   })
 
-  t.test('prints JSON that parses back, one array', async t => {
+  t.test('prints JSON, as a single array', async t => {
     const { code, stdout } = await november('--format', 'json')
     t.equal(code, 0)
     const keys = HEADER.split(',')
@@ -75,7 +75,7 @@ t.test('fastify-quota report', async t => {
     )
   })
 
-  t.test('prints CSV that parses back, each line ended once, and no formula among the ids', async t => {
+  t.test('prints CSV that parses back, with each line ended by CRLF and no formula among the ids', async t => {
     const { code, stdout } = await november('--format', 'csv')
     t.equal(code, 0)
     t.strictSame(stdout.split('\r\n'), [
@@ -90,14 +90,14 @@ t.test('fastify-quota report', async t => {
     t.equal(parse(stdout, { columns: true }).length, 4)
   })
 
-  t.test('says in a sentence that there is nothing, and in the other formats shows it', async t => {
+  t.test('prints a sentence as text, and an empty result in other formats, for an unused month', async t => {
     const empty = (format: string) => report(url, '--month', '2025-01', '--format', format)
     t.strictSame(await empty('text'), { code: 0, stdout: 'Nothing was used or denied in 2025-01.\n', stderr: '' })
     t.strictSame(await empty('json'), { code: 0, stdout: '[]\n', stderr: '' })
     t.strictSame(await empty('csv'), { code: 0, stdout: `${HEADER}\r\n`, stderr: '' })
   })
 
-  t.test('means the month that it is now, where none is named', async t => {
+  t.test('reports the current month if none is given', async t => {
     const { url, db } = await prepared()
     await declareTypes(db, { calls: { limit: 3 } })
     await use(db, 'alice', { calls: 1 }, new Date('2020-01-01'))
@@ -105,7 +105,7 @@ t.test('fastify-quota report', async t => {
     t.match(await report(url), { code: 0, stdout: /\nalice +calls +call +2 +3 +66\.67 % +1 +0\n$/ })
   })
 
-  t.test('answers a month, a format or a flag that is none with the usage and 2', async t => {
+  t.test('prints the usage and exits with 2 on an invalid month, format or flag', async t => {
     for (const args of [
       ['--month', '2026-13'],
       ['--format', 'xml'],
@@ -135,7 +135,7 @@ t.test('fastify-quota report', async t => {
       t.equal(await command.run({ 'database-url': url, month }, () => {}), 0, month)
   })
 
-  t.test('makes no database where there is none, and says what is missing where there are no tables', async t => {
+  t.test('fails if the database or its tables are missing, and says which', async t => {
     t.match(await build.run('cli/main.js', ['report', '--data-dir', 'nowhere']), {
       code: 1,
       stdout: '',
@@ -148,7 +148,7 @@ t.test('fastify-quota report', async t => {
     })
   })
 
-  t.test('names the user whose time zone is none', async t => {
+  t.test('names the user whose time zone is invalid', async t => {
     const { url, db } = await prepared()
     await db.query("INSERT INTO quota_users (id, time_zone) VALUES ('bob', 'Mars/Olympus')")
     t.match(await report(url), {
@@ -158,7 +158,7 @@ t.test('fastify-quota report', async t => {
   })
 
   t.test(
-    'loses nothing of a long report, however slowly it is read, and ends in silence when nobody reads on',
+    'prints a long report completely to a slow reader, and exits silently when the reader closes the pipe',
     async t => {
       const { url, db } = await prepared()
       await declareTypes(db, { calls: { limit: 3 } })

@@ -16,7 +16,7 @@ const ENVIRONMENT = {
   ADMIN_TOKEN,
   JWT_SECRET: 'a-jwt-secret-of-at-least-32-characters',
   QUOTA_DATA_DIR: 'data',
-  // No day turns while the page is run, and its dates are those of the answers.
+  // A clock that starts at a fixed time: no midnight passes during the run, and dates match those on the page.
   ...clockAt('2026-11-24T10:00:00Z')
 }
 const LOCAL = 'http://localhost:7500'
@@ -27,17 +27,17 @@ t.test("the operator's handbook", async t => {
   await makeHistory(build, url)
   const run = runner(build, url)
 
-  t.test('shows what each line for the routes answers', async t => {
+  t.test('shows the real answer to each request', async t => {
     for (const command of commands.filter(command => !isShell(command))) await isAnswered(t, command, run)
   })
 
-  t.test('has lines of the replaced system, which are answered with 200', async t => {
+  t.test('lists five requests of the replaced system, which all succeed', async t => {
     const lines = fences(page, 'bash').flatMap(text => text.trim().split('\n'))
     t.equal(lines.length, 5)
     for (const line of lines) JSON.parse(await run(line.replace('curl', 'curl --fail')))
   })
 
-  t.test('leaves no route of the OpenAPI document out', async t => {
+  t.test('shows every admin route of the OpenAPI document', async t => {
     const { paths } = (await (await fetch(`${url}/docs/json`)).json()) as { paths: Record<string, object> }
     const operations = Object.entries(paths)
       .filter(([path]) => path.startsWith('/admin/quotas/'))
@@ -50,7 +50,7 @@ t.test("the operator's handbook", async t => {
     }
   })
 
-  t.test('shows what each command prints', async t => {
+  t.test('shows the real output of each command', async t => {
     server.child.kill('SIGTERM')
     t.equal((await server.ended).code, 0)
     for (const command of commands.filter(isShell)) await isAnswered(t, command, run)
@@ -76,10 +76,10 @@ const pathOf = (command: string): string => /http:\/\/localhost:7500([^\s"?]*)/.
 
 type Run = (command: string) => Promise<string>
 
-/** A cursor of the page, and what was answered in its place. */
+/** Each cursor shown on the page, and the one that the server really returned. */
 const cursors: [shown: string, real: string][] = []
 
-/** A command that asks for the next page asks with the cursor that was answered, not with the one that is shown. */
+/** Runs a command and compares its answer with the page; a cursor shown there is replaced by the one the server returned. */
 async function isAnswered(t: Test, { command, language, answer }: Command, run: Run): Promise<void> {
   const output = await run(cursors.reduce((text, [shown, real]) => text.replace(shown, real), command))
   t.equal(comparable(language, output), comparable(language, answer), command)
@@ -88,7 +88,7 @@ async function isAnswered(t: Test, { command, language, answer }: Command, run: 
   if (typeof shown === 'string' && typeof real === 'string') cursors.push([shown, real])
 }
 
-/** Runs a command as it stands, but for where the server and the package are; resolves with what it prints, or writes into a file. */
+/** Runs a command as shown, but with the real paths of server and package; resolves with what it prints or writes into a file. */
 const runner =
   ({ dir }: Built, url: string): Run =>
   async command => {
@@ -105,7 +105,7 @@ async function start({ start }: Built): Promise<{ server: Running; url: string }
   return { server, url }
 }
 
-/** What the page says has happened, on the API's own routes, each user with a token. */
+/** Makes the history that the page describes, through the routes of the API, each user with a token of their own. */
 async function makeHistory({ run }: Built, url: string): Promise<void> {
   const client = async (user: string) => {
     const { stdout } = await run('cli/main.js', ['token', '--user', user], ENVIRONMENT)
@@ -128,7 +128,7 @@ async function makeHistory({ run }: Built, url: string): Promise<void> {
   await alice('/upload_dicom_zip', 201, 4096)
   await carol('/continue_after_l3/p/2026-01-31')
   await brien('/process/p/2026-01-31')
-  // What an operator wants of bob needs a bob.
+  // bob must exist before an operator can limit him.
   await bob(detect)
   await send(`${url}/admin/quotas/users/bob/adjust?quota_type=api_calls_l3_detect&new_limit=5`, 200, {
     method: 'PUT',

@@ -1,4 +1,4 @@
-// What an operator with millions of log rows is told to do is done here, on a log that is smaller.
+// Follows the advice for operators with millions of log rows, on a smaller log.
 import { existsSync } from 'node:fs'
 import { readFile } from 'node:fs/promises'
 import { join } from 'node:path'
@@ -41,14 +41,14 @@ const root = join(import.meta.dirname, '../..')
 const page = await readFile(join(root, 'docs/large-logs.md'), 'utf8')
 const pg = await server(t)
 
-/** The one snippet in this language that has this in it. */
+/** The only snippet in this language that contains this text. */
 function snippet(language: string, text: string): string {
   const found = fences(page, language).filter(snippet => snippet.includes(text))
   if (found.length !== 1) throw new Error(`${found.length} snippets have '${text}'`)
   return found[0] as string
 }
 
-/** A database with our tables: ours, and an operator's psql. */
+/** A database with our tables: our connection to it, and an operator's psql. */
 async function fresh(t: Test): Promise<{ url: string; db: Database; psql: postgres.Sql }> {
   const url = await pg.migrated()
   const db = await open(url)
@@ -66,7 +66,7 @@ const DAY_MS = 86_400_000
 const daysAgo = (days: number): Date => new Date(Date.now() - days * DAY_MS)
 const noonOf = (day: Date): Date => new Date(Math.floor(day.getTime() / DAY_MS) * DAY_MS + DAY_MS / 2)
 
-/** Log rows of seven users who have no counters, so that there is nothing to agree with. */
+/** Writes log rows for seven users who have no counters, so that no counter can disagree with them. */
 const write = (db: Database, rows: number, at: Date) =>
   db.query(
     `INSERT INTO usage_logs (user_id, quota_type_id, amount, created_at)
@@ -76,13 +76,13 @@ const write = (db: Database, rows: number, at: Date) =>
 
 const typeIdOf = async (db: Database, type: string): Promise<number> => (await wanted(db, { [type]: 1 }))[0]!.typeId
 
-/** What statistics say of each of the last days, the newest last. */
+/** The usage of each of the last days according to statistics, newest last. */
 async function usageByDay(db: Database, type: string, timeZone = 'UTC', days = 4): Promise<number[]> {
   const order = { typeId: await typeIdOf(db, type), days, interval: 'day', timeZone, topUsers: 3 } as const
   return (await viewStatistics(db, order)).series.map(({ usage }) => usage)
 }
 
-t.test('after a change by hand, reconcile --fix makes statistics say what the log says', async t => {
+t.test('after a change by hand, reconcile --fix brings statistics in line with the log', async t => {
   const [{ url, db, psql }, { dir }] = await Promise.all([fresh(t), built(t)])
   await declareTypes(db, { calls: { limit: -1 } })
   await write(db, 1_500, noonOf(daysAgo(1)))
@@ -100,7 +100,7 @@ t.test('after a change by hand, reconcile --fix makes statistics say what the lo
   t.strictSame(await usageByDay(db, 'calls'), [0, 999, 1_500, 0])
 
   await psql`UPDATE usage_logs SET amount = 2`
-  t.strictSame(await usageByDay(db, 'calls'), [0, 1_998, 1_500, 0], 'the old sum, and the log')
+  t.strictSame(await usageByDay(db, 'calls'), [0, 1_998, 1_500, 0], 'an old sum for one day, the log for the other')
   for (const { command, language, answer } of commandsOf(page)) {
     const here = command.replace(/^npx fastify-quota/, 'node ../dist/cli/main.js')
     const { code, stdout } = await bash(`cd '${dir}' && ${here}`, { DATABASE_URL: url })
@@ -109,12 +109,12 @@ t.test('after a change by hand, reconcile --fix makes statistics say what the lo
   }
   t.strictSame(await usageByDay(db, 'calls'), [0, 1_998, 3_000, 0])
   await new UsageRollups(db, error => failures.push(error)).keep()
-  t.equal((await db.query('SELECT FROM quota_rollups')).length, 1, 'and it is added up anew')
+  t.equal((await db.query('SELECT FROM quota_rollups')).length, 1, 'the day is added up again')
   t.strictSame(await usageByDay(db, 'calls'), [0, 1_998, 3_000, 0])
   t.strictSame(failures, [])
 })
 
-t.test('a process goes on with eight time zones, UTC among them', async t => {
+t.test('a process maintains sums for eight time zones: UTC and the last seven asked for', async t => {
   const { db } = await fresh(t)
   await declareTypes(db, { calls: { limit: -1 } })
   await write(db, 1_500, noonOf(daysAgo(1)))
@@ -129,7 +129,7 @@ t.test('a process goes on with eight time zones, UTC among them', async t => {
   )
 })
 
-/** How PostgreSQL would read a page of the log. */
+/** PostgreSQL's plan for reading a page of the log. */
 async function planOf(psql: postgres.Sql, filter: UsageFilter, after?: LogPosition): Promise<string> {
   let asked: [string, Values] = ['', []]
   const ear = {
@@ -147,7 +147,7 @@ async function planOf(psql: postgres.Sql, filter: UsageFilter, after?: LogPositi
 const drizzleKitPush = (url: string) =>
   bash(`cd '${root}' && node node_modules/drizzle-kit/bin.cjs push < /dev/null`, { DATABASE_URL: url })
 
-t.test('pages of a rare endpoint or type are a range of the index that is made for them', async t => {
+t.test('the suggested index lets a page of a rare endpoint or type be read without filter or sort', async t => {
   const { url, db, psql } = await fresh(t)
   await declareTypes(db, { calls: { limit: -1 }, rare: { limit: -1 } })
   const [typeId, often] = [await typeIdOf(db, 'rare'), await typeIdOf(db, 'calls')]
@@ -163,7 +163,7 @@ t.test('pages of a rare endpoint or type are a range of the index that is made f
     ['usage_logs_endpoint_idx', { endpoint: '/rare' }],
     ['usage_logs_quota_type_id_idx', { typeId }]
   ] as const) {
-    t.match(await planOf(psql, filter), 'Filter: ', 'rows are read in vain')
+    t.match(await planOf(psql, filter), 'Filter: ', 'without the index, other rows are read too')
     await psql.unsafe(snippet('sql', index))
     for (const plan of [await planOf(psql, filter), await planOf(psql, filter, after)]) {
       t.match(plan, `Index Scan Backward using ${index} on usage_logs`)
@@ -174,9 +174,9 @@ t.test('pages of a rare endpoint or type are a range of the index that is made f
 
   const indexes = async () => (await psql`SELECT FROM pg_indexes WHERE tablename = 'usage_logs'`).length
   t.equal(await migrate(db), 0)
-  t.equal(await indexes(), 5, 'migrations leave them alone')
+  t.equal(await indexes(), 5, 'migrations keep the indexes')
   t.equal((await drizzleKitPush(url)).code, 0)
-  t.equal(await indexes(), 3, 'a push does not')
+  t.equal(await indexes(), 3, 'a push drops them')
 })
 
 async function charged(db: Database, userId: string, amounts: Amounts, at?: Date): Promise<void> {
@@ -186,7 +186,7 @@ async function charged(db: Database, userId: string, amounts: Amounts, at?: Date
   }
 }
 
-/** The month of an instant. */
+/** The report of the month that contains this instant. */
 async function reportOf(db: Database, at: Date): Promise<string[]> {
   const lines: string[] = []
   for await (const { userId, type, used, calls, denials } of reportUsage(db, at.toISOString().slice(0, 7)))
@@ -194,7 +194,7 @@ async function reportOf(db: Database, at: Date): Promise<string[]> {
   return lines
 }
 
-t.test('a retention keeps what counters are the sum of, and what was used', async t => {
+t.test('retention keeps the rows that counters sum up, and the usage in statistics and reports', async t => {
   const { url, db } = await fresh(t)
   const quotas = {
     months: { limit: -1 },
@@ -238,9 +238,9 @@ t.test('a retention keeps what counters are the sum of, and what was used', asyn
   t.strictSame(
     left.map(({ line }) => line),
     ['alice ever 3', 'alice months 1', 'alice stored 3', 'alice years 1'],
-    'of running periods and of levels all; nothing of users who are gone'
+    'all rows of running periods and of levels, and none of users who are gone'
   )
-  t.strictSame(await look(), before, 'statistics lose nothing')
+  t.strictSame(await look(), before, 'statistics are unchanged')
   t.strictSame(
     await reportOf(db, older),
     [
@@ -248,7 +248,7 @@ t.test('a retention keeps what counters are the sum of, and what was used', asyn
       'alice months: 3 used, 0 calls, 0 denials',
       'alice stored: 3 used, 1 calls, 0 denials'
     ],
-    'a report still knows what was used in a month, and not how often'
+    'a report still knows how much was used in a month, but not how often'
   )
   t.equal((await db.query('SELECT FROM quota_denials')).length, 4)
   t.strictSame(await findDiscrepancies(db), [])
@@ -275,7 +275,7 @@ const QUOTAS = {
   stored: { limit: 1e9, kind: 'level' }
 } as const
 
-/** A log with a history, the database of an application that does not own its tables, and of the operator who does. */
+/** A log with a history, seen by an application that does not own its tables (`db`) and by the operator who does (`owner`). */
 async function partitioning(t: Test) {
   const { url, db: owner, psql } = await fresh(t)
   await psql.unsafe(`
@@ -291,7 +291,7 @@ async function partitioning(t: Test) {
   return { url, owner, db, psql }
 }
 
-/** All that is read from the log. */
+/** Everything that can be read from the log. */
 async function readings(db: Database) {
   const pages = []
   let after: LogPosition | undefined
@@ -312,7 +312,7 @@ async function readings(db: Database) {
   }
 }
 
-t.test('a log is partitioned as it is written down, and all goes on', async t => {
+t.test('a log can be partitioned as documented, and everything keeps working', async t => {
   const { url, owner, db, psql } = await partitioning(t)
   const before = { catalogue: await catalogue(psql), ...(await readings(db)) }
   const store = new Reservations(db, 2_000)
@@ -321,7 +321,7 @@ t.test('a log is partitioned as it is written down, and all goes on', async t =>
     if (!outcome.admitted) throw new Error('denied')
     return outcome.charges
   }
-  // Its statements are prepared by now, for the table that is not partitioned.
+  // Prepares the statements of the store while the table is not partitioned yet.
   await store.commit('early', costing(await reserveOf('early', { calls: 1 })), '/a')
   const early = await db.query<{ id: string }>("SELECT id::text AS id FROM usage_logs WHERE user_id = 'early'")
   await deleteUser(db, 'early', BY)
@@ -335,15 +335,15 @@ t.test('a log is partitioned as it is written down, and all goes on', async t =>
     reserveOf('user-2', { calls: 1 }),
     store.commit('user-1', costing(held), '/a')
   ])
-  t.match(admitted, { status: 'fulfilled' }, 'to hold takes no log')
-  t.match(settled, { status: 'rejected', reason: { code: 'FST_QUOTA_STORE' } }, 'nothing is charged meanwhile')
+  t.match(admitted, { status: 'fulfilled' }, 'a reservation does not touch the log')
+  t.match(settled, { status: 'rejected', reason: { code: 'FST_QUOTA_STORE' } }, 'nothing is charged during the move')
   await operator.unsafe(rest)
   operator.release()
 
-  await t.test('nothing is lost, or looks different', async t => {
+  await t.test('nothing is lost or reads differently', async t => {
     t.strictSame({ catalogue: await catalogue(psql), ...(await readings(db)) }, before)
     const parts = await psql`SELECT tableoid::regclass::text AS part FROM usage_logs GROUP BY 1`
-    t.ok(parts.length > 4, 'users are spread')
+    t.ok(parts.length > 4, 'users are spread across partitions')
     t.equal((await psql`SELECT FROM pg_inherits WHERE inhparent = 'usage_logs'::regclass`).length, 8)
     t.strictSame(await missingFromSchema(db), [])
     t.equal(await migrate(owner), 0)
@@ -353,17 +353,17 @@ t.test('a log is partitioned as it is written down, and all goes on', async t =>
     )
   })
 
-  await t.test('whoever had waited is charged, once', async t => {
+  await t.test('a charge that failed during the move can be repeated, and counts once', async t => {
     await store.commit('user-1', costing(held), '/a')
     t.strictSame(await standing(db, 'user-1', 'calls'), [7, 0, 93])
-    // As who had no answer does it again.
+    // As a caller that got no answer repeats it.
     await store.commit('user-1', costing(held), '/a')
     await commit(db, 'user-1', costing(held), '/a')
     t.equal((await listUsage(db, { userId: 'user-1', endpoint: '/a' }, { limit: 100 }))[0]?.id, held[0]?.id)
     t.strictSame(await violations(db), [])
   })
 
-  await t.test('everything that writes the log does', async t => {
+  await t.test('everything that writes to the log still works', async t => {
     await charged(db, 'new', { calls: 1 })
     const moves = Array.from({ length: 30 }, async (_, n) => {
       const userId = `user-${n % 20}`
@@ -382,7 +382,7 @@ t.test('a log is partitioned as it is written down, and all goes on', async t =>
     await resetQuota(db, 'user-7', 'calls', BY)
     t.ok(await deleteUser(db, 'user-8', BY))
     const rows = async (filter: UsageFilter) => (await listUsage(db, filter, { limit: 100 })).length
-    t.equal(await rows({ endpoint: '/grouped' }), 30 - 2, 'those of a user who was deleted are gone')
+    t.equal(await rows({ endpoint: '/grouped' }), 30 - 2, 'the rows of a deleted user are gone')
     t.equal(await rows({ endpoint: '/b' }), 2)
     t.equal(await rows({ endpoint: '/c' }), 0)
     t.equal(await rows({ userId: 'user-8' }), 0)
@@ -390,7 +390,7 @@ t.test('a log is partitioned as it is written down, and all goes on', async t =>
     t.strictSame(await violations(db), [])
   })
 
-  await t.test('what is added up is what the log says, also when the oldest rows are deleted', async t => {
+  await t.test('the daily sums match the log, even after the oldest rows are deleted', async t => {
     const same = async () => t.strictSame(await usageByDay(db, 'tokens'), await usageByDay(db, 'tokens', 'Etc/UTC'))
     const roll = async () => {
       const safe = new SafeTime()
@@ -410,7 +410,7 @@ t.test('a log is partitioned as it is written down, and all goes on', async t =>
     t.strictSame(await violations(db), [])
   })
 
-  await t.test('a user is looked for in one partition, and a page of all is merged from ranges', async t => {
+  await t.test('one user is read from one partition, and a page of all is merged without sorting', async t => {
     await psql`INSERT INTO usage_logs (user_id, quota_type_id, amount, created_at)
                SELECT 'many-' || n % 500, 1, 0, now() - n * interval '1 second' FROM generate_series(1, 40000) n`
     await psql`ANALYZE usage_logs`
@@ -421,7 +421,7 @@ t.test('a log is partitioned as it is written down, and all goes on', async t =>
     await psql`DELETE FROM usage_logs WHERE user_id LIKE 'many-%'`
   })
 
-  await t.test('indexes of your own are made without CONCURRENTLY, and migrations can be', async t => {
+  await t.test('indexes must be created without CONCURRENTLY, and columns can be added and dropped', async t => {
     const mine = snippet('sql', 'usage_logs_endpoint_idx')
     await t.rejects(psql.unsafe(mine), { code: '0A000' })
     await psql.unsafe(mine.replace('CONCURRENTLY ', ''))
@@ -430,7 +430,7 @@ t.test('a log is partitioned as it is written down, and all goes on', async t =>
     await psql`ALTER TABLE usage_logs DROP COLUMN later`
   })
 
-  await t.test('a push ends with the error that is shown, and changes nothing', async t => {
+  await t.test('a push fails with the documented error, and changes nothing', async t => {
     const look = async () => [await psql`SELECT count(*) FROM usage_logs`, await catalogue(psql)]
     const before = await look()
     const { stdout, stderr } = await drizzleKitPush(url)
@@ -440,7 +440,7 @@ t.test('a log is partitioned as it is written down, and all goes on', async t =>
   })
 })
 
-t.test('what cannot be partitioned stays as it was', async t => {
+t.test('a log that cannot be partitioned stays as it was', async t => {
   const { psql, db } = await partitioning(t)
   const before = { catalogue: await catalogue(psql), ...(await readings(db)) }
   const isRefused = async (code: string) => {

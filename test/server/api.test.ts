@@ -47,7 +47,7 @@ t.test('the API of the replaced system', async t => {
     ])
   })
 
-  t.test('accepts a task with 202, charges its own type, and completes it', async t => {
+  t.test('accepts a task with 202, charges the type of that task, and completes it', async t => {
     const accepted: string[] = []
     for (const [path, type, kind] of [
       ['process', 'api_calls_full_process', 'full_process'],
@@ -69,7 +69,7 @@ t.test('the API of the replaced system', async t => {
     }
   })
 
-  t.test('shows a user the tasks and studies of that user only', async t => {
+  t.test('shows users only their own tasks and studies', async t => {
     const task = (await (await post('owner', '/process/p/2026-01-31')).json()) as { task_id: string }
     await post('owner', '/upload_dicom_zip?patient_name=Doe&study_date=2026-01-31', { body: 'scan' })
     t.equal((await get('other', `/task_status/${task.task_id}`)).status, 404)
@@ -77,7 +77,7 @@ t.test('the API of the replaced system', async t => {
     t.strictSame((await get('owner', '/list_patients')).body, { count: 1, patients: ['Doe-2026-01-31'] })
   })
 
-  t.test('charges an upload by the bytes that came, whatever their content type', async t => {
+  t.test('charges an upload for the bytes received, whatever their content type', async t => {
     const form = new FormData()
     form.set('file', new Blob(['x'.repeat(100)]))
     const bodies: RequestInit[] = [
@@ -107,7 +107,7 @@ t.test('the API of the replaced system', async t => {
     t.equal(await used('lengthless', 'storage_dicom'), 0)
   })
 
-  t.test('does not take an upload that the storage has no room for', async t => {
+  t.test('refuses an upload with 402 if the storage has no room for it', async t => {
     await app.quota.setUsage('full', 'storage_dicom', 10_737_418_240 - 10)
     const denied = await post('full', '/upload_dicom_zip', { body: 'eleven byte' })
     t.equal(denied.status, 402)
@@ -120,7 +120,7 @@ t.test('the API of the replaced system', async t => {
     t.equal((await post('full', '/upload_dicom_zip', { body: 'ten  bytes' })).status, 201)
   })
 
-  t.test('gives back what an upload held that broke off', async t => {
+  t.test('releases what an aborted upload had reserved', async t => {
     const socket = connectSocket(Number(new URL(url).port), '127.0.0.1')
     const { authorization } = bearer('breaker')
     socket.write(
@@ -133,12 +133,12 @@ t.test('the API of the replaced system', async t => {
     t.equal(await used('breaker', 'storage_dicom'), 0)
 
     async function reaches(reserved: number): Promise<void> {
-      // The embedded engine answers without giving the socket a turn.
+      // The embedded engine answers without letting the event loop get to the socket.
       while ((await app.quota.check('breaker', 'storage_dicom')).reserved !== reserved) await setImmediate()
     }
   })
 
-  t.test('answers 401 on every route of the API without a token, and none on /health', async t => {
+  t.test('answers 401 without a token on the routes of the API, but not on /health', async t => {
     for (const [method, path] of [
       ['POST', '/process/p/d'],
       ['POST', '/upload_dicom_zip'],
@@ -156,13 +156,13 @@ t.test('the API of the replaced system', async t => {
     t.match([health.status, await health.json()], [200, { status: 'healthy', database: 'reachable' }])
   })
 
-  t.test('takes no token that another algorithm has signed', async t => {
+  t.test('refuses an unsigned token', async t => {
     const none = `${Buffer.from('{"alg":"none"}').toString('base64url')}.${Buffer.from('{"sub":"alice"}').toString('base64url')}.`
     const reply = await fetch(`${url}/list_patients`, { headers: { authorization: `Bearer ${none}` } })
     t.equal(reply.status, 401)
   })
 
-  t.test('finds a user whose id has 255 characters of four bytes', async t => {
+  t.test('finds a user whose id has 255 four-byte characters', async t => {
     const id = '😀'.repeat(255)
     await app.quota.consume(id, 'api_calls_l3_detect')
     const reply = await fetch(`${url}/admin/quotas/users/${encodeURIComponent(id)}`, { headers: ADMIN })
@@ -170,7 +170,7 @@ t.test('the API of the replaced system', async t => {
     t.equal(((await reply.json()) as { user_id: string }).user_id, id)
   })
 
-  t.test('says of an id that no user has that it is too long, and of a path that it is malformed', async t => {
+  t.test('answers 414 to an id that is too long for any user, and 400 to a malformed URL', async t => {
     const refusalOf = async (id: string) => {
       const reply = await fetch(`${url}/admin/quotas/users/${id}`, { headers: ADMIN })
       t.equal(reply.headers.get('cache-control'), 'no-store')
@@ -180,13 +180,13 @@ t.test('the API of the replaced system', async t => {
     t.match(await refusalOf('%zz'), { status: 400, detail: 'The URL is malformed.' })
   })
 
-  t.test('answers an unknown path with a problem that does not repeat it', async t => {
+  t.test('answers an unknown path with 404, without repeating the path', async t => {
     const reply = await fetch(`${url}/proces/Erika.Mustermann/2026-01-31`)
     t.equal(reply.status, 404)
     t.notMatch(await reply.text(), /Mustermann/)
   })
 
-  t.test('describes every route in OpenAPI 3, with how it is authenticated', async t => {
+  t.test('describes its routes and their authentication in OpenAPI 3', async t => {
     const document = JSON.parse(await (await fetch(`${url}/docs/json`)).text())
     t.match(document.openapi, /^3\./)
     t.match(document.components.securitySchemes, {
@@ -203,23 +203,23 @@ t.test('the API of the replaced system', async t => {
   })
 })
 
-t.test('with ENABLE_AUTH=false charges the user of X-User-Id', async t => {
+t.test('with ENABLE_AUTH=false charges the user named in X-User-Id', async t => {
   const { app, url } = await serve(t, { isAuthEnabled: false, jwtSecret: undefined })
   const headers = { 'x-user-id': 'local' }
   t.equal((await fetch(`${url}/process/p/d`, { method: 'POST', headers })).status, 202)
   t.equal((await app.quota.check('local', 'api_calls_full_process')).used, 1)
-  // As curl sends it, and as a client does that knows nothing but Latin-1. `fetch` sends a header's characters as bytes.
+  // As curl sends it, and as a client that knows only Latin-1 does. `fetch` sends each character of a header as one byte.
   for (const encoding of ['utf8', 'latin1'] as const) {
     const named = { 'x-user-id': Buffer.from('Zoë', encoding).toString('latin1') }
     t.equal((await fetch(`${url}/process/p/d`, { method: 'POST', headers: named })).status, 202)
   }
-  t.equal((await app.quota.check('Zoë', 'api_calls_full_process')).used, 2, 'in UTF-8 too')
+  t.equal((await app.quota.check('Zoë', 'api_calls_full_process')).used, 2, 'in UTF-8 and in Latin-1')
   const without = await fetch(`${url}/process/p/d`, { method: 'POST' })
   t.equal(without.status, 401)
   t.equal(without.headers.get('www-authenticate'), null)
 })
 
-t.test('with ENABLE_QUOTA=false meters nothing, and has no quota route and no database', async t => {
+t.test('with ENABLE_QUOTA=false meters nothing, has no quota routes, and needs no database', async t => {
   const { app, url } = await serve(t, {
     isQuotaEnabled: false,
     adminToken: undefined,
@@ -235,7 +235,7 @@ t.test('with ENABLE_QUOTA=false meters nothing, and has no quota route and no da
     t.equal((await fetch(url + path, { headers: { ...headers, ...ADMIN } })).status, 404, path)
   t.match(await (await fetch(`${url}/health`)).json(), { status: 'healthy', database: 'unused' })
 
-  t.test('and its OpenAPI document speaks of no quota', async t => {
+  t.test('and its OpenAPI document does not mention quotas', async t => {
     const { info, paths, components } = (await (await fetch(`${url}/docs/json`)).json()) as {
       info: { description: string }
       paths: Record<string, Record<string, { responses: Record<string, unknown> }>>

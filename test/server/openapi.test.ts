@@ -62,7 +62,7 @@ type Route = (typeof operations)[number]
 
 const compile = buildValidatorFactory()({}, { customOptions: { coerceTypes: false, useDefaults: false } })
 
-/** What stands in an answer and in no schema: a property that leaves unnamed. */
+/** The paths of all properties in an answer that its schema does not name. */
 function unnamed(schema: Schema, value: unknown, path = ''): string[] {
   if (Array.isArray(value)) return value.flatMap((item, i) => unnamed(schema.items ?? {}, item, `${path}[${i}]`))
   if (typeof value !== 'object' || value === null || schema.additionalProperties === true) return []
@@ -89,7 +89,7 @@ function isDocumented(t: Test, route: Route, reply: LightMyRequestResponse, titl
 
 const exampleOf = ({ example, schema }: Parameter): unknown => example ?? schema.default ?? schema.enum?.[0]
 
-/** The request that the document describes: every parameter and property that has an example, a default or a choice. */
+/** The request that the document suggests: every parameter and property that has an example, a default or an enum. */
 function requestOf({ path, method, operation }: Route): InjectOptions {
   const given = (place: string) =>
     (operation.parameters ?? []).filter(p => p.in === place && exampleOf(p) !== undefined && p.name !== 'offset')
@@ -122,14 +122,14 @@ function credentials({ security }: Operation): Record<string, string> {
   return schemes.includes('bearer') ? { authorization: `Bearer ${app.jwt.sign({ sub: 'alice' })}` } : {}
 }
 
-t.test('is an OpenAPI 3.1 document', async t => {
+t.test('is a valid OpenAPI 3.1 document, and is served at /docs/json', async t => {
   t.match(document.openapi, /^3\.1\./)
   t.match(await new Validator().validate(JSON.parse(JSON.stringify(document))), { valid: true })
   const reply = await app.inject('/docs/json')
   t.strictSame(reply.json(), JSON.parse(JSON.stringify(document)))
 })
 
-t.test('has every route of the operator, and says what each takes and gives', async t => {
+t.test('has every admin route, and describes its parameters and responses', async t => {
   t.strictSame(
     admin.map(({ method, path }) => `${method} ${path.replace(ADMIN_PREFIX, '')}`).sort(),
     [
@@ -158,14 +158,14 @@ t.test('has every route of the operator, and says what each takes and gives', as
     for (const parameter of operation.parameters ?? []) t.ok(parameter.description, `${name} ${parameter.name}`)
     for (const [status, answer] of Object.entries(operation.responses))
       t.not(answer.description, 'Default Response', `${name} ${status}`)
-    for (const status of [400, 403, 429, 500, 503]) t.ok(operation.responses[status], `${name} says what ${status} is`)
+    for (const status of [400, 403, 429, 500, 503]) t.ok(operation.responses[status], `${name} documents ${status}`)
   }
   const ids = operations.map(({ operation }) => operation.operationId).filter(id => id !== undefined)
-  t.equal(new Set(ids).size, ids.length, 'no two have one name')
+  t.equal(new Set(ids).size, ids.length, 'no two operations share an id')
 })
 
-t.test("takes every route's example, and answers as the document says", async t => {
-  // What deletes comes last: the others speak of the same user.
+t.test('accepts the example request of every route, and answers as documented', async t => {
+  // DELETE comes last: the other requests need the same user.
   const ordered = [...operations].sort((a, b) => Number(a.method === 'DELETE') - Number(b.method === 'DELETE'))
   await app.quota.consume('alice', 'api_calls_l3_detect', 1, { endpoint: '/l3_detect/:patient/:date' })
   for (const route of ordered) {
@@ -177,7 +177,7 @@ t.test("takes every route's example, and answers as the document says", async t 
   }
 })
 
-t.test('answers every refusal as the document says', async t => {
+t.test('refuses invalid requests to every admin route as documented', async t => {
   for (const route of admin) {
     const { path, method } = route
     const request = requestOf(route)
@@ -193,20 +193,20 @@ t.test('answers every refusal as the document says', async t => {
     await send('an unknown parameter', { url: `${url}${url.includes('?') ? '&' : '?'}nonsense=1` })
     if (path.includes('{userId}')) {
       await send('an unknown user', { url: url.replace('/alice', '/nobody') })
-      await send('no user id', { url: url.replace('/alice', '/%00') })
+      await send('an invalid user id', { url: url.replace('/alice', '/%00') })
     }
     if (path.includes('{quotaType}')) await send('an unknown type', { url: url.replace('l3_detect', 'nothing') })
     if (method === 'GET') continue
     const json = { ...request.headers, 'content-type': 'application/json' }
-    await send('no JSON', { headers: json, payload: '{' })
-    await send('another list', { headers: json, payload: '[]' })
+    await send('broken JSON', { headers: json, payload: '{' })
+    await send('an array', { headers: json, payload: '[]' })
     await send('an unknown field', { headers: json, payload: '{"nonsense":1}' })
-    await send('no media type of ours', { headers: { ...json, 'content-type': 'application/xml' }, payload: '<a/>' })
-    await send('too much', { headers: json, payload: JSON.stringify({ reason: 'x'.repeat(2 ** 21) }) })
+    await send('another media type', { headers: { ...json, 'content-type': 'application/xml' }, payload: '<a/>' })
+    await send('too large a body', { headers: json, payload: JSON.stringify({ reason: 'x'.repeat(2 ** 21) }) })
   }
 })
 
-t.test('answers a body that a task does not take as the document says, and charges nothing', async t => {
+t.test('refuses a body that a task cannot take, as documented, and charges nothing', async t => {
   const tasks = operations.filter(
     ({ method, path }) => method === 'POST' && path.includes('{patient}') && !path.includes('upload')
   )
@@ -228,7 +228,7 @@ t.test('answers a body that a task does not take as the document says, and charg
   t.strictSame(await used(), before)
 })
 
-t.test('says of every route with a parameter in its path that one may be too long', async t => {
+t.test('documents 414 for every route with a path parameter, and for no other', async t => {
   const routes = operations.filter(({ path }) => path.includes('{'))
   t.equal(routes.length, 12)
   for (const route of routes) {
@@ -241,11 +241,11 @@ t.test('says of every route with a parameter in its path that one may be too lon
     t.notOk(operation.responses[414], path)
 })
 
-t.test('is shown as a page', async t => {
+t.test('is shown as a page at /docs/', async t => {
   const page = await app.inject('/docs/')
   t.equal(page.statusCode, 200)
   t.match(page.headers['content-type'], /^text\/html/)
   const policy = String(page.headers['content-security-policy'])
   t.match(policy, "default-src 'self'")
-  t.notMatch(policy, 'upgrade-insecure-requests', 'also where it is asked for over HTTP by another host')
+  t.notMatch(policy, 'upgrade-insecure-requests', 'so that the page also works over HTTP from another host')
 })

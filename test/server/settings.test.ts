@@ -14,24 +14,21 @@ const directory = (t: Test) => {
   return dir
 }
 
-t.test(
-  'without a variable listens on 127.0.0.1:7500, over the embedded database, with authentication and quotas',
-  async t => {
-    t.match(readSettings(SECRETS), {
-      host: '127.0.0.1',
-      port: 7500,
-      logLevel: 'info',
-      isAuthEnabled: true,
-      isQuotaEnabled: true,
-      connection: { dataDir: './.fastify-quota' },
-      adminToken: TOKEN,
-      isAdminTokenKept: false,
-      jwtSecret: SECRET
-    })
-  }
-)
+t.test('by default listens on 127.0.0.1:7500, with the embedded database, authentication and quotas', async t => {
+  t.match(readSettings(SECRETS), {
+    host: '127.0.0.1',
+    port: 7500,
+    logLevel: 'info',
+    isAuthEnabled: true,
+    isQuotaEnabled: true,
+    connection: { dataDir: './.fastify-quota' },
+    adminToken: TOKEN,
+    isAdminTokenKept: false,
+    jwtSecret: SECRET
+  })
+})
 
-t.test('takes an empty variable as one that is not set', async t => {
+t.test('treats an empty variable as unset', async t => {
   const empty = {
     PORT: '',
     HOST: '',
@@ -44,7 +41,7 @@ t.test('takes an empty variable as one that is not set', async t => {
   t.strictSame(readSettings({ ...empty, ...SECRETS }), readSettings(SECRETS))
 })
 
-t.test('refuses a wrong variable by its name, and says what it takes', async t => {
+t.test('names an invalid variable, and says what it accepts', async t => {
   const wrong: [Environment, RegExp][] = [
     [{ PORT: 'http' }, /^PORT must be a whole number from 0 .* to 65535, but is 'http'/],
     [{ PORT: '65536' }, /^PORT must/],
@@ -64,7 +61,7 @@ t.test('refuses a wrong variable by its name, and says what it takes', async t =
   for (const [environment, message] of wrong) t.throws(() => readSettings({ ...SECRETS, ...environment }), { message })
 })
 
-t.test('takes a secret that is just long enough, and true and false as they are written elsewhere', async t => {
+t.test('accepts secrets of the minimum length, and true and false in upper or lower case', async t => {
   const environment = { ADMIN_TOKEN: 'x'.repeat(16), JWT_SECRET: 'x'.repeat(32) }
   t.match(readSettings(environment), { adminToken: environment.ADMIN_TOKEN, jwtSecret: environment.JWT_SECRET })
   t.match(readSettings({ ...SECRETS, ENABLE_AUTH: 'False', ENABLE_QUOTA: 'TRUE' }), {
@@ -73,7 +70,7 @@ t.test('takes a secret that is just long enough, and true and false as they are 
   })
 })
 
-t.test('lets ENABLE_AUTH=false stand on a loopback HOST only', async t => {
+t.test('accepts ENABLE_AUTH=false only on a loopback HOST', async t => {
   for (const HOST of ['127.0.0.1', '127.9.9.9', '::1', 'localhost'])
     t.equal(readSettings({ ...SECRETS, ENABLE_AUTH: 'false', HOST }).isAuthEnabled, false, HOST)
   for (const HOST of ['0.0.0.0', '::', '192.168.0.1', 'example.com', '127.0.0.1.example.com'])
@@ -84,24 +81,24 @@ t.test('lets ENABLE_AUTH=false stand on a loopback HOST only', async t => {
     )
 })
 
-t.test('makes up no secret for a database that others share', async t => {
+t.test('requires both secrets with DATABASE_URL, instead of generating them', async t => {
   const DATABASE_URL = 'postgres://localhost/app'
   t.throws(() => readSettings({ DATABASE_URL, JWT_SECRET: SECRET }), { message: /^ADMIN_TOKEN is missing/ })
   t.throws(() => readSettings({ DATABASE_URL, ADMIN_TOKEN: TOKEN }), { message: /^JWT_SECRET is missing/ })
   t.equal(readSettings({ DATABASE_URL, ...SECRETS }).connection, DATABASE_URL)
 })
 
-t.test('asks for no secret that nothing will use', async t => {
+t.test('does not require a secret that will not be used', async t => {
   const DATABASE_URL = 'postgres://localhost/app'
   t.equal(readSettings({ DATABASE_URL, JWT_SECRET: SECRET, ENABLE_QUOTA: 'false' }).adminToken, undefined)
   t.equal(readSettings({ DATABASE_URL, ADMIN_TOKEN: TOKEN, ENABLE_AUTH: 'false' }).jwtSecret, undefined)
 })
 
-t.test('keeps the secrets it makes in a file that only its owner reads, and finds them again', async t => {
+t.test('keeps the secrets it generates in a file that only its owner can read, and reuses them', async t => {
   const QUOTA_DATA_DIR = join(directory(t), 'made')
   const first = readSettings({ QUOTA_DATA_DIR })
   t.match(first, { adminToken: /^[\w-]{32}$/, isAdminTokenKept: true, jwtSecret: /^[\w-]{43}$/ })
-  t.strictSame(readdirSync(QUOTA_DATA_DIR), ['secrets.json'], 'and no other has them')
+  t.strictSame(readdirSync(QUOTA_DATA_DIR), ['secrets.json'], 'there is no other file')
   t.equal(statSync(join(QUOTA_DATA_DIR, 'secrets.json')).mode & 0o777, 0o600)
   t.equal(statSync(QUOTA_DATA_DIR).mode & 0o777, 0o700)
   t.strictSame(readSettings({ QUOTA_DATA_DIR }), first)
@@ -113,7 +110,7 @@ t.test('keeps the secrets it makes in a file that only its owner reads, and find
   t.not(readSettings({ QUOTA_DATA_DIR: directory(t) }).adminToken, first.adminToken)
 })
 
-t.test('does not write over what a process of the same pid in another container is about to keep', async t => {
+t.test('does not overwrite the draft of a process with the same pid in another container', async t => {
   const QUOTA_DATA_DIR = directory(t)
   const draft = join(QUOTA_DATA_DIR, `secrets.json.${process.pid}`)
   writeFileSync(draft, 'theirs')
@@ -121,22 +118,22 @@ t.test('does not write over what a process of the same pid in another container 
   t.equal(readFileSync(draft, 'utf8'), 'theirs')
 })
 
-t.test('does not write over secrets that it cannot read', async t => {
+t.test('refuses a secrets file that it cannot parse', async t => {
   const QUOTA_DATA_DIR = directory(t)
   writeFileSync(join(QUOTA_DATA_DIR, 'secrets.json'), '{ "admin_token": ')
   t.throws(() => readSettings({ QUOTA_DATA_DIR }), { message: /secrets\.json does not hold the secrets/ })
 })
 
-t.test('makes the directories above its own, too', async t => {
+t.test('creates missing parent directories, too', async t => {
   const dir = directory(t)
   t.ok(readSettings({ QUOTA_DATA_DIR: join(dir, 'a', 'b', 'c') }).adminToken)
   t.equal(statSync(join(dir, 'a', 'b', 'c')).mode & 0o777, 0o700)
 })
 
-t.test('names the directory in which nothing can be kept', async t => {
+t.test('refuses a directory in which secrets cannot be kept', async t => {
   const file = join(directory(t), 'a-file')
   writeFileSync(file, '')
-  // The second takes nobody's directories, and must not be tried for ever.
+  // /proc lets nobody create directories, and must not be tried forever.
   for (const QUOTA_DATA_DIR of [join(file, 'below'), '/proc/quota/below'])
     t.throws(() => readSettings({ QUOTA_DATA_DIR }), { message: /^QUOTA_DATA_DIR: secrets cannot be kept in/ })
 })

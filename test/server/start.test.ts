@@ -16,12 +16,12 @@ t.test('the standalone server', async t => {
     const data = { QUOTA_DATA_DIR: 'data' }
     const first = await start(build, data)
 
-    t.test('prints lines that work as they stand, one after the other', async t => {
+    t.test('prints commands that work unchanged, one after the other', async t => {
       const lines = greetingOf(first.server.stdout())
         .split('\n')
         .filter(line => /^(curl|for) /.test(line))
       t.equal(lines.length, 8)
-      // Each in a shell of its own, so that none leans on another.
+      // Each in a shell of its own, so that none depends on another.
       const [call, mine, lower, loop, refusal, raise, reset, log] = await inTurn(lines)
       t.match(call, /^HTTP\/1.1 202 [\s\S]*x-quota-remaining: 199\r\n/)
       t.match(JSON.parse(mine!), { user_id: 'alice', total_quotas: 5 })
@@ -38,7 +38,7 @@ t.test('the standalone server', async t => {
       })
     })
 
-    t.test('refuses a second process, in one line, and goes on', async t => {
+    t.test('refuses a second process with a one-line error, and keeps running', async t => {
       const second = await build.run('server/main.js', [], { PORT: '0', ...data })
       t.match(second, {
         code: 1,
@@ -48,7 +48,7 @@ t.test('the standalone server', async t => {
       t.equal((await first.call('POST', '/process/p/2026-01-31')).status, 202)
     })
 
-    t.test('on SIGTERM finishes the running request, writes its charge, and ends with 0', async t => {
+    t.test('on SIGTERM finishes the running request, writes its charge, and exits with 0', async t => {
       const upload = first.upload('/upload_dicom_zip?patient_name=Erika.Mustermann', 2000)
       upload.write(Buffer.alloc(1000))
       await first.server.until('/upload_dicom_zip')
@@ -68,10 +68,10 @@ t.test('the standalone server', async t => {
       })
     })
 
-    t.test('keeps everything over a restart, and prints the same admin token', async t => {
+    t.test('keeps usage and secrets across a restart, and prints the same admin token', async t => {
       const second = await start(build, data)
       t.equal(second.adminToken, first.adminToken)
-      // Also the token of before: the secret is the same.
+      // The token from before the restart still works: the secret is the same.
       const { quotas } = JSON.parse((await second.call('GET', '/quotas/me', first.token)).body)
       t.match(quotas, [
         { type_key: 'api_calls_continue', used: 0 },
@@ -83,7 +83,7 @@ t.test('the standalone server', async t => {
       await stop(t, second.server)
     })
 
-    t.test('on SIGTERM finishes an upload that goes on, and lets go of clients that send no more', async t => {
+    t.test('on SIGTERM finishes an active upload, and disconnects clients that send nothing more', async t => {
       const running = await start(build, data)
       const half = connect(Number(new URL(running.url).port), '127.0.0.1')
       await once(half, 'connect')
@@ -112,7 +112,7 @@ t.test('the standalone server', async t => {
     })
   })
 
-  t.test('refuses a wrong variable and a port that is taken, in one line', async t => {
+  t.test('refuses an invalid variable and a port in use, with a one-line error', async t => {
     const wrong = await build.run('server/main.js', [], { ...SECRETS, PORT: 'http' })
     t.match(wrong, { code: 1, stdout: '', stderr: oneLine(/PORT must be a whole number/) })
     const taken = createServer().listen(0, '127.0.0.1')
@@ -126,7 +126,7 @@ t.test('the standalone server', async t => {
     })
   })
 
-  t.test('over PostgreSQL asks for the tables in one line, and tells when it is out of reach', async t => {
+  t.test('over PostgreSQL names missing tables in one line, and reports an outage on /health', async t => {
     const pg = await server(t)
     const environment = { ...SECRETS, DATABASE_URL: await pg.empty() }
     const without = await build.run('server/main.js', [], { ...environment, PORT: '0' })
@@ -149,11 +149,11 @@ t.test('the standalone server', async t => {
   })
 })
 
-t.test('npm start ends its server in order when npm is told to end', async t => {
+t.test('npm start shuts its server down cleanly when npm receives SIGTERM', async t => {
   const npm = await npmStart(t, { PORT: '0', ...SECRETS })
   await npm.until('/usage-logs')
   npm.child.kill('SIGTERM')
-  // Only once nobody has its stdout any more: the server has ended, too.
+  // Resolves only once nobody holds its stdout any more, which means that the server has ended, too.
   const { code, stdout } = await npm.ended
   t.equal(code, 0)
   t.match(stdout, '"closing"')
@@ -161,7 +161,7 @@ t.test('npm start ends its server in order when npm is told to end', async t => 
 
 const greetingOf = (stdout: string): string => stdout.slice(stdout.indexOf('\nfastify-quota listens'))
 
-/** One line, this one, and no stack. */
+/** Exactly one line, which matches, and no stack trace. */
 const oneLine = (pattern: RegExp): RegExp => new RegExp(`^fastify-quota: [^\\n]*${pattern.source}[^\\n]*\\n$`)
 
 async function inTurn(lines: readonly string[]): Promise<string[]> {
@@ -170,7 +170,7 @@ async function inTurn(lines: readonly string[]): Promise<string[]> {
   return outputs
 }
 
-/** Whether it was closed, or reset. */
+/** Resolves once it is closed or reset. */
 const closed = (client: ClientRequest | Socket): Promise<unknown> =>
   new Promise(resolve => client.on('error', () => {}).once('close', resolve))
 
@@ -187,7 +187,7 @@ interface Started {
   token: string
   adminToken: string | undefined
   call(method: string, path: string, token?: string): Promise<{ status: number; body: string }>
-  /** A request whose body the caller sends. */
+  /** A request whose body is left for the caller to send. */
   upload(path: string, bytes: number): ClientRequest
 }
 
