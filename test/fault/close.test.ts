@@ -13,13 +13,13 @@ import { type Target, target } from '../fixtures/target.ts'
 
 const RESERVATION_TTL_MS = 4_000
 const TOKEN = 'an-admin-token-of-a-test'
-/** Ten seconds for what is owed, five for an attempt that began in the tenth, and what upkeep and the pools still wait for. */
+/** Ten seconds for owed charges, five for an attempt that began in the tenth, and the time that upkeep and the pools still wait. */
 const CLOSE_MS = 25_000
-/** Each time other requests are under way. */
+/** In each round, other requests are under way. */
 const CUT_ROUNDS = 8
 
 const FAULTS: Record<string, (network: Network) => unknown> = {
-  refuses: network => network.refuse(),
+  'refuses connections': network => network.refuse(),
   'is silent': network => network.silence()
 }
 
@@ -27,7 +27,7 @@ const pg = await server(t)
 // Most of it is waiting.
 t.jobs = 3
 
-/** Servers on a database of their own behind a network, each of which has charged already, and that database past it. */
+/** Servers on a new database behind a network, each of which has charged already, and that database reached directly. */
 async function stage(t: Test, count: number) {
   const url = await pg.migrated()
   const network = await proxy(t, url)
@@ -46,7 +46,7 @@ async function stage(t: Test, count: number) {
   return { network, servers, db, replies, untilHeld }
 }
 
-/** How long it takes from SIGTERM to an end in order. */
+/** How long it takes from SIGTERM to an orderly exit. */
 async function end(t: Test, { child }: Target): Promise<number> {
   const ended = once(child, 'exit')
   const start = performance.now()
@@ -57,7 +57,7 @@ async function end(t: Test, { child }: Target): Promise<number> {
 
 for (const [what, begin] of Object.entries(FAULTS)) {
   t.test(
-    `a close while the database ${what} ends within 25 s, also with a charge owed`,
+    `a close while the database ${what} ends within 25 s, even with a charge owed`,
     { buffered: true },
     async t => {
       const { network, servers, db, replies, untilHeld } = await stage(t, 2)
@@ -65,19 +65,19 @@ for (const [what, begin] of Object.entries(FAULTS)) {
       const asked = askTagged(owing.base, '/calls?ms=2000', 'alice')
       await untilHeld()
       await begin(network)
-      t.equal((await asked).status, 200, 'the reply is not spoilt')
+      t.equal((await asked).status, 200, 'the reply is unaffected')
       t.match(await owing.counts(), { pending: 1 })
       const [first, second] = await Promise.all([end(t, idle), end(t, owing)])
       t.comment(`${Math.round(first)} ms with nothing owed, ${Math.round(second)} ms with a charge`)
       t.ok(first < CLOSE_MS && second < CLOSE_MS)
-      // That charge is lost with its process, which said so in its log; what it held comes back.
+      // That charge is lost with its process, which said so in its log; what it held is released.
       await metered(t, db, () => {}, { quotas: {}, reservationTtlMs: RESERVATION_TTL_MS })
       await checkBooks(t, db, { replies, servers: [], reservationTtlMs: RESERVATION_TTL_MS })
     }
   )
 
   t.test(
-    `what fails open is let through within 2 s while the database ${what}, and counted`,
+    `a fail-open route lets requests through within 2 s while the database ${what}, and counts them`,
     { buffered: true },
     async t => {
       const { network, servers, db, replies } = await stage(t, 1)
@@ -92,7 +92,7 @@ for (const [what, begin] of Object.entries(FAULTS)) {
         Array(15).fill(200)
       )
       t.ok(during.every(({ sentAt, endedAt }) => endedAt - sentAt < 2_000))
-      // A busy machine may have let the one before through as well.
+      // On a busy machine, the request before may have been let through as well.
       const { charged, unenforced } = await only.counts()
       t.equal(charged + unenforced, 16)
       t.ok(unenforced >= 15)
@@ -107,7 +107,7 @@ for (const [what, begin] of Object.entries(FAULTS)) {
 }
 
 t.test(
-  'a close while the database is gone writes what is owed when it comes back in time',
+  'a close while the database is gone writes owed charges if the database comes back in time',
   { buffered: true },
   async t => {
     const { network, servers, db, replies, untilHeld } = await stage(t, 1)
@@ -124,7 +124,7 @@ t.test(
 )
 
 t.test(
-  'a close while the log is added up on a connection that has gone silent ends within 25 s',
+  'a close ends within 25 s while the usage log is added up on a connection that has gone silent',
   { buffered: true },
   async t => {
     const url = await pg.migrated()
@@ -167,7 +167,7 @@ async function eager({ base }: Target, user: string): Promise<Socket> {
   return socket
 }
 
-t.test('clients that are cut off just before a close leave nothing held', { buffered: true }, async t => {
+t.test('clients that are cut off just before a close leave nothing reserved', { buffered: true }, async t => {
   const held: number[] = []
   for (let round = 0; round < CUT_ROUNDS; round++) {
     const { servers, db } = await stage(t, 1)

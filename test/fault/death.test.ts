@@ -16,7 +16,7 @@ const CLIENTS = 50
 const pg = await server(t)
 
 t.test(
-  'servers that are killed under load lose no charge that a client heard of, and what they held comes back',
+  'servers that are killed under load lose no charge whose reply was received, and what they held is released',
   async t => {
     const connection = await pg.migrated()
     const db = await connect(connection)
@@ -39,16 +39,16 @@ t.test(
       t.strictSame(
         now.filter(({ base, status }) => base !== dying.base && ![200, 402, 409].includes(status as number)),
         [],
-        `death ${round}, the others go on as ever: ${JSON.stringify(summary(now))}`
+        `death ${round}, the other servers go on as before: ${JSON.stringify(summary(now))}`
       )
-      t.strictSame(await violations(db), [], 'no invariant is violated while its reservations are open')
+      t.strictSame(await violations(db), [], "no invariant is violated while the dead server's reservations are open")
       if (round % 5 === 0) await checkBooks(t, db, { replies, servers: staying, reservationTtlMs: RESERVATION_TTL_MS })
     }
-    t.ok(held > 0, `${held} were held at the deaths`)
+    t.ok(held > 0, `${held} reservations were held at the deaths`)
   }
 )
 
-t.test('on SIGTERM under load a server charges what it answers, owes nothing, and ends with 0', async t => {
+t.test('on SIGTERM under load a server charges what it answers, owes nothing, and exits with 0', async t => {
   const connection = await pg.migrated()
   const db = await connect(connection)
   t.teardown(() => db.close())
@@ -62,10 +62,10 @@ t.test('on SIGTERM under load a server charges what it answers, owes nothing, an
     only.child.kill('SIGTERM')
     t.strictSame(await ended, [0, null])
     t.match((await told)[0], { pending: 0, dropped: 0, 'store-failed': 0 }, 'nothing is owed')
-    t.equal(await openReservations(db), 0, 'at once: it waits for no sweep')
+    t.equal(await openReservations(db), 0, 'at once, without a sweep')
     await stop()
     await checkBooks(t, db, { replies, servers: [], reservationTtlMs: 60_000 })
     const rows = await db.query("SELECT DISTINCT metadata->>'tag' AS tag FROM usage_logs")
-    t.equal(rows.length, replies.filter(({ status }) => status === 200).length, 'who was cut off is not charged')
+    t.equal(rows.length, replies.filter(({ status }) => status === 200).length, 'cut-off requests are not charged')
   }
 })

@@ -30,7 +30,7 @@ t.test(
     const { recovered, stop } = load(t, [last], { replies, clients: 2 })
     await recovered([last], 20_000)
     await stop()
-    // Its own upkeep gives back what the dead ones held.
+    // Its upkeep releases what the killed processes held.
     await sleep(2 * RESERVATION_TTL_MS)
     last.child.kill('SIGTERM')
     await new Promise(resolve => last.child.once('exit', resolve))

@@ -17,9 +17,9 @@ async function pair(t: Test) {
 
 const hostOf = (url: string): string => new URL(url).host
 
-t.test('of several hosts the one that can be written to is found, and found again after a failover', async t => {
+t.test('of several hosts the one that takes writes is found, and the new one after a failover', async t => {
   const { primary, standby, url, database } = await pair(t)
-  // The standby first: it is there, and takes no writes.
+  // The standby comes first: it answers, but takes no writes.
   const hosts = `${hostOf(standby.url())},${hostOf(url)}`
   const connection = `postgres://postgres:postgres@${hosts}/${database}`
   const servers = await Promise.all(
@@ -38,7 +38,7 @@ t.test('of several hosts the one that can be written to is found, and found agai
   )
 })
 
-t.test('behind one address the new primary is found, also where the old one came back as a standby', async t => {
+t.test('a new primary behind the same address is found, even if the old one came back as a standby', async t => {
   const { primary, standby, url, database } = await pair(t)
   const directory = await directoryOf(primary)
   let leadsTo = url
@@ -73,7 +73,7 @@ t.test('behind one address the new primary is found, also where the old one came
         await demote(primary, directory)
         await standby.promote()
       },
-      // Long enough that all connections lead to the old one.
+      // Long enough for all connections to lead to the old one.
       lastsMs: 1_000,
       end: () => {
         leadsTo = standby.url()

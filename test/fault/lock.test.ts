@@ -22,7 +22,7 @@ async function lockCounters(t: Test, url: string, user: string): Promise<() => P
   }
 }
 
-/** Load of many and of one whose counters are locked for three seconds; the replies of both in that time. */
+/** Load by many users, and by one whose counters are locked for three seconds; returns the replies to both in that time. */
 async function lockOne(
   t: Test,
   servers: Target[],
@@ -47,7 +47,7 @@ async function lockOne(
   )
   t.ok(
     replies.some(reply => isHis(reply) && reply.sentAt > endedAt && reply.status === 200),
-    'he is served again'
+    'the user is served again once the lock is gone'
   )
   checkReplies(t, during)
   const db = await connect(url)
@@ -59,7 +59,7 @@ async function lockOne(
   return { his: during.filter(isHis), others: during.filter(reply => !isHis(reply)) }
 }
 
-t.test('a row that somebody has locked holds up nobody else, and its own user not longer than 2 s', async t => {
+t.test('a row that somebody has locked causes 503s for its own user only, and delays nobody beyond 2 s', async t => {
   const url = await pg.migrated()
   const servers = await Promise.all(
     [1, 2].map(() => target(t, { connection: url, reservationTtlMs: RESERVATION_TTL_MS }))
@@ -67,7 +67,7 @@ t.test('a row that somebody has locked holds up nobody else, and its own user no
   const { his, others } = await lockOne(t, servers, url, 4)
   t.ok(
     his.some(({ status }) => status === 503),
-    'it was felt'
+    'the lock was felt'
   )
   t.strictSame(
     others.filter(({ status }) => status === 503),
@@ -75,12 +75,12 @@ t.test('a row that somebody has locked holds up nobody else, and its own user no
   )
 })
 
-t.test('a pool whose every connection waits for a lock holds no request longer than 2 s, and recovers', async t => {
+t.test('a pool whose connections all wait for a lock delays no request beyond 2 s, and recovers', async t => {
   const url = await pg.migrated()
   const servers = [await target(t, { connection: `${url}?max=2`, reservationTtlMs: RESERVATION_TTL_MS })]
   const { his } = await lockOne(t, servers, url, 8)
   t.ok(
     his.some(({ status }) => status === 503),
-    'it was felt'
+    'the lock was felt'
   )
 })

@@ -10,7 +10,7 @@ const REQUESTS = Number(process.env.MEMORY_REQUESTS ?? 40_000)
 const CLIENTS = 50
 const MAX_GROWTH_MB = 20
 
-/** Charged, given back, denied and left; of as many users as ask in a day. */
+/** Charged, denied and released requests, of as many users as may come in a day. */
 const PATHS = ['/calls?ms=0', '/few?ms=0', '/calls?ms=0&status=409', '/few?ms=0']
 const USERS = 5_000
 

@@ -8,14 +8,14 @@ import { target } from '../fixtures/target.ts'
 const pg = await server(t)
 const url = await pg.migrated()
 const network = await proxy(t, url)
-// The same through all of it: after an outage nothing must be started again.
+// The same throughout: after an outage nothing has to be restarted.
 const servers = await Promise.all(
   [1, 2].map(() => target(t, { connection: network.url, reservationTtlMs: RESERVATION_TTL_MS }))
 )
 const stage = { servers, replies: [], url }
 const guarantee = (title: string, fault: Fault) => t.test(title, t => suffer(t, stage, fault))
 
-guarantee('connections that are reset again and again cost 503s, and no charge', {
+guarantee('connections that are reset again and again cause 503s at worst, and no charge is lost or doubled', {
   async begin() {
     for (let i = 0; i < 8; i++) {
       network.cut()
@@ -26,7 +26,7 @@ guarantee('connections that are reset again and again cost 503s, and no charge',
   end: network.pass
 })
 
-guarantee('a connection that is cut between a statement and its answer loses no charge, and none is done twice', {
+guarantee('a connection that is cut between a statement and its answer neither loses nor doubles a charge', {
   async begin() {
     // Long enough for a statement of each, and short enough that some come through to be charged.
     for (let i = 0; i < 8; i++) {
@@ -41,20 +41,20 @@ guarantee('a connection that is cut between a statement and its answer loses no 
 })
 
 for (const ms of [300, 700]) {
-  guarantee(`a network that is ${ms} ms slower holds no request for 2 s, and serves as before when it is not`, {
+  guarantee(`a network that is ${ms} ms slower delays no request beyond 2 s, and service recovers afterwards`, {
     begin: () => network.delay(ms),
     lastsMs: 2_500,
     end: network.pass
   })
 }
 
-guarantee('a network that refuses for 2 s costs 503s, and serves again when it does not', {
+guarantee('a network that refuses connections for 2 s causes 503s at worst, and service recovers afterwards', {
   begin: network.refuse,
   lastsMs: 2_000,
   end: network.pass
 })
 
-guarantee('a network that is silent for 3 s, and whose connections stay so, is given up and serves again', {
+guarantee('connections that go silent for good are given up, and service recovers once new ones work', {
   begin: network.silence,
   lastsMs: 3_000,
   end: network.pass,

@@ -38,14 +38,14 @@ async function stage(t: Test) {
     checkReplies(t, during)
     t.notOk(
       during.some(({ status }) => status === 503),
-      'nobody had to come again'
+      'nobody was told to retry'
     )
     await checkBooks(t, db, { replies, servers, reservationTtlMs: RESERVATION_TTL_MS, forgotten })
   }
   return { db, replies, finish }
 }
 
-/** A few times, and on a slow machine until enough has happened between. */
+/** Makes a change a few times, and on a slow machine until enough has happened in between. */
 const repeat = async (change: () => Promise<unknown>, isEnough = () => true): Promise<void> => {
   for (let n = 0; n < CHANGES * ROUNDS || (n < 100 && !isEnough()); n++) {
     await change()
@@ -53,7 +53,7 @@ const repeat = async (change: () => Promise<unknown>, isEnough = () => true): Pr
   }
 }
 
-t.test('resets under load begin anew, and leave every charge in the period that admitted it', async t => {
+t.test('resets under load begin new periods, and leave every charge in the period that admitted it', async t => {
   const { db, replies, finish } = await stage(t)
   const charged = () => replies.filter(reply => isCharged(reply, 'alice', '/few')).length
   await repeat(
@@ -64,7 +64,7 @@ t.test('resets under load begin anew, and leave every charge in the period that 
   t.ok(charged() > 25, `${charged()} of 25 a period`)
 })
 
-t.test('periods that end under load are followed by the next', async t => {
+t.test('a period that ends under load is followed by the next', async t => {
   const { db, replies, finish } = await stage(t)
   const charged = () => replies.filter(reply => isCharged(reply, 'alice', '/few')).length
   await repeat(
@@ -78,7 +78,7 @@ t.test('periods that end under load are followed by the next', async t => {
 })
 
 t.test(
-  'a limit that is lowered under load is the limit of the very next request, and one that is raised a second later',
+  'under load, a limit that is lowered applies to the very next request, and one that is raised a second later',
   async t => {
     const { db, replies, finish } = await stage(t)
     const [loweredTo, raisedTo]: [number[], number[]] = [[], []]
@@ -99,12 +99,12 @@ t.test(
     t.ok(between.length > 0)
     t.ok(
       between.every(({ status }) => status === 402),
-      `of ${between.length} that came between each was refused`
+      `each of the ${between.length} requests in between was refused`
     )
   }
 )
 
-t.test('a user who is deleted under load takes along what is theirs, and nothing of anybody else', async t => {
+t.test('deleting a user under load loses or doubles no charge of anybody else', async t => {
   const { db, finish } = await stage(t)
   await repeat(() => deleteUser(db, 'alice', BY))
   await finish(['alice'])
@@ -121,7 +121,7 @@ const endPeriods = (db: Database, type: string) =>
     [type]
   )
 
-/** Resolves once the user's next request of few is let through. */
+/** Resolves once another request of the user for `few` is let through. */
 async function until200(replies: readonly Reply[], user: string): Promise<void> {
   for (const seen = replies.length, end = performance.now() + 5_000; performance.now() < end; await sleep(20))
     if (replies.slice(seen).some(reply => isCharged(reply, user, '/few'))) return

@@ -9,11 +9,11 @@ import { target } from '../fixtures/target.ts'
 const pg = await server(t, ['-c', 'fsync=off', '-c', 'max_connections=50'])
 const { crash, stop, start, freeze, thaw } = await postgresProcess(t, pg)
 const url = await pg.migrated()
-// The same through all of it: after an outage nothing must be started again.
+// The same throughout: after an outage nothing has to be restarted.
 const servers = await Promise.all(
   [1, 2].map(() => target(t, { connection: url, reservationTtlMs: RESERVATION_TTL_MS }))
 )
-// And transactions go on through all of it: a connection that is lost within one must not end the process.
+// Transactions go on throughout, too: a connection that is lost within one must not end the process.
 const adjusting = new AbortController()
 t.teardown(() => adjusting.abort())
 for (const { base } of servers) void adjust(base, adjusting.signal)
@@ -35,7 +35,7 @@ const setReadOnly = async (value: 'on' | 'off') => {
   await sql.end()
 }
 
-/** Connections of somebody else's, as many as the server has. */
+/** Somebody else's connections, as many as the server has. */
 const taken = new Set<postgres.Sql>()
 const take = async () => {
   const sql = postgres(pg.url(), { max: 1, onnotice: () => {} })
@@ -50,7 +50,7 @@ const takeAll = () => Promise.all(Array.from({ length: 40 }, take))
 const takeTheirs = async () => {
   await takeAll()
   const [one] = taken
-  // Now those of the servers; each that comes again meets one of ours in its place, or loses it the next time.
+  // Now those of the servers: each that reconnects finds one of ours in its place, or is cut off again the next time.
   for (let i = 0; i < 5; i++) {
     await one!`SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'fastify-quota'`
     await takeAll()
@@ -61,38 +61,38 @@ const leave = async () => {
   taken.clear()
 }
 
-guarantee('a PostgreSQL that crashes under load costs 503s while it is gone, and no charge', {
+guarantee('a PostgreSQL that crashes under load causes 503s at worst, and no charge is lost or doubled', {
   begin: crash,
   lastsMs: 1_000,
   end: start
 })
 
-guarantee('a PostgreSQL that has become read-only costs 503s, and serves again when it is writable', {
+guarantee('a PostgreSQL that has become read-only causes 503s at worst, and service recovers once it is writable', {
   begin: () => setReadOnly('on'),
   lastsMs: 1_000,
   end: () => setReadOnly('off')
 })
 
-guarantee('a PostgreSQL without a connection left costs 503s, and serves again when there are some', {
+guarantee('a PostgreSQL with no connection left causes 503s at worst, and service recovers once it has some again', {
   begin: takeTheirs,
   lastsMs: 1_000,
   end: leave
 })
 
-guarantee('a PostgreSQL that answers again when those who asked have left serves those who come then', {
+guarantee('after a PostgreSQL was frozen for longer than requests wait for it, new requests are served', {
   begin: freeze,
   lastsMs: 1_500,
   end: thaw
 })
 
-guarantee('a PostgreSQL that is frozen for 3 s holds no request for 2 s, and no charge is lost or done twice', {
+guarantee('a PostgreSQL that is frozen for 3 s delays no request beyond 2 s, and no charge is lost or doubled', {
   begin: freeze,
   lastsMs: 3_000,
   end: thaw,
   isLong: true
 })
 
-guarantee('a PostgreSQL that is away for 3 s costs 503s, and serves again when it is back', {
+guarantee('a PostgreSQL that is stopped for 3 s causes 503s at worst, and service recovers when it is back', {
   begin: stop,
   lastsMs: 3_000,
   end: start,

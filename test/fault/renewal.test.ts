@@ -8,7 +8,7 @@ import { proxy } from '../fixtures/proxy.ts'
 
 const pg = await server(t)
 
-t.test('what is held stays held where the connections that it was renewed on have died', async t => {
+t.test('a reservation stays held even if the connections used for renewal have died', async t => {
   const url = await pg.migrated()
   const network = await proxy(t, url)
   const app = Fastify()
@@ -23,7 +23,7 @@ t.test('what is held stays held where the connections that it was renewed on hav
   // Each on a connection of its own.
   await Promise.all(Array.from({ length: 10 }, () => app.quota.adjust('alice', 'calls', 1)))
   network.silence()
-  // New ones are well.
+  // New connections work.
   await network.pass()
   await sleep(5_000)
   const db = await connect(url)

@@ -11,7 +11,7 @@ const DAY_MS = 86_400_000
 
 const pg = await server(t)
 
-t.test('an event loop that is blocked for twice the time to live charges what it held, once', async t => {
+t.test('a process whose event loop is blocked for twice the time to live charges what it held, once', async t => {
   const url = await pg.migrated()
   const reservationTtlMs = 1_000
   const options = { ...PATIENT, connection: url, reservationTtlMs }
@@ -24,7 +24,7 @@ t.test('an event loop that is blocked for twice the time to live charges what it
   const beside = Array.from({ length: 6 }, () => askTagged(blocked.base, '/calls?ms=1000', 'mallory'))
   await until('they are held', 5_000, async () => (await openReservations(db, 'mallory')) === 6)
   const blocking = askTagged(blocked.base, `/calls?block=${2 * reservationTtlMs}`, 'mallory')
-  await until('the other gives back what is held', 2 * reservationTtlMs, async () => {
+  await until('the other process releases what is held', 2 * reservationTtlMs, async () => {
     return (await openReservations(db, 'mallory')) === 0
   })
   const givenBackAt = performance.now()
@@ -46,7 +46,7 @@ t.test('an event loop that is blocked for twice the time to live charges what it
   await checkBooks(t, db, { replies, servers: [blocked, other], reservationTtlMs })
 })
 
-t.test('a handler that runs for three times the time to live keeps its place, and is charged once', async t => {
+t.test('a handler that runs for three times the time to live keeps its reservation, and is charged once', async t => {
   const url = await pg.migrated()
   const reservationTtlMs = 1_000
   const options = { ...PATIENT, connection: url, reservationTtlMs }
@@ -54,7 +54,7 @@ t.test('a handler that runs for three times the time to live keeps its place, an
   const db = await connect(url)
   t.teardown(() => db.close())
   const replies: Reply[] = []
-  // All that there is.
+  // The whole limit.
   const places = Array.from({ length: 25 }, (_, i) =>
     askTagged(slow.base, `/few?ms=${3 * reservationTtlMs + i}`, 'alice')
   )
@@ -70,13 +70,13 @@ t.test('a handler that runs for three times the time to live keeps its place, an
   )
   t.notOk(
     replies.some(({ base, path, status }) => base === other.base && path === '/few' && status === 200),
-    'nobody else had one'
+    'no other request of this quota was admitted'
   )
   await checkBooks(t, db, { replies, servers: [slow, other], reservationTtlMs })
 })
 
 t.test(
-  'processes whose clocks are a day behind and a day ahead charge as the others do, and end nothing early or late',
+  'processes whose clocks are a day behind or ahead charge like any other, and end nothing early or late',
   async t => {
     const url = await pg.migrated()
     const reservationTtlMs = 1_500
@@ -91,7 +91,7 @@ t.test(
     const db = await connect(url)
     t.teardown(() => db.close())
     const { replies, recovered, stop } = load(t, servers)
-    // Each holds one for longer than it lives, while all sweep.
+    // Each holds one for longer than its time to live, while all of them sweep.
     const held = servers.map(({ base }) => askTagged(base, `/calls?ms=${2 * reservationTtlMs}`, 'slow'))
     await recovered(servers, 20_000)
     const well = replies.length
@@ -110,7 +110,7 @@ t.test(
     )
     t.ok(row!.off < 60, "the log has the database's time")
     await checkBooks(t, db, { replies, servers, reservationTtlMs })
-    // What a dead one held comes back in time.
+    // What a killed process held is released in time.
     const lost = [behind, ahead].map(({ base }) => askTagged(base, '/calls?ms=10000', 'slow'))
     await until('they are held', 5_000, async () => (await openReservations(db)) === 2)
     await Promise.all([behind.kill(), ahead.kill()])

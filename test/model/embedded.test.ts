@@ -6,7 +6,7 @@ import { KEPT } from './fixtures/kept.ts'
 import { liveAtRandom, lives } from './fixtures/lives.ts'
 import { CLOCK_PATH, installClock } from './fixtures/shown-clock.ts'
 
-/** A restart takes a second, and means nothing to the model; after so many there are no more. */
+/** A restart takes a second, and changes nothing in the model; after this many, restarts are skipped. */
 const RESTARTS = 3
 
 const dataDir = await embeddedDir(t)
@@ -33,4 +33,4 @@ const live = await lives({
 
 for (const [title, commands] of Object.entries(KEPT)) t.test(title, () => live(commands))
 
-t.test('whatever happens, the embedded engine answers and keeps what the model does', t => liveAtRandom(t, live))
+t.test('whatever happens, the embedded engine answers and stores what the model does', t => liveAtRandom(t, live))

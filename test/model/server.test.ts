@@ -14,7 +14,7 @@ await installClock(before)
 await before.query(`ALTER DATABASE ${new URL(url).pathname.slice(1)} SET search_path = ${CLOCK_PATH}`)
 await before.close()
 
-/** Those who share the database: each has connections of its own, and is ended and begun anew by itself. */
+/** The processes that share the database: each has its own connections, and is restarted by itself. */
 const start = () => connect({ url, max: 2 })
 const processes = await Promise.all([start(), start(), start()])
 t.teardown(() => Promise.all(processes.map(db => db.close())))
@@ -30,7 +30,7 @@ const live = await lives({
 
 for (const [title, commands] of Object.entries(KEPT)) t.test(title, () => live(commands))
 
-t.test('whatever happens, also at once, PostgreSQL answers and keeps what the model does', async t => {
+t.test('whatever happens, even at the same time, PostgreSQL answers and stores what the model does', async t => {
   await liveAtRandom(t, live)
   t.equal(await deadlocks(processes[0] as Database), 0)
 })

@@ -3,7 +3,7 @@ import { fits, remainingOf, tightest, usagePercent } from '../../src/quota/balan
 
 const MAX = Number.MAX_SAFE_INTEGER
 
-t.test('leaves what is neither charged nor held, never below 0', async t => {
+t.test('counts what is neither charged nor held as remaining, never below 0', async t => {
   const cases: [limit: number, used: number, reserved: number, remaining: number][] = [
     [200, 0, 0, 200],
     [200, 150, 20, 30],
@@ -45,7 +45,7 @@ t.test('admits up to the limit, to the last unit, and not one more', async t => 
   }
 })
 
-t.test('tells the share that is gone in percent, with two decimals', async t => {
+t.test('gives the share that is used or reserved in percent, with two decimals', async t => {
   const cases: [limit: number, used: number, reserved: number, percent: number | null][] = [
     [200, 0, 0, 0],
     [200, 50, 0, 25],
@@ -63,7 +63,7 @@ t.test('tells the share that is gone in percent, with two decimals', async t => 
   }
 })
 
-t.test('finds the balance closest to its limit, by share and not by number', async t => {
+t.test('finds the balance closest to its limit, by share and not by amount', async t => {
   const half = { type: 'half', limit: 10, remaining: 5 }
   const tenth = { type: 'tenth', limit: 1000, remaining: 100 }
   const gone = { type: 'gone', limit: 10, remaining: 0 }
@@ -81,10 +81,10 @@ t.test('finds the balance closest to its limit, by share and not by number', asy
     { of: [gone, none], is: gone }
   ]
   for (const { of, is } of cases) t.equal(tightest(of), is, of.map(b => b.type).join(', '))
-  t.equal(tightest([]), undefined, 'of none')
+  t.equal(tightest([]), undefined, 'of no balances')
 })
 
-t.test('takes the first of several that are equally tight', async t => {
+t.test('picks the first of several balances that are equally close to their limits', async t => {
   const [first, second] = [
     { limit: 10, remaining: 5 },
     { limit: 20, remaining: 10 }

@@ -3,7 +3,7 @@ import { checkDenial, checkStoreFailure, DEFAULT_DENIAL, mergeDenial } from '../
 
 const code = 'FST_QUOTA_INVALID_OPTION'
 
-t.test('takes a denial with a 4xx status and a URL, each of which may be left out', async t => {
+t.test('accepts a denial with a 4xx status and a URL, each of which may be left out', async t => {
   const taken = [
     undefined,
     {},
@@ -18,7 +18,7 @@ t.test('takes a denial with a 4xx status and a URL, each of which may be left ou
   for (const denial of taken) t.doesNotThrow(() => checkDenial('denial', denial), JSON.stringify(denial) ?? 'undefined')
 })
 
-t.test('refuses any other denial, by the path of what is wrong', async t => {
+t.test('refuses any other denial, naming the option that is wrong', async t => {
   const refused: [denial: unknown, path: string][] = [
     [null, 'rules[0].denial'],
     [429, 'rules[0].denial'],
@@ -41,7 +41,7 @@ t.test('refuses any other denial, by the path of what is wrong', async t => {
   }
 })
 
-t.test("takes 'closed', 'open' and nothing for a store failure, and refuses all else", async t => {
+t.test("accepts 'closed', 'open' or nothing as storeFailure, and refuses anything else", async t => {
   for (const value of ['closed', 'open', undefined]) t.doesNotThrow(() => checkStoreFailure('storeFailure', value))
   for (const value of ['Open', '', null, true, 5]) {
     t.throws(
@@ -52,13 +52,13 @@ t.test("takes 'closed', 'open' and nothing for a store failure, and refuses all 
   }
 })
 
-t.test('denies with 402 and /subscription where nothing is said', async t => {
+t.test('denies with 402 and /subscription by default', async t => {
   t.strictSame(DEFAULT_DENIAL, { statusCode: 402, upgradeUrl: '/subscription' })
   t.strictSame(mergeDenial(), DEFAULT_DENIAL)
   t.strictSame(mergeDenial(undefined, {}, { statusCode: undefined, upgradeUrl: undefined }), DEFAULT_DENIAL)
 })
 
-t.test('lets the nearest word win, for each member by itself', async t => {
+t.test('takes each member from the nearest place that sets it', async t => {
   const rule = { statusCode: 429 }
   const type = { statusCode: 403, upgradeUrl: '/type' }
   const plugin = { statusCode: 410, upgradeUrl: '/plugin' }
@@ -66,15 +66,15 @@ t.test('lets the nearest word win, for each member by itself', async t => {
   t.strictSame(mergeDenial(undefined, type, plugin), { statusCode: 403, upgradeUrl: '/type' })
   t.strictSame(mergeDenial(rule, undefined, plugin), { statusCode: 429, upgradeUrl: '/plugin' })
   t.strictSame(mergeDenial(rule, undefined, undefined), { statusCode: 429, upgradeUrl: '/subscription' })
-  t.strictSame(mergeDenial({ statusCode: undefined }, type), type, 'undefined is no word')
+  t.strictSame(mergeDenial({ statusCode: undefined }, type), type, 'undefined does not set it')
 })
 
-t.test('takes null for a word: no upgrade URL, whatever stands further away', async t => {
+t.test('takes a null upgradeUrl to mean none, whatever is set further away', async t => {
   t.strictSame(mergeDenial({ upgradeUrl: null }, { upgradeUrl: '/type' }), { statusCode: 402, upgradeUrl: null })
   t.strictSame(mergeDenial({ upgradeUrl: '/rule' }, { upgradeUrl: null }), { statusCode: 402, upgradeUrl: '/rule' })
 })
 
-t.test('leaves what it merges, and the default, as they were', async t => {
+t.test('changes neither what it merges nor the default', async t => {
   const rule = Object.freeze({ statusCode: 429 })
   mergeDenial(rule, Object.freeze({ upgradeUrl: null })).statusCode = 499
   t.strictSame(DEFAULT_DENIAL, { statusCode: 402, upgradeUrl: '/subscription' })

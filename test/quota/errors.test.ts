@@ -47,7 +47,7 @@ const violation: errors.Violation = {
   retryAfter: null
 }
 
-/** Every error that takes texts alone, made from as many as its message has places. */
+/** Every error that is made from strings alone, given at least as many as its message has placeholders. */
 const made = Object.entries(errors)
   .filter(([name]) => name !== 'FST_QUOTA_EXCEEDED')
   .map(([name, make]) => ({
@@ -59,16 +59,16 @@ const made = Object.entries(errors)
     )
   }))
 
-t.test('names every error by its own code', async t => {
+t.test('gives every error its own name as its code', async t => {
   for (const { name, error } of made) t.equal(error.code, name)
 })
 
-t.test('gives every error the status that it stands for', async t => {
+t.test('gives every error its HTTP status', async t => {
   const statusOf = Object.fromEntries(made.map(({ name, error }) => [name, error.statusCode]))
   for (const [name, status] of Object.entries(STATUS_CODES)) t.equal(statusOf[name], status, name)
 })
 
-t.test('leaves no place of a message open', async t => {
+t.test('fills in every placeholder of a message', async t => {
   for (const { name, error } of made) {
     t.ok(error instanceof Error)
     t.notMatch(error.message, /%[sdifjoOc]/, name)
@@ -84,7 +84,7 @@ t.test('leaves no place of a message open', async t => {
   )
 })
 
-t.test('keeps what caused an error, and out of its message', async t => {
+t.test('keeps the cause of an error, but not in its message', async t => {
   const cause = new Error('connect ECONNREFUSED postgres://quota:secret@db')
   const error = new errors.FST_QUOTA_STORE('no connection', { cause })
   t.equal(error.cause, cause)
@@ -93,7 +93,7 @@ t.test('keeps what caused an error, and out of its message', async t => {
   t.equal(new errors.FST_QUOTA_STORE('no connection').cause, undefined)
 })
 
-t.test('takes a percent sign in a value as it stands', async t => {
+t.test('says how much an unlimited quota can still count, and leaves a percent sign in a value as it is', async t => {
   const unlimited = {
     type: 'calls',
     limit: -1,
@@ -110,7 +110,7 @@ t.test('takes a percent sign in a value as it stands', async t => {
   t.equal(new errors.FST_QUOTA_SETTLED('100%s').message, 'The reservation has already been 100%s.')
 })
 
-t.test('carries every violation in FST_QUOTA_EXCEEDED, and speaks of the first', async t => {
+t.test('carries every violation in FST_QUOTA_EXCEEDED, and describes the first', async t => {
   const second = { ...violation, type: 'calls', required: 1, remaining: 0 }
   const error = new errors.FST_QUOTA_EXCEEDED([violation, second])
   t.ok(error instanceof Error)
@@ -121,7 +121,7 @@ t.test('carries every violation in FST_QUOTA_EXCEEDED, and speaks of the first',
   t.strictSame(error.violations, [violation, second])
 })
 
-t.test('tells the errors apart', async t => {
+t.test('makes errors that can be told apart by instanceof', async t => {
   t.notOk(new errors.FST_QUOTA_STORE('x') instanceof errors.FST_QUOTA_EXCEEDED)
   t.notOk(new errors.FST_QUOTA_EXCEEDED([violation]) instanceof errors.FST_QUOTA_STORE)
 })

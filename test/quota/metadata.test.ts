@@ -13,7 +13,7 @@ function nested(levels: number): Metadata {
   return value
 }
 
-t.test('stores an empty object where there is no metadata', async t => {
+t.test('stores an empty object if there is no metadata', async t => {
   t.strictSame(boundMetadata(undefined), {})
   t.strictSame(boundMetadata({}), {})
 })
@@ -30,7 +30,7 @@ t.test('keeps plain JSON as it is', async t => {
   t.strictSame(boundMetadata(metadata), metadata)
 })
 
-t.test('stores what JSON has no word for as what comes closest', async t => {
+t.test('stores a value that JSON cannot express as the closest one that it can', async t => {
   const day = new Date('2026-05-01T10:00:00Z')
   const metadata = {
     date: day,
@@ -60,7 +60,7 @@ t.test('stores what JSON has no word for as what comes closest', async t => {
   t.notOk('left' in boundMetadata(metadata))
 })
 
-t.test('asks a value for its JSON once, as JSON.stringify does', async t => {
+t.test('calls toJSON once for each value, as JSON.stringify does', async t => {
   t.strictSame(stored({ money: { cents: 5, toJSON: () => ({ cents: 6n }) } }), { money: { cents: '6' } })
   class Itself {
     id = 5
@@ -68,10 +68,10 @@ t.test('asks a value for its JSON once, as JSON.stringify does', async t => {
       return this
     }
   }
-  t.strictSame(stored({ itself: new Itself() }), { itself: { id: 5 } }, 'also where it gives itself back')
+  t.strictSame(stored({ itself: new Itself() }), { itself: { id: 5 } }, 'even if it returns the value itself')
 })
 
-t.test('goes eight levels deep, and marks what lies below', async t => {
+t.test('keeps eight levels, and marks where deeper ones are left out', async t => {
   t.strictSame(boundMetadata(nested(8)), nested(8), 'eight levels are kept')
   t.equal(
     JSON.stringify(boundMetadata(nested(9))),
@@ -86,14 +86,14 @@ t.test('goes eight levels deep, and marks what lies below', async t => {
   )
 })
 
-t.test('survives JSON of 100 000 levels, and what contains itself', async t => {
+t.test('survives 100 000 levels, and an object that contains itself', async t => {
   t.ok(bytes(boundMetadata(nested(100_000))) < 100)
   const ring: Metadata = { name: 'ring' }
   ring.self = ring
   t.ok(bytes(boundMetadata(ring)) < 400)
 })
 
-t.test('keeps 4096 bytes whole, and not one more', async t => {
+t.test('keeps up to 4096 bytes whole, and not one more', async t => {
   const whole = { text: 'x'.repeat(4096 - '{"text":""}'.length) }
   t.equal(bytes(whole), 4096)
   t.strictSame(boundMetadata(whole), whole)
@@ -131,7 +131,7 @@ t.test('stays within 4096 bytes, whatever it is given', async t => {
   t.ok(bytes(boundMetadata(many)) > 3500, 'and uses most of them')
 })
 
-t.test('looks at no more of it than could fit', async t => {
+t.test('reads no more values than could fit', async t => {
   let seen = 0
   const item = {
     get value() {
@@ -147,7 +147,7 @@ t.test('looks at no more of it than could fit', async t => {
   t.strictSame(boundMetadata({ before: 1, long: 'x'.repeat(50_000_000) }), { before: 1, truncated: true })
 })
 
-t.test('replaces U+0000 and lone surrogates, which jsonb refuses, in texts and in keys', async t => {
+t.test('replaces U+0000 and lone surrogates, which jsonb refuses, in strings and in keys', async t => {
   const metadata = { 'a\u0000b': 'c\u0000\u0000d', 'k\ud83d': 'v\ude00', deep: [{ in: '\u0000' }], whole: '😀' }
   t.strictSame(boundMetadata(metadata), {
     'a\ufffdb': 'c\ufffd\ufffdd',
@@ -155,10 +155,10 @@ t.test('replaces U+0000 and lone surrogates, which jsonb refuses, in texts and i
     deep: [{ in: '\ufffd' }],
     whole: '😀'
   })
-  t.strictSame(stored({ given: { toJSON: () => 'a\u0000' } }), { given: 'a\ufffd' }, 'also in what toJSON gives')
+  t.strictSame(stored({ given: { toJSON: () => 'a\u0000' } }), { given: 'a\ufffd' }, 'also in what toJSON returns')
 })
 
-t.test('takes __proto__ for a key like any other: no prototype is changed by it', async t => {
+t.test('treats __proto__ as a key like any other, which changes no prototype', async t => {
   const small = JSON.parse(
     '{"__proto__":{"polluted":1},"in":{"__proto__":{"polluted":2}},"constructor":{"prototype":{}}}'
   )
@@ -170,7 +170,7 @@ t.test('takes __proto__ for a key like any other: no prototype is changed by it'
   t.equal(JSON.stringify(kept), JSON.stringify(small))
 })
 
-t.test('keeps a key __proto__ also where the rest is cut', async t => {
+t.test('keeps a __proto__ key even if the rest is left out', async t => {
   const big = JSON.parse(`{"__proto__":{"polluted":1},"text":"${'x'.repeat(5000)}"}`)
   const kept = boundMetadata(big)
   t.equal(Object.getPrototypeOf(kept), Object.prototype)
@@ -178,14 +178,14 @@ t.test('keeps a key __proto__ also where the rest is cut', async t => {
   t.equal(JSON.stringify(kept), '{"__proto__":{"polluted":1},"truncated":true}')
 })
 
-t.test('leaves what it was given as it was', async t => {
+t.test('does not change what it is given', async t => {
   const given = Object.freeze({ list: Object.freeze(['a\u0000']), text: 'x'.repeat(5000) })
   const copy = structuredClone(given)
   boundMetadata(given)
   t.strictSame(given, copy)
 })
 
-t.test('charges without a note rather than not at all, where the note cannot be read', async t => {
+t.test('replaces metadata that cannot be read instead of throwing', async t => {
   const throwing = {
     get secret() {
       throw new Error('planted')
@@ -201,11 +201,11 @@ t.test('charges without a note rather than not at all, where the note cannot be 
     { truncated: true }
   )
   for (const value of ['text', 5, [1], new Date()])
-    t.strictSame(boundMetadata(value), { truncated: true }, 'what is no object')
+    t.strictSame(boundMetadata(value), { truncated: true }, 'not an object')
   t.strictSame(boundMetadata(null), {})
 })
 
-t.test('looks at a bounded number of values, however they are linked', async t => {
+t.test('reads a bounded number of values, even if shared objects multiply them', async t => {
   let wide: Record<string, unknown> = {}
   for (let depth = 0; depth < 7; depth += 1)
     wide = Object.fromEntries(Array.from({ length: 20 }, (_, i) => [`k${i}`, wide]))

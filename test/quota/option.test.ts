@@ -3,7 +3,7 @@ import { refuseUnknown, requireObject } from '../../src/quota/option.ts'
 
 const code = 'FST_QUOTA_INVALID_OPTION'
 
-t.test('refuses a field that nobody knows, by its path, and says what is known', async t => {
+t.test('refuses an unknown field, naming its path and the known fields', async t => {
   t.throws(() => refuseUnknown('denial', { statuscode: 429 }, ['statusCode', 'upgradeUrl']), {
     code,
     statusCode: 500,
@@ -15,18 +15,18 @@ t.test('refuses a field that nobody knows, by its path, and says what is known',
   })
 })
 
-t.test('refuses an unknown field even when it is undefined, or named like a method of objects', async t => {
+t.test('refuses an unknown field even if it is undefined, or named like a member that every object has', async t => {
   t.throws(() => refuseUnknown('a', { b: undefined }, ['c']), { code, message: 'Option a.b ' })
   t.throws(() => refuseUnknown('a', { toString: 1 }, ['c']), { code, message: 'Option a.toString ' })
   t.throws(() => refuseUnknown('a', JSON.parse('{"__proto__":1}'), ['c']), { code, message: 'Option a.__proto__ ' })
 })
 
-t.test('takes known fields, in any number', async t => {
+t.test('accepts any number of known fields', async t => {
   t.doesNotThrow(() => refuseUnknown('a', {}, ['b', 'c']))
   t.doesNotThrow(() => refuseUnknown('a', { c: 1, b: undefined }, ['b', 'c']))
 })
 
-t.test('takes an object where an object is meant, and refuses all else with an example', async t => {
+t.test('accepts an object, and refuses anything else with an example', async t => {
   for (const value of [{}, { a: 1 }, Object.create(null)]) t.doesNotThrow(() => requireObject('denial', value, '{}'))
   for (const value of [undefined, null, 'text', 5, true, [], [{}], () => ({})]) {
     t.throws(

@@ -3,19 +3,19 @@ import { bySpecificity, clashes, describePattern, matches, readPattern } from '.
 
 const code = 'FST_QUOTA_INVALID_OPTION'
 
-/** A pattern as people speak of it: `GET|POST /a/*`; `* /a` names no method. */
+/** A pattern from its short form: `GET|POST /a/*`; `* /a` names no method. */
 function pattern(text: string) {
   const [methods, url] = text.split(' ') as [string, string]
   return readPattern('rules[0]', methods === '*' ? { url } : { method: methods.split('|'), url })
 }
 
-t.test('reads a method, several, or none, in any case', async t => {
+t.test('reads one method, several or none, in upper or lower case', async t => {
   t.strictSame(readPattern('r', { url: '/a' }).methods, undefined)
   t.strictSame(readPattern('r', { method: 'post', url: '/a' }).methods, ['POST'])
   t.strictSame(readPattern('r', { method: ['Get', 'M-SEARCH'], url: '/a' }).methods, ['GET', 'M-SEARCH'])
 })
 
-t.test('reads a declared URL, and everything below one', async t => {
+t.test('reads a declared URL, and a wildcard for everything below one', async t => {
   const cases: [url: string, base: string, below: boolean][] = [
     ['/', '/', false],
     ['/process/:patient/:date', '/process/:patient/:date', false],
@@ -30,7 +30,7 @@ t.test('reads a declared URL, and everything below one', async t => {
   }
 })
 
-t.test('refuses what is no declared URL, by its path', async t => {
+t.test('refuses what cannot be the URL of a declared route, naming the option', async t => {
   for (const url of ['', 'process', 'https://example.com/a', '*/a', undefined, null, 5, /a/]) {
     t.throws(
       () => readPattern('rules[3]', { url: url as string }),
@@ -40,7 +40,7 @@ t.test('refuses what is no declared URL, by its path', async t => {
   }
 })
 
-t.test('refuses what is no method, by its path', async t => {
+t.test('refuses what is not a method, naming the option', async t => {
   for (const method of [
     '',
     '*',
@@ -76,13 +76,13 @@ t.test('matches the route as it is declared, and no other', async t => {
   for (const [of, method, url, matched] of cases) t.equal(matches(pattern(of), method, url), matched, `${of}: ${url}`)
 })
 
-t.test("takes a route with and without the slash at its end for one, as Fastify declares a prefix's root", async t => {
+t.test("treats a route with and without a trailing slash as one, as Fastify does with a prefix's root", async t => {
   for (const of of ['GET /a', 'GET /a/']) {
     for (const url of ['/a', '/a/']) t.equal(matches(pattern(of), 'GET', url), true, `${of}: ${url}`)
   }
 })
 
-t.test('matches everything below, at any depth, and nothing beside it', async t => {
+t.test('with a wildcard, matches everything below it, at any depth, and nothing beside it', async t => {
   const cases: [of: string, url: string, matched: boolean][] = [
     ['GET /a/*', '/a/b', true],
     ['GET /a/*', '/a/b/:c/d', true],
@@ -102,7 +102,7 @@ t.test('matches everything below, at any depth, and nothing beside it', async t 
   for (const [of, url, matched] of cases) t.equal(matches(pattern(of), 'GET', url), matched, `${of}: ${url}`)
 })
 
-t.test('matches the methods it names', async t => {
+t.test('matches only the methods it names', async t => {
   const cases: [of: string, method: string, matched: boolean][] = [
     ['POST /a', 'POST', true],
     ['POST /a', 'GET', false],
@@ -115,14 +115,14 @@ t.test('matches the methods it names', async t => {
   for (const [of, method, matched] of cases) t.equal(matches(pattern(of), method, '/a'), matched, `${of}: ${method}`)
 })
 
-t.test('covers HEAD with GET, and not GET with HEAD', async t => {
+t.test('covers HEAD with GET, but not GET with HEAD', async t => {
   t.equal(matches(pattern('GET /a'), 'HEAD', '/a'), true)
   t.equal(matches(pattern('HEAD /a'), 'HEAD', '/a'), true)
   t.equal(matches(pattern('HEAD /a'), 'GET', '/a'), false)
   t.equal(matches(pattern('POST /a'), 'HEAD', '/a'), false)
 })
 
-t.test('means every method but OPTIONS where it names none: browsers send that one without credentials', async t => {
+t.test('matches every method but OPTIONS if it names none, since browsers send it without credentials', async t => {
   for (const method of ['GET', 'HEAD', 'POST', 'PUT', 'PATCH', 'DELETE', 'PROPFIND']) {
     t.equal(matches(pattern('* /a'), method, '/a'), true, method)
     t.equal(matches(pattern('* /*'), method, '/a'), true, method)
@@ -136,7 +136,7 @@ t.test('sorts an exact URL first, then the longer base, then the one that names 
   for (const order of [[...sorted].reverse(), [...sorted].sort(), [...sorted.slice(3), ...sorted.slice(0, 3)]]) {
     t.strictSame(order.map(pattern).sort(bySpecificity).map(describePattern), sorted, order.join(', '))
   }
-  t.equal(bySpecificity(pattern('GET /a/*'), pattern('POST /b/*')), 0, 'equally specific: in the order they are in')
+  t.equal(bySpecificity(pattern('GET /a/*'), pattern('POST /b/*')), 0, 'equally specific: neither comes first')
 })
 
 t.test('prefers an exact URL without methods to a wider one that names them', async t => {
@@ -144,7 +144,7 @@ t.test('prefers an exact URL without methods to a wider one that names them', as
   t.ok(bySpecificity(pattern('* /a/b/*'), pattern('GET /a/*')) < 0)
 })
 
-t.test('tells two that claim the same requests', async t => {
+t.test('detects two patterns that claim the same requests', async t => {
   const cases: [a: string, b: string, clash: boolean][] = [
     ['GET /a', 'GET /a', true],
     ['GET /a', 'GET /a/', true],
@@ -166,7 +166,7 @@ t.test('tells two that claim the same requests', async t => {
   }
 })
 
-t.test('describes a pattern as it may be written', async t => {
+t.test('describes a pattern in its short form', async t => {
   for (const text of ['GET /a', 'GET|POST /a/:id', '* /a', '* /a/*', '* /*', '* /']) {
     t.equal(describePattern(pattern(text)), text)
   }

@@ -30,7 +30,7 @@ function period(unit: PeriodUnit, timeZone: string, at: string, anchor: string |
 
 const minute = (date: Date): string => date.toISOString().replace(':00.000Z', 'Z')
 
-/** What is wrong about the periods at these instants: not around the instant, not joined to the next, not the same throughout. */
+/** What is wrong with the periods at these instants: not around the instant, not joined to the next, not the same throughout. */
 function faults(unit: PeriodUnit, timeZone: string, anchor: string | null, instants: Iterable<number>): string[] {
   const calendar = { timeZone, anchor }
   const found: string[] = []
@@ -41,7 +41,7 @@ function faults(unit: PeriodUnit, timeZone: string, anchor: string | null, insta
       found.push(`outside: ${name}`)
       continue
     }
-    // Where an offset is no whole hour, a DST night cuts an hour short: the next one has begun already.
+    // Where an offset is not in whole hours, a clock change cuts an hour short: the next one has begun already.
     if (unit === 'hour') continue
     const next = periodContaining(unit, calendar, end)
     if (next.start.getTime() !== end.getTime()) found.push(`not joined: ${name}, then ${next.start.toISOString()}`)
@@ -55,7 +55,7 @@ function* every(stepMs: number, from: string, to: string): Generator<number> {
   for (let at = Date.parse(from); at < Date.parse(to); at += stepMs) yield at
 }
 
-t.test('puts every instant of several years into its period, and joins each to the next', async t => {
+t.test('puts every instant of several years into its period, and joins each period to the next', async t => {
   for (const zone of ZONES) {
     for (const unit of PERIOD_UNITS.filter(unit => unit !== 'never')) {
       // 107 h 59 min 41 s: drifts through all hours, minutes and weekdays.
@@ -65,7 +65,7 @@ t.test('puts every instant of several years into its period, and joins each to t
   }
 })
 
-t.test('puts every instant of an anchored calendar into its period, and joins each to the next', async t => {
+t.test('puts every instant of an anchored calendar into its period, and joins each period to the next', async t => {
   for (const zone of ['UTC', 'Europe/Berlin', 'Africa/Cairo', 'Australia/Lord_Howe']) {
     for (const anchor of ['2024-01-31', '2024-02-29', '2027-08-30', '1999-12-31']) {
       for (const unit of ['week', 'month', 'year'] as const) {
@@ -104,7 +104,7 @@ t.test('loses no instant of a night in which the clocks change', async t => {
   }
 })
 
-t.test('belongs to the period that begins at this instant, not to the one that ends', async t => {
+t.test('puts a boundary into the period that begins there, not into the one that ends', async t => {
   const cases: [PeriodUnit, string, string][] = [
     ['hour', '2026-05-01T10:00Z/2026-05-01T11:00Z', '2026-05-01T09:00Z/2026-05-01T10:00Z'],
     ['day', '2026-05-01T00:00Z/2026-05-02T00:00Z', '2026-04-30T00:00Z/2026-05-01T00:00Z'],
@@ -119,7 +119,7 @@ t.test('belongs to the period that begins at this instant, not to the one that e
   }
 })
 
-t.test("cuts at the user's midnight, not at UTC's", async t => {
+t.test("begins and ends periods in the user's time zone, not in UTC", async t => {
   const cases: [zone: string, unit: PeriodUnit, at: string, expected: string][] = [
     ['Europe/Berlin', 'day', '2026-01-15T23:30:00Z', '2026-01-15T23:00Z/2026-01-16T23:00Z'],
     ['Europe/Berlin', 'month', '2026-06-30T22:30:00Z', '2026-06-30T22:00Z/2026-07-31T22:00Z'],
@@ -134,7 +134,7 @@ t.test("cuts at the user's midnight, not at UTC's", async t => {
   for (const [zone, unit, at, expected] of cases) t.equal(period(unit, zone, at), expected, `${zone}, ${unit}, ${at}`)
 })
 
-t.test('gives the hour that a DST night repeats two periods, one after the other', async t => {
+t.test('makes two periods of the hour that is repeated when clocks go back', async t => {
   t.equal(period('hour', 'Europe/Berlin', '2026-10-25T00:30:00Z'), '2026-10-25T00:00Z/2026-10-25T01:00Z', '02:30 CEST')
   t.equal(period('hour', 'Europe/Berlin', '2026-10-25T01:30:00Z'), '2026-10-25T01:00Z/2026-10-25T02:00Z', '02:30 CET')
   t.equal(
@@ -149,7 +149,7 @@ t.test('gives the hour that a DST night repeats two periods, one after the other
   )
 })
 
-t.test('cuts hours at the offset in force where the clocks move by half an hour', async t => {
+t.test('begins hours by the offset in force where clocks change by half an hour', async t => {
   const cases: [at: string, expected: string][] = [
     ['2026-04-04T14:59:59Z', '2026-04-04T14:00Z/2026-04-04T15:00Z'],
     ['2026-04-04T15:00:00Z', '2026-04-04T14:30Z/2026-04-04T15:30Z'],
@@ -159,7 +159,7 @@ t.test('cuts hours at the offset in force where the clocks move by half an hour'
   for (const [at, expected] of cases) t.equal(period('hour', 'Australia/Lord_Howe', at), expected, at)
 })
 
-t.test('makes a day as long as its DST night leaves it, also where midnight is missing or comes twice', async t => {
+t.test('makes a day as long as a clock change leaves it, even if midnight is missing or comes twice', async t => {
   const cases: [zone: string, at: string, expected: string, why: string][] = [
     ['Europe/Berlin', '2026-03-29T12:00:00Z', '2026-03-28T23:00Z/2026-03-29T22:00Z', '23 h'],
     ['Europe/Berlin', '2026-10-25T12:00:00Z', '2026-10-24T22:00Z/2026-10-25T23:00Z', '25 h'],
@@ -180,7 +180,7 @@ t.test('makes a day as long as its DST night leaves it, also where midnight is m
   for (const [zone, at, expected, why] of cases) t.equal(period('day', zone, at), expected, `${zone}: ${why}`)
 })
 
-t.test('begins a week, a month and a year on a day without midnight when that day does', async t => {
+t.test('begins a week, month or year whose first day has no midnight when that day begins', async t => {
   t.equal(
     period('month', 'America/Havana', '2026-03-20T12:00:00Z', '2026-01-08'),
     '2026-03-08T05:00Z/2026-04-08T04:00Z',
@@ -207,7 +207,7 @@ t.test('leaves out the day that Samoa skipped, 30 December 2011', async t => {
   t.equal(
     period('month', 'Pacific/Apia', '2012-01-05T00:00:00Z', '2011-10-30'),
     '2011-12-30T10:00Z/2012-01-29T10:00Z',
-    'an anchor on it begins with the day after'
+    'an anchor on that day begins a period on the day after'
   )
 })
 
@@ -227,7 +227,7 @@ t.test('knows leap days and the lengths of months', async t => {
   for (const [unit, at, expected] of cases) t.equal(period(unit, 'UTC', at), expected, `${unit} ${at}`)
 })
 
-t.test('begins weeks on Monday (ISO), also across New Year', async t => {
+t.test('begins weeks on Monday (ISO), even across New Year', async t => {
   const cases: [at: string, expected: string][] = [
     ['2026-12-28T00:00:00Z', '2026-12-28T00:00Z/2027-01-04T00:00Z'],
     ['2026-12-31T23:59:59Z', '2026-12-28T00:00Z/2027-01-04T00:00Z'],
@@ -240,7 +240,7 @@ t.test('begins weeks on Monday (ISO), also across New Year', async t => {
   for (const [at, expected] of cases) t.equal(period('week', 'UTC', at), expected, at)
 })
 
-t.test('snaps an anchor of the 31st back: 31 January → 28 February → 31 March → 30 April', async t => {
+t.test('clamps an anchor on the 31st: 31 January → 28 February → 31 March → 30 April', async t => {
   const cases: [at: string, expected: string][] = [
     ['2026-01-30T12:00:00Z', '2025-12-31T00:00Z/2026-01-31T00:00Z'],
     ['2026-01-31T00:00:00Z', '2026-01-31T00:00Z/2026-02-28T00:00Z'],
@@ -255,7 +255,7 @@ t.test('snaps an anchor of the 31st back: 31 January → 28 February → 31 Marc
   for (const [at, expected] of cases) t.equal(period('month', 'UTC', at, '2026-01-31'), expected, at)
 })
 
-t.test('counts the years of a 29 February from 28 February where there is none', async t => {
+t.test('begins years anchored on 29 February on the 28th where there is no 29th', async t => {
   const cases: [at: string, expected: string][] = [
     ['2024-02-29T00:00:00Z', '2024-02-29T00:00Z/2025-02-28T00:00Z'],
     ['2025-02-27T23:59:59Z', '2024-02-29T00:00Z/2025-02-28T00:00Z'],
@@ -266,7 +266,7 @@ t.test('counts the years of a 29 February from 28 February where there is none',
   for (const [at, expected] of cases) t.equal(period('year', 'UTC', at, '2024-02-29'), expected, at)
 })
 
-t.test('counts weeks from the weekday of the anchor', async t => {
+t.test('begins weeks on the weekday of the anchor', async t => {
   // 1 January 2026 is a Thursday.
   const cases: [at: string, expected: string][] = [
     ['2026-01-01T00:00:00Z', '2026-01-01T00:00Z/2026-01-08T00:00Z'],
@@ -277,7 +277,7 @@ t.test('counts weeks from the weekday of the anchor', async t => {
   for (const [at, expected] of cases) t.equal(period('week', 'UTC', at, '2026-01-01'), expected, at)
 })
 
-t.test('counts back from an anchor that is still to come', async t => {
+t.test('counts back from an anchor in the future', async t => {
   t.equal(period('month', 'UTC', '2026-02-15T00:00:00Z', '2030-01-31'), '2026-01-31T00:00Z/2026-02-28T00:00Z')
   t.equal(period('month', 'UTC', '2026-02-28T00:00:00Z', '2030-01-31'), '2026-02-28T00:00Z/2026-03-31T00:00Z')
   t.equal(period('year', 'UTC', '2026-02-15T00:00:00Z', '2028-02-29'), '2025-02-28T00:00Z/2026-02-28T00:00Z')
@@ -285,7 +285,7 @@ t.test('counts back from an anchor that is still to come', async t => {
   t.equal(period('week', 'UTC', '2026-07-01T00:00:00Z', '2026-07-08'), '2026-07-01T00:00Z/2026-07-08T00:00Z')
 })
 
-t.test("keeps the anchor's day in the user's zone", async t => {
+t.test("begins periods on the anchor's day in the user's time zone", async t => {
   t.equal(
     period('month', 'America/New_York', '2026-03-15T03:59:59Z', '2026-01-15'),
     '2026-02-15T05:00Z/2026-03-15T04:00Z',
@@ -298,14 +298,14 @@ t.test("keeps the anchor's day in the user's zone", async t => {
   )
 })
 
-t.test('counts no hours and days from the anchor', async t => {
+t.test('ignores the anchor for hours and days', async t => {
   for (const unit of ['hour', 'day'] as const) {
     const at = '2026-02-15T10:20:30Z'
     t.equal(period(unit, 'Europe/Berlin', at, '2026-01-31'), period(unit, 'Europe/Berlin', at), unit)
   }
 })
 
-t.test('never ends what never resets, and begins it when it is asked for', async t => {
+t.test('gives a period that never resets no end, and begins it at the given instant', async t => {
   const at = new Date('2026-02-15T10:20:30.456Z')
   t.strictSame(periodContaining('never', { timeZone: 'Europe/Berlin', anchor: '2026-01-31' }, at), {
     start: at,
@@ -314,7 +314,7 @@ t.test('never ends what never resets, and begins it when it is asked for', async
 })
 
 t.test(
-  "cuts a month out at the zone's own midnights, also where the clocks change in it or skip its first one",
+  'bounds a month by midnights of the time zone, even if the clocks change in it or skip its first midnight',
   async t => {
     const cases: [month: string, zone: string, expected: string, why: string][] = [
       ['2026-11', 'UTC', '2026-11-01T00:00Z/2026-12-01T00:00Z', '30 days'],
@@ -329,7 +329,7 @@ t.test(
     for (const [month, zone, expected, why] of cases) {
       const { start, end } = monthOf(month, zone)
       t.equal(`${minute(start)}/${minute(end!)}`, expected, `${month} in ${zone}: ${why}`)
-      t.strictSame(periodContaining('month', { timeZone: zone, anchor: null }, start), { start, end }, 'as a period is')
+      t.strictSame(periodContaining('month', { timeZone: zone, anchor: null }, start), { start, end }, 'like a period')
     }
   }
 )

@@ -15,7 +15,7 @@ const violation = (over: Partial<Violation> = {}): Violation => ({
   ...over
 })
 
-t.test('says in the body what was needed, what is left, when it starts again and where more can be had', async t => {
+t.test('says in the body what was needed, what is left, when it resets and where to get more', async t => {
   t.strictSame(quotaExceeded([violation()], 402, '/subscription'), {
     type: 'https://iana.org/assignments/http-problem-types#quota-exceeded',
     title: 'Quota exceeded',
@@ -38,26 +38,26 @@ t.test('answers with the configured status, and repeats it in the body', async t
   t.equal(quotaExceeded([violation()], 429, null).status, 429)
 })
 
-t.test('leaves upgrade_url out where there is none', async t => {
+t.test('leaves upgrade_url out if there is none', async t => {
   t.notOk('upgrade_url' in quotaExceeded([violation()], 402, null))
 })
 
-t.test('says null where a quota never starts again', async t => {
+t.test('gives null as the reset time of a quota that never resets', async t => {
   t.equal(quotaExceeded([violation({ resetsAt: null })], 402, null).resets_at, null)
 })
 
-t.test('says of an unlimited quota that can count no further what it is', async t => {
+t.test('says that an unlimited quota has no limit but cannot count any further', async t => {
   const { detail } = quotaExceeded([violation({ limit: -1, remaining: -1 })], 402, null)
   t.match(detail, /has no limit but cannot count past 2\^53−1/)
 })
 
-t.test('names every violated quota, and speaks of the first', async t => {
+t.test('names every violated quota, and describes the first', async t => {
   const body = quotaExceeded([violation({ type: 'tokens', limit: 9 }), violation({ type: 'calls' })], 402, null)
   t.strictSame(body['violated-policies'], ['tokens', 'calls'])
   t.match(body, { quota_type: 'tokens', limit: 9, detail: /'tokens'/ })
 })
 
-t.test('says nothing of the user in a denial', async t => {
+t.test('does not mention the user in a denial', async t => {
   const members = Object.keys(quotaExceeded([{ ...violation(), userId: 'alice' } as Violation], 402, '/subscription'))
   t.notOk(members.some(member => /user/i.test(member)))
 })
@@ -82,19 +82,19 @@ t.test('gives any other refusal the title of its status, a code, a detail and it
   t.equal(PROBLEM_JSON, 'application/problem+json; charset=utf-8')
 })
 
-t.test('names a wait only when waiting helps', async t => {
+t.test('gives a time to wait only when waiting helps', async t => {
   const cases: [name: string, violations: Violation[], seconds: number | undefined][] = [
     ['the period ends, and the amount fits an empty one', [violation()], 3600],
     ['the amount is exactly what an empty period has', [violation({ required: 200 })], 3600],
     ['the amount fits no period', [violation({ required: 201 })], undefined],
     ['the limit is 0', [violation({ limit: 0, required: 1 })], undefined],
-    ['it never starts again', [violation({ retryAfter: null, resetsAt: null })], undefined],
+    ['it never resets', [violation({ retryAfter: null, resetsAt: null })], undefined],
     ['several: the longest wait', [violation({ retryAfter: 60 }), violation({ retryAfter: 7200 })], 7200],
     ['several, the longest first', [violation({ retryAfter: 7200 }), violation({ retryAfter: 60 })], 7200],
-    ['several, one of which never starts again', [violation(), violation({ retryAfter: null })], undefined],
-    ['several, one of which it never fits', [violation({ required: 201 }), violation()], undefined],
+    ['several, one of which never resets', [violation(), violation({ retryAfter: null })], undefined],
+    ['several, one of which the amount never fits', [violation({ required: 201 }), violation()], undefined],
     ['the period is about to end: at least a second', [violation({ retryAfter: 0 })], 1],
-    ['an unlimited one that can count no further', [violation({ limit: -1, remaining: -1, retryAfter: 60 })], 60]
+    ['an unlimited one that cannot count any further', [violation({ limit: -1, remaining: -1, retryAfter: 60 })], 60]
   ]
   for (const [name, violations, seconds] of cases) t.equal(retryAfter(violations), seconds, name)
 })

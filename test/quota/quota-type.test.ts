@@ -3,13 +3,13 @@ import { isTypeKey, periodOf, type QuotaDeclaration, readDeclaration } from '../
 
 const code = 'FST_QUOTA_INVALID_OPTION'
 
-t.test('takes [a-z][a-z0-9_]{0,99} as a key, and nothing else', async t => {
+t.test('accepts [a-z][a-z0-9_]{0,99} as a key, and nothing else', async t => {
   for (const key of ['a', 'api_calls_l3_detect', 'a1', 'a_', `a${'9'.repeat(99)}`]) t.equal(isTypeKey(key), true, key)
   const refused = ['', 'A', 'apiCalls', '1a', '_a', 'a-b', 'a b', 'a.b', 'ä', 'a\n', `a${'9'.repeat(100)}`, '__proto__']
   for (const key of [...refused, undefined, null, 5, ['a']]) t.equal(isTypeKey(key), false, JSON.stringify(key))
 })
 
-t.test('fills in the defaults: its key for a name, calls, a flow that starts again each month', async t => {
+t.test('fills in the defaults: the key as name, call as unit, and a flow that resets each month', async t => {
   t.strictSame(readDeclaration('api_calls', { limit: 200 }), {
     name: 'api_calls',
     description: null,
@@ -20,7 +20,7 @@ t.test('fills in the defaults: its key for a name, calls, a flow that starts aga
   })
 })
 
-t.test('keeps what is declared', async t => {
+t.test('keeps every declared field except the denial', async t => {
   const declared: QuotaDeclaration = {
     name: 'Tokens',
     description: 'What the model reads and writes',
@@ -34,7 +34,7 @@ t.test('keeps what is declared', async t => {
   t.strictSame(readDeclaration('tokens', declared), kept)
 })
 
-t.test('takes a field that is undefined for one that is left out', async t => {
+t.test('treats a field that is undefined as left out', async t => {
   const declared = {
     name: undefined,
     description: undefined,
@@ -49,7 +49,7 @@ t.test('takes a field that is undefined for one that is left out', async t => {
   )
 })
 
-t.test('takes every period for a flow, and every limit from −1 to 2^53−1', async t => {
+t.test('accepts every period for a flow, and limits from −1 to 2^53−1', async t => {
   for (const period of ['hour', 'day', 'week', 'month', 'year', 'never'] as const) {
     t.equal(readDeclaration('calls', { limit: 1, period }).period, period)
   }
@@ -61,7 +61,7 @@ t.test('never resets a level, whether its declaration says so or not', async t =
   t.equal(readDeclaration('storage', { limit: 1, kind: 'level', period: 'never' }).period, 'never')
 })
 
-t.test('refuses a declaration that cannot be meant, by the path of what is wrong', async t => {
+t.test('refuses an invalid declaration, naming the option that is wrong and what it must be', async t => {
   const refused: [declaration: unknown, path: string, remedy: string][] = [
     [null, 'quotas.calls', 'must be an object'],
     [200, 'quotas.calls', 'must be an object'],
@@ -108,7 +108,7 @@ t.test('refuses a declaration that cannot be meant, by the path of what is wrong
   }
 })
 
-t.test('refuses a declaration under what is no key', async t => {
+t.test('refuses a declaration whose key is invalid', async t => {
   for (const key of ['', 'apiCalls', 'api-calls', '1st']) {
     t.throws(
       () => readDeclaration(key, { limit: 1 }),
@@ -118,7 +118,7 @@ t.test('refuses a declaration under what is no key', async t => {
   }
 })
 
-t.test("resets a level never, and a flow by its period, whatever a level's row says", async t => {
+t.test('never resets a level, whatever its row says, and resets a flow by its period', async t => {
   t.equal(periodOf({ kind: 'level', period: 'month' }), 'never')
   t.equal(periodOf({ kind: 'level', period: 'never' }), 'never')
   t.equal(periodOf({ kind: 'flow', period: 'week' }), 'week')

@@ -11,7 +11,7 @@ interface Request {
 const read = (written: unknown, path = 'config.quota') => readMetering<Request>(path, written as RouteQuota<Request>)
 const bySize = (request: Request) => request.size
 
-t.test('reads every written form into charges', async t => {
+t.test('reads charges from every form in which they can be written', async t => {
   const cases: [written: unknown, charges: { type: string; amount: unknown }[]][] = [
     ['calls', [{ type: 'calls', amount: 1 }]],
     [['calls'], [{ type: 'calls', amount: 1 }]],
@@ -60,11 +60,11 @@ t.test('reads every written form into charges', async t => {
   for (const [written, charges] of cases) t.strictSame(read(written)?.charges, charges, JSON.stringify(written))
 })
 
-t.test('exempts what says false', async t => {
+t.test('exempts a route whose quota is false', async t => {
   t.equal(read(false), undefined)
 })
 
-t.test('charges 2xx and says nothing of denials and store failures, where the rule says nothing', async t => {
+t.test('charges 2xx by default, and leaves denial and storeFailure unset', async t => {
   for (const written of ['calls', ['calls', 'tokens'], { type: 'calls' }, { quota: 'calls' }]) {
     const metering = read(written, 'rules[4]')
     t.match(metering, { source: 'rules[4]', isCharged: isSuccess }, JSON.stringify(written))
@@ -73,7 +73,7 @@ t.test('charges 2xx and says nothing of denials and store failures, where the ru
   }
 })
 
-t.test('keeps what the rule says of statuses, denials and store failures, in both forms that can', async t => {
+t.test('keeps charge, denial and storeFailure in both forms that can have them', async t => {
   const said = { charge: (status: number) => status < 500, denial: { statusCode: 429 }, storeFailure: 'open' }
   for (const written of [
     { type: 'calls', ...said },
@@ -86,7 +86,7 @@ t.test('keeps what the rule says of statuses, denials and store failures, in bot
   }
 })
 
-t.test('refuses what names no quota type', async t => {
+t.test('refuses a quota that names no type', async t => {
   const refused: [written: unknown, path: string, remedy: string][] = [
     [undefined, 'config.quota', 'must be an object'],
     [null, 'config.quota', 'must be an object'],
@@ -144,7 +144,7 @@ t.test('refuses one amount for several types', async t => {
   }
 })
 
-t.test('says where the options of all charges stand', async t => {
+t.test('refuses charge, denial and storeFailure in a nested charge, and says where they belong', async t => {
   const refused: [written: unknown, path: string][] = [
     [['calls', { type: 'tokens', charge: isSuccess }], 'config.quota[1].charge'],
     [{ quota: { type: 'calls', denial: {} } }, 'config.quota.quota.denial'],
@@ -167,7 +167,7 @@ t.test('refuses a type that is named twice', async t => {
   }
 })
 
-t.test('refuses a field that nobody knows, by its path', async t => {
+t.test('refuses an unknown field, naming its path', async t => {
   const refused: [written: unknown, path: string][] = [
     [{ type: 'calls', ammount: 5 }, 'config.quota.ammount'],
     [{ quota: 'calls', limit: 5 }, 'config.quota.limit'],
@@ -178,7 +178,7 @@ t.test('refuses a field that nobody knows, by its path', async t => {
   }
 })
 
-t.test('refuses statuses, denials and store failures that cannot be meant', async t => {
+t.test('refuses an invalid charge, denial or storeFailure, naming the option', async t => {
   const refused: [options: object, path: string][] = [
     [{ charge: '2xx' }, 'rules[0].charge'],
     [{ charge: 200 }, 'rules[0].charge'],

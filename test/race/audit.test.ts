@@ -27,10 +27,10 @@ const database = async () => {
   return db
 }
 
-/** The time of a row has milliseconds: two within one have no order. */
+/** A row's time is in milliseconds: two rows of the same millisecond have no order. */
 const A_WHILE_MS = 5
 
-t.test('adjustments stand in the order in which they were made, whoever began first', async t => {
+t.test('adjustments are recorded in the order they were made, whichever transaction began first', async t => {
   const db = await database()
   let waiting: Promise<unknown> | undefined
   await db.orm.transaction(async tx => {
@@ -80,7 +80,7 @@ const CHANGES: Record<string, (db: Database) => Promise<unknown>> = {
   delete_user: db => deleteUser(db, 'alice', BY)
 }
 
-t.test('the newest row is the last change, also of a transaction that began before the others', async t => {
+t.test('the newest row is the last change, even if its transaction began before the others', async t => {
   const db = await database()
   await ensureUser(db, 'bob')
   for (const [change, make] of Object.entries(CHANGES)) {

@@ -23,7 +23,7 @@ async function start(url: string) {
 
 const headers = { 'x-user': 'alice' }
 
-t.test('gives back what a killed process held, by the sweep of another, and keeps what a living one holds', async t => {
+t.test("another process's sweep releases what a killed process held, but not what a living one holds", async t => {
   const url = await pg.migrated()
   const [dying, living] = await Promise.all([start(url), start(url)])
   t.teardown(() => living.child.kill())
@@ -38,7 +38,7 @@ t.test('gives back what a killed process held, by the sweep of another, and keep
   t.equal(await lost, 'torn')
   while ((await held()) === 2) await sleep(20)
   await sleep(1500)
-  t.equal(await held(), 1, 'longer than the time to live, and still held')
+  t.equal(await held(), 1, 'still held after more than the time to live')
   const { quotas } = await viewQuotas(db, 'alice', 'calls')
   t.match(quotas, [{ used: 0, reserved: 1, remaining: 99 }])
   kept.abort()
@@ -46,7 +46,7 @@ t.test('gives back what a killed process held, by the sweep of another, and keep
   while ((await held()) === 1) await sleep(20)
 })
 
-t.test('finishes what runs on SIGTERM, charges it, and ends with 0', async t => {
+t.test('on SIGTERM a process finishes running requests, charges them, and exits with 0', async t => {
   const url = await pg.migrated()
   const { child, base } = await start(url)
   const replies = Array.from({ length: 20 }, () =>
@@ -66,7 +66,7 @@ t.test('finishes what runs on SIGTERM, charges it, and ends with 0', async t => 
 })
 
 t.test(
-  'a user whose counter is wrong or locked does not keep what was held by others',
+  "one user's wrong or locked counter does not keep other users' expired reservations from being released",
   { timeout: 30_000 },
   async t => {
     const url = await pg.migrated()

@@ -1,4 +1,4 @@
-// Where tables are distributed by user, no statement of a request may be of two users, and all that holds elsewhere holds.
+// With tables distributed by user, no statement of a request may concern two users, and everything else still holds.
 import t from 'tap'
 import { v7 } from 'uuid'
 import { declareTypes } from '../../src/store/catalogue/declare-types.ts'
@@ -13,7 +13,7 @@ import { violations } from '../fixtures/invariants.ts'
 const pg = await server(t)
 const USERS = ['alice', 'bob', "c'arol", 'dave/😀']
 
-/** The same database, which also writes down what is sent to it. */
+/** The same database, recording what is sent to it. */
 function watched(db: Database): { db: Database; sent: string[] } {
   const sent: string[] = []
   const watch = (lane: Pick<Database, 'query'>): Pick<Database, 'query'> => ({
@@ -37,7 +37,7 @@ function watched(db: Database): { db: Database; sent: string[] } {
 const usersIn = (values: string) =>
   USERS.filter(user => values.includes(JSON.stringify(JSON.stringify(user)).slice(3, -3)))
 
-t.test('every statement is of one user, requests of one user share them, and each is exact', async t => {
+t.test('every statement concerns one user, whose requests share statements and are counted exactly', async t => {
   const plain = await crowd(await pg.migrated(), 20)
   t.teardown(() => plain.close())
   await declareTypes(plain, { calls: { limit: 40 }, others: { limit: 1_000 } })
@@ -99,7 +99,7 @@ t.test('every statement is of one user, requests of one user share them, and eac
   t.ok(sent.length - before < 10, `100 requests of a user share ${sent.length - before} statements`)
 })
 
-t.test('beside processes that group across users', async t => {
+t.test('limits are exact when processes that group by user run beside ones that group across users', async t => {
   const plain = await crowd(await pg.migrated(), 20)
   t.teardown(() => plain.close())
   await declareTypes(plain, { calls: { limit: 30 } })

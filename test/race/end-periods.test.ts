@@ -16,13 +16,13 @@ import { untilWaiting } from '../fixtures/lock-waits.ts'
 
 const pg = await server(t)
 
-t.test('a type that begins to restart ends what runs behind what was charged meanwhile', async t => {
+t.test('changing a type from never to month does not end a period before a charge made meanwhile', async t => {
   const db = await crowd(await pg.migrated(), 12)
   t.teardown(() => db.close())
   await declareTypes(db, { calls: { limit: -1, period: 'never' } })
   const users = Array.from({ length: 40 }, (_, i) => `user ${i}`)
   for (const user of users) await ensureUser(db, user)
-  // The statement waits here for one user's row, while others are charged.
+  // The change waits for this user's row, while others are charged.
   const blocker = db.query(
     "WITH l AS (SELECT * FROM quota_limits WHERE user_id = 'user 39' FOR UPDATE) SELECT pg_sleep(1) FROM l"
   )
@@ -48,7 +48,7 @@ const WAYS = {
 }
 
 for (const [way, change] of Object.entries(WAYS)) {
-  t.test(`where a type begins to restart, ${way}, no counter is left without an end`, async t => {
+  t.test(`a change from never to month that is ${way} leaves no counter without an end`, async t => {
     const db = await crowd(await pg.migrated(), 6)
     t.teardown(() => db.close())
     const endless = async () => (await db.query('SELECT 1 FROM quota_limits WHERE period_end IS NULL')).length
@@ -62,7 +62,7 @@ for (const [way, change] of Object.entries(WAYS)) {
       await untilWaiting(db)
     })
     await changing
-    t.equal(await endless(), 0, 'not one that was opened before, and is committed later')
+    t.equal(await endless(), 0, 'not even one that was opened before the change and committed later')
 
     await change(db, 'never')
     await db.query('UPDATE quota_limits SET period_end = NULL')
@@ -74,13 +74,13 @@ for (const [way, change] of Object.entries(WAYS)) {
       await untilWaiting(db, 2)
     })
     await Promise.all([changing, coming])
-    t.equal(await endless(), 0, 'nor one of whom came while the others were ended')
+    t.equal(await endless(), 0, 'nor one of a user who appeared while the others were being ended')
     t.match((await viewQuotas(db, 'bob')).quotas, [{ resetsAt: Date }])
   })
 }
 
 for (const [way, change] of Object.entries(WAYS)) {
-  t.test(`a type that begins to restart, ${way}, has longer to end what runs than other statements have`, async t => {
+  t.test(`a change from never to month that is ${way} may take longer than other statements`, async t => {
     const url = await pg.migrated()
     const db = await connect({ url, max: 2 }, { deadlineMs: 300 })
     const other = await crowd(url, 2)

@@ -13,7 +13,7 @@ import { children } from '../fixtures/processes.ts'
 const pg = await server(t)
 
 t.test(
-  'five processes that migrate an empty database at once: each migration is applied once, and none fails',
+  'if five processes migrate an empty database at once, each migration is applied once and no process fails',
   async t => {
     const migrators = await children(t, 5)
     for (let round = 0; round < 3; round++) {
@@ -34,7 +34,7 @@ t.test(
   }
 )
 
-t.test('a migration that cannot have a table yet keeps nobody else from it, and is applied once it can', async t => {
+t.test('a migration that has to wait for a table blocks nobody else, and is applied once it gets it', async t => {
   const url = await pg.migrated()
   const [db, migrating] = await Promise.all([connect(url), connect(url)])
   const other = postgres(url, { max: 1, onnotice: () => {} })
@@ -59,7 +59,7 @@ t.test('a migration that cannot have a table yet keeps nobody else from it, and 
   t.equal(await deadlocks(db), 0)
 })
 
-t.test('twenty that declare the same types at once keep one row each', async t => {
+t.test('twenty simultaneous declarations of the same types leave one row per type', async t => {
   const db = await connect({ url: await pg.migrated(), max: 20 })
   t.teardown(() => db.close())
   const one = { a: { limit: 1 }, b: { limit: 2 }, c: { limit: 3, kind: 'level' } } as const

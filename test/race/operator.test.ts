@@ -18,7 +18,7 @@ async function serve(t: Test, url: string): Promise<FastifyInstance> {
   t.teardown(() => app.close())
   await app.register(quotaPlugin, {
     connection: { url, max: 8 },
-    // What this machine takes to answer is not what is tested here.
+    // How fast this machine answers is not what is tested here.
     storeTimeoutMs: 30_000,
     quotas: { calls: { limit: 100 }, tokens: { limit: 10_000, period: 'day' } },
     identify: byHeader,
@@ -34,7 +34,7 @@ async function serve(t: Test, url: string): Promise<FastifyInstance> {
   return app
 }
 
-/** As a script would: what is answered with 503, because a row was locked for too long, is tried again. */
+/** Retries, as a script would, what is answered with 503 because a row was locked for too long. */
 async function operate(app: FastifyInstance, method: 'POST' | 'PUT' | 'PATCH', url: string, payload?: object) {
   for (let attempt = 1; ; attempt++) {
     const reply = await app.inject({
@@ -48,7 +48,7 @@ async function operate(app: FastifyInstance, method: 'POST' | 'PUT' | 'PATCH', u
   }
 }
 
-t.test('what an operator does while clients hammer', async t => {
+t.test('changes by an operator under load', async t => {
   const pg = await server(t)
   const url = await pg.migrated()
   const [one, two] = [await serve(t, url), await serve(t, url)]
@@ -57,7 +57,7 @@ t.test('what an operator does while clients hammer', async t => {
   const ask = (app: FastifyInstance, query = '') => app.inject({ url: `/work${query}`, headers: { 'x-user': 'alice' } })
   await ask(one)
 
-  t.test('resets, adjustments and calendars lose and double nothing, at every moment', async t => {
+  t.test('resets, adjustments and time zone changes never lose or double a charge, not even for a moment', async t => {
     let charged = 1
     let changes = 0
     let isOver = false
@@ -66,7 +66,7 @@ t.test('what an operator does while clients hammer', async t => {
         const query = ['', '?fails=1', '?costs=2', '?costs=5'][(client + i) % 4]
         const { statusCode } = await ask(i % 2 === 0 ? one : two, query)
         if (statusCode === 200) charged += 1
-        // Answered from memory, without a wait for anything: this process must come to its sockets all the same.
+        // Answered from memory without waiting for anything: the pause lets this process get to its sockets.
         else if (statusCode === 402) await new Promise(resolve => setTimeout(resolve, 2))
         else if (statusCode !== 500) throw new Error(`answered ${statusCode}`)
       }
@@ -97,12 +97,12 @@ t.test('what an operator does while clients hammer', async t => {
     t.match(
       row,
       { calls: charged, tokens: charged, held: 0 },
-      'every 200 has one row a charge, and no other reply has any'
+      'every 200 has one row per charge, and no other reply has any'
     )
     t.ok(charged > 20, `${charged} charged`)
   })
 
-  t.test('a limit that is lowered below the use denies the very next request, in every process', async t => {
+  t.test('a limit that is lowered below what is used denies the very next request, in every process', async t => {
     await operate(one, 'PUT', '/users/alice/adjust?quota_type=calls&new_limit=-1')
     for (let i = 0; i < 5; i++) t.equal((await ask(two)).statusCode, 200)
     const lowered = await operate(one, 'PUT', '/users/alice/adjust?quota_type=calls&new_limit=2')
@@ -114,7 +114,7 @@ t.test('what an operator does while clients hammer', async t => {
       t.match(denied.json(), { limit: 2, remaining: 0, quota_type: 'calls' })
     }
     await operate(two, 'POST', '/users/alice/reset?quota_type=calls')
-    // The process that did not reset may refuse for a second more.
+    // The process that did not reset may go on refusing for a second.
     await new Promise(resolve => setTimeout(resolve, 1_050))
     t.strictSame(
       [(await ask(one)).statusCode, (await ask(two)).statusCode, (await ask(one)).statusCode],

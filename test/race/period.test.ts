@@ -33,7 +33,7 @@ const database = async (max = 50) => {
   return db
 }
 
-t.test('fifty requests at a period boundary lose or double no unit, and close the old period once', async t => {
+t.test('fifty requests at a period boundary neither lose nor double a unit, and close the old period once', async t => {
   const db = await database()
   await declareTypes(db, { calls: { limit: 30 }, more: { limit: 100, period: 'day' } })
   const before = new Date('2026-01-31T23:59:59.999Z')
@@ -57,7 +57,7 @@ t.test('fifty requests at a period boundary lose or double no unit, and close th
   t.equal(await deadlocks(db), 0)
 })
 
-t.test('a reserve that waited for a reset belongs to the period that the reset opened', async t => {
+t.test('a reservation that waited for a reset belongs to the period that the reset opened', async t => {
   const db = await database(5)
   await declareTypes(db, { calls: { limit: 10 }, more: { limit: 10 } })
   for (const amounts of [{ calls: 3 }, { calls: 3, more: 1 }] as Amounts[]) {
@@ -78,7 +78,7 @@ t.test('a reserve that waited for a reset belongs to the period that the reset o
   }
 })
 
-t.test('a reset and an adjustment that waited for a reserve tell what that holds', async t => {
+t.test('a reset and an adjustment that waited for a reservation count it as reserved', async t => {
   const db = await database(5)
   await declareTypes(db, { calls: { limit: 10 } })
   await hold(db, 'alice', { calls: 1 })
@@ -98,7 +98,7 @@ t.test('a reset and an adjustment that waited for a reserve tell what that holds
   t.strictSame(await violations(db), [])
 })
 
-t.test('a charge, a commit and a release that waited for a rollover land in the right periods', async t => {
+t.test('a commit and a release that waited for a rollover go to the old period, a later charge to the new', async t => {
   const db = await database(8)
   await declareTypes(db, { calls: { limit: 10 } })
   const old = new Date('2026-01-31T23:59:59Z')
@@ -145,7 +145,7 @@ t.test('a reset that waited until the period ended resets the next one', async t
   t.strictSame(await violations(db), [])
 })
 
-t.test('resets and adjustments while fifty workers charge: the books add up at every look', async t => {
+t.test('counters stay consistent throughout while fifty workers charge and operators reset and adjust', async t => {
   const db = await database(60)
   await declareTypes(db, { calls: { limit: 400 }, more: { limit: -1 }, bytes: { limit: 1000, kind: 'level' } })
   const users = ['alice', 'bob']

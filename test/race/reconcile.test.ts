@@ -43,7 +43,7 @@ async function moveLevel(db: Database, user: string, move: 'set' | 'credit', amo
 const repairsOf = async (db: Database, user: string) =>
   (await auditOf(db, user)).filter(row => row.action === 'reconcile').length
 
-/** What is held and what is charged before a race: of a closed period and of the running one. */
+/** What is held and what is charged when a race begins, in the closed period and in the running one. */
 interface Before {
   held: AdmittedCharge[]
   charged: AdmittedCharge[]
@@ -57,7 +57,7 @@ async function chargeAndHold(db: Database, user: string): Promise<Before> {
   return { held, charged }
 }
 
-/** Makes every counter of the user too high, closed periods too: what is then given back fits into it. */
+/** Makes every counter of the user too high, closed periods too, so that nothing given back afterwards takes it below 0. */
 async function spoil(db: Database, user: string): Promise<void> {
   const more = 'SET used_amount = used_amount + 7'
   await db.query(`UPDATE quota_limits ${more} WHERE user_id = $1`, [user])
@@ -80,7 +80,7 @@ const MOVES: Record<string, (db: Database, user: string, before: Before) => Prom
   'a rollover': (db, user) => openPeriods(db, user, new Date(Date.now() + 40 * 86_400_000))
 }
 
-t.test('whoever comes first, a repair or what moves the counter: both are in it', async t => {
+t.test('a repair and anything that moves the counter both take effect, whichever comes first', async t => {
   const db = await database(await pg.migrated())
   await declareTypes(db, { calls: { limit: 1000 }, bytes: { limit: 1000, kind: 'level' } })
   const begin = async (user: string) => {
@@ -130,7 +130,7 @@ t.test('five repairs at once repair each counter once, with one audit row', asyn
   t.equal(await deadlocks(db), 0)
 })
 
-t.test('a repair that takes its time keeps no denial from being counted, and no other user waiting', async t => {
+t.test('a repair that is slow to commit blocks neither the counting of denials nor other users', async t => {
   const db = await database(await pg.migrated())
   await declareTypes(db, { calls: { limit: 1000 }, bytes: { limit: 1000, kind: 'level' } })
   await hold(db, 'bob', { calls: 1 })
@@ -144,7 +144,7 @@ t.test('a repair that takes its time keeps no denial from being counted, and no 
   t.strictSame(await violations(db), [])
 })
 
-t.test('three processes charge while their counter is spoilt and repaired: no charge is lost or doubled', async t => {
+t.test('no charge is lost or doubled while three processes charge a counter that is corrupted and fixed', async t => {
   const url = await pg.migrated()
   const db = await database(url)
   await declareTypes(db, { calls: { limit: -1 } })
@@ -185,7 +185,7 @@ async function spoilOne(db: Database, n: number): Promise<void> {
   )
 }
 
-/** As an application does: what a counter that is too low refuses (23514) is written once it has been repaired. */
+/** Retries, as an application does, what a counter that is too low refuses (23514), until it has been repaired. */
 async function insist<T>(write: () => Promise<T>): Promise<T> {
   for (;;) {
     try {
@@ -198,7 +198,7 @@ async function insist<T>(write: () => Promise<T>): Promise<T> {
 }
 
 t.test(
-  'counters are spoilt and repaired under full load: in the end all are right, and every commit is there',
+  'after counters are corrupted and repaired under full load, all of them are right and no commit is lost',
   async t => {
     const url = await pg.migrated()
     const clients = await Promise.all([database(url, 12), database(url, 12), database(url, 12)])

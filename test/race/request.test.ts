@@ -50,7 +50,7 @@ t.test('charges exactly 100 of 1 000 requests that three processes get at once',
   t.same(await findDiscrepancies(db), [])
 })
 
-t.test('is one statement before the handler and one after it, also for several charges', async t => {
+t.test('takes one statement before the handler and one after it, even for several charges', async t => {
   const url = await pg.migrated()
   const sql = postgres(url, { max: 1, onnotice: () => {} })
   t.teardown(() => sql.end())
@@ -59,7 +59,7 @@ t.test('is one statement before the handler and one after it, also for several c
   t.teardown(() => app.close())
   await app.register(quotaPlugin, {
     connection: url,
-    // What this machine takes to answer is not what is tested here.
+    // How fast this machine answers is not what is tested here.
     storeTimeoutMs: 30_000,
     quotas: { calls: { limit: 1000 }, tokens: { limit: 1000 } },
     identify: byHeader
@@ -96,5 +96,5 @@ t.test('is one statement before the handler and one after it, also for several c
   await sql`UPDATE quota_limits SET limit_amount = 0`
   await sql`SELECT pg_stat_statements_reset()`
   t.equal((await app.inject({ url: '/one', headers: { 'x-user': 'alice' } })).statusCode, 402)
-  t.equal(await statements(), 2, 'a denial is one that finds no room, and one that looks closer')
+  t.equal(await statements(), 2, 'a denial takes one that finds no room and one that looks closer')
 })

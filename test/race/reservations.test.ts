@@ -1,4 +1,4 @@
-// What requests that share a statement owe each other: nothing.
+// Requests that share a statement do not affect each other.
 import { setTimeout as sleep, setImmediate as turn } from 'node:timers/promises'
 import postgres from 'postgres'
 import t, { type Test } from 'tap'
@@ -45,7 +45,7 @@ const reservingOn = (store: Reservations, { typeId, type }: { typeId: number; ty
 
 const usersOf = (count: number) => Array.from({ length: count }, (_, i) => `user-${i}`)
 
-/** So that nobody is new, and all go together. */
+/** Makes the users known, so that their next requests share a statement. */
 const seen = async (users: readonly string[], reserve: (userId: string) => Promise<unknown>) => {
   for (const user of users) await reserve(user)
 }
@@ -55,7 +55,7 @@ const counted = async (db: Database) => {
   return row!.n
 }
 
-t.test('what the database refuses of one does not fail those beside it, nor is it done for them twice', async t => {
+t.test('a reservation that the database refuses neither fails nor doubles the others in its statement', async t => {
   const { db, reserve } = await begin(t)
   const users = usersOf(20)
   await seen(users, reserve)
@@ -72,7 +72,7 @@ t.test('what the database refuses of one does not fail those beside it, nor is i
   t.strictSame(await violations(db), [])
 })
 
-t.test('the amount 0 is admitted past a limit that was lowered, alone and beside what is refused there', async t => {
+t.test('an amount of 0 is admitted above a lowered limit, alone or beside requests that are refused', async t => {
   const { db, reserve, type } = await begin(t, 10)
   await reserve('alice', { amount: 5 })
   await adjustQuota(db, 'alice', 'calls', 3, BY)
@@ -93,7 +93,7 @@ interface Sent {
   values: Values
 }
 
-/** The same database, and what is sent to it. */
+/** The same database, recording what is sent to it. */
 function watched(db: Database): { watched: Database; sent: Sent[] } {
   const sent: Sent[] = []
   const watch = (on: Sent['on']): Pick<Database, 'query'> => ({
@@ -114,7 +114,7 @@ function watched(db: Database): { watched: Database; sent: Sent[] } {
   }
 }
 
-t.test('what is as usual takes one statement to hold and one to charge, however many share them', async t => {
+t.test('ordinary requests take one statement to reserve and one to charge, however many share them', async t => {
   const begun = await begin(t)
   const { db } = begun
   const users = usersOf(20)
@@ -145,7 +145,7 @@ interface PlanNode {
 const nodesOf = (node: PlanNode): PlanNode[] => [node, ...(node.Plans ?? []).flatMap(nodesOf)]
 
 t.test(
-  'what many share looks rows up by their keys, also where it was planned while the tables were empty',
+  'statements that many requests share look rows up by key, even if planned while the tables were empty',
   async t => {
     const begun = await begin(t)
     const { watched: seenThrough, sent } = watched(begun.db)
@@ -162,7 +162,7 @@ t.test(
       sent.map(({ on }) => on),
       ['holding', 'charging', 'holding']
     )
-    t.not(sent[0]!.text, sent[2]!.text, 'one for those who ask for the same, one for those who do not')
+    t.not(sent[0]!.text, sent[2]!.text, 'one for equal amounts, one for different amounts')
     for (const { on, text, values } of sent) {
       const lane = begun.db[on as 'holding' | 'charging']
       const rows = await lane.query<{ 'QUERY PLAN': [{ Plan: PlanNode }] }>(
@@ -178,7 +178,7 @@ t.test(
   }
 )
 
-t.test('while a charge waits for the log, which somebody has locked, others are let in', async t => {
+t.test('requests are still admitted while a charge waits for the usage log, which somebody has locked', async t => {
   const { url, db, reserve, charge } = await begin(t)
   await seen(usersOf(2), reserve)
   const admission = await reserve('user-0')
@@ -201,7 +201,7 @@ t.test('while a charge waits for the log, which somebody has locked, others are 
   t.strictSame(await violations(db), [])
 })
 
-t.test('no id, endpoint or note breaks out of the arrays that they share', async t => {
+t.test('no user id, endpoint or metadata breaks out of the arrays of a shared statement', async t => {
   const { db, store, reserve } = await begin(t)
   const users = ['NULL', 'a"b', 'c\\d', '\\"', '{x,y}', "o'hara", 'e/%2F', ' f ', '😀', ',', '{}']
   await seen(users, reserve)
@@ -223,7 +223,7 @@ t.test('no id, endpoint or note breaks out of the arrays that they share', async
   t.strictSame(await violations(db), [])
 })
 
-t.test('what cost another amount than was held is charged together with others all the same', async t => {
+t.test('requests charged together that cost more or less than they held are each charged their own cost', async t => {
   const { db, store, reserve } = await begin(t)
   const users = usersOf(5)
   await seen(users, reserve)
@@ -243,7 +243,7 @@ t.test('what cost another amount than was held is charged together with others a
   t.strictSame(await violations(db), [])
 })
 
-t.test('what a closed period held is given back and charged there, and the running one is left alone', async t => {
+t.test('what was held in a closed period is released and charged there, and the running one is untouched', async t => {
   const { db, store, reserve } = await begin(t, 10)
   const [first, second] = [await reserve('alice', { amount: 3 }), await reserve('alice', { amount: 4 })]
   if (!first.admitted || !second.admitted) throw new Error('denied')
@@ -259,7 +259,7 @@ t.test('what a closed period held is given back and charged there, and the runni
   t.strictSame(await violations(db), [])
 })
 
-t.test('who is held up by somebody else holds up nobody', async t => {
+t.test('a user whose counter is locked does not hold up other users', async t => {
   const { url, db, store, reserve } = await begin(t)
   const users = usersOf(5)
   await seen(users, reserve)
@@ -303,7 +303,7 @@ t.test('who is held up by somebody else holds up nobody', async t => {
   t.strictSame(await violations(db), [])
 })
 
-t.test('of one user the first come are the first served, up to the limit', async t => {
+t.test('requests of one user are admitted in order of arrival, up to the limit', async t => {
   const { db, reserve } = await begin(t, 11)
   await seen(['alice'], reserve)
   const outcomes = await Promise.all(Array.from({ length: 30 }, () => reserve('alice')))
@@ -320,7 +320,7 @@ t.test('of one user the first come are the first served, up to the limit', async
   t.strictSame(await violations(db), [])
 })
 
-/** Who gets what they ask for, one after another. */
+/** Which of these amounts are admitted when they are asked for one after another. */
 function inTurn(room: number, amounts: readonly number[]): boolean[] {
   let left = room
   return amounts.map(amount => {
@@ -331,7 +331,7 @@ function inTurn(room: number, amounts: readonly number[]): boolean[] {
 }
 
 t.test(
-  'so are they where they ask for different amounts, and one that is refused is no reason to refuse those behind it',
+  'requests of one user for different amounts are admitted in order of arrival, and a refused one blocks none after it',
   async t => {
     const begun = await begin(t, 101)
     await seen(['alice', 'bob'], begun.reserve)
@@ -356,7 +356,7 @@ t.test(
   }
 )
 
-t.test('also in whatever statements they come, one behind the other', async t => {
+t.test('requests of one user are admitted in order of arrival even if spread over several statements', async t => {
   for (const differ of [false, true]) {
     const begun = await begin(t, 120)
     await seen(['alice'], begun.reserve)
@@ -378,7 +378,7 @@ t.test('also in whatever statements they come, one behind the other', async t =>
   }
 })
 
-t.test('a new user and an ended period are seen to once, and the first come are the first served', async t => {
+t.test('a new user and an ended period are dealt with once, and requests are admitted in order of arrival', async t => {
   const begun = await begin(t, 10)
   const { db } = begun
   const { watched: seenThrough, sent } = watched(db)
@@ -390,7 +390,7 @@ t.test('a new user and an ended period are seen to once, and the first come are 
   t.equal(
     sent.length,
     7,
-    'two that find no counter, three that open it, and two more: those behind one that is refused are looked at again'
+    'two find no counter, three open it, and two follow, since requests behind a refused one are tried again'
   )
   await db.query("UPDATE quota_limits SET period_end = now() + interval '100 milliseconds'")
   await sleep(150)
@@ -400,7 +400,7 @@ t.test('a new user and an ended period are seen to once, and the first come are 
 })
 
 t.test(
-  'where more wait than share a statement, one user with many holds up nobody, and its first come are its first served',
+  'if more requests wait than fit into a statement, a user with many holds up nobody else and is served in order of arrival',
   async t => {
     const begun = await begin(t)
     await seen(['alice', 'bob'], begun.reserve)
@@ -420,7 +420,7 @@ t.test(
   }
 )
 
-t.test('what the database refuses only when it is looked at again undoes nothing of what was done before', async t => {
+t.test('a request that the database refuses only on its second attempt undoes nothing done before it', async t => {
   const { db, type } = await begin(t, 10)
   const { reserve } = reservingOn(new Reservations(db, PATIENCE_MS, { distributed: true }), type)
   const id = v7()
@@ -435,7 +435,7 @@ t.test('what the database refuses only when it is looked at again undoes nothing
   t.strictSame(await violations(db), [])
 })
 
-t.test('what gets no answer when it is looked at again is not asked for once more, since it may be done', async t => {
+t.test('a request whose second attempt gets no answer is not tried again, since it may have been done', async t => {
   const { db, type } = await begin(t, 10)
   let looks = 0
   const cut: Database['query'] = async <Row>(text: string, ...given: [Values?, number?]) => {
@@ -451,7 +451,7 @@ t.test('what gets no answer when it is looked at again is not asked for once mor
   t.strictSame(await standing(db, 'alice', 'calls'), [0, 1, 9])
 })
 
-t.test('counters of one user are locked in the order in which all others lock them', async t => {
+t.test('the counters of one user are locked in a fixed order, whichever is asked for first', async t => {
   const { url, db, type } = await begin(t, 10)
   await declareTypes(db, { calls: { limit: 10 }, others: { limit: 10 } })
   const store = new Reservations(db, PATIENCE_MS, { distributed: true })
@@ -471,7 +471,7 @@ t.test('counters of one user are locked in the order in which all others lock th
   t.match(await both, [{ admitted: true }, { admitted: true }])
 })
 
-t.test('who waited for a reset is charged in the period that it opened', async t => {
+t.test('a request that waited for a reset is charged in the period that the reset opened', async t => {
   const { db, type } = await begin(t, 10)
   const { reserve, charge } = reservingOn(new Reservations(db, PATIENCE_MS, { distributed: true }), type)
   await charge('alice', await reserve('alice', { amount: 9 }))
@@ -491,7 +491,7 @@ t.test('who waited for a reset is charged in the period that it opened', async t
   t.strictSame(await violations(db), [])
 })
 
-t.test('nothing is held in a period that has ended, also where there is room in it', async t => {
+t.test('nothing is reserved in a period that has ended, even if there is room in it', async t => {
   const { db, reserve } = await begin(t, 10)
   const before = await reserve('alice')
   await db.query("UPDATE quota_limits SET period_end = date_trunc('milliseconds', now())")
@@ -506,7 +506,7 @@ t.test('nothing is held in a period that has ended, also where there is room in 
 })
 
 t.test(
-  'processes that wait for one counter are told, between them, of each turn once, and get no more than there is',
+  'processes that compete for one counter are told each remaining amount exactly once, and get no more than the limit',
   async t => {
     const { url, db, type, reserve } = await begin(t, 201)
     await seen(['alice'], reserve)
@@ -535,7 +535,7 @@ t.test(
 )
 
 t.test(
-  'who waits for a counter that stays locked is left to others, and the next do not wait for it at all',
+  'a counter that stays locked is skipped after a short wait, and the next statement does not wait for it',
   async t => {
     const { url, db, type, reserve } = await begin(t)
     const users = usersOf(3)
@@ -563,12 +563,12 @@ t.test(
 /** Each way to hold for many. */
 const WAYS: Record<string, (db: Database, wishes: readonly Wish[]) => Promise<(Held | undefined)[]>> = {
   many: (db, wishes) => holdMany(db.holding, new Wishes(wishes)),
-  // Each time a new one, which was not held up before.
+  // A new one each time, which has not met a locked counter yet.
   alike: (db, wishes) => new Holding().hold(db.holding, wishes)
 }
 
 for (const [way, hold] of Object.entries(WAYS))
-  t.test(`nobody is refused for what a counter was before it was locked: ${way}`, async t => {
+  t.test(`no request is refused because of a value its counter had before the lock: ${way}`, async t => {
     const { url, db, type, reserve } = await begin(t, 10)
     const users = usersOf(80)
     await seen(users, reserve)
@@ -593,10 +593,10 @@ for (const [way, hold] of Object.entries(WAYS))
     await changing
     t.strictSame(wrong, [])
     t.ok(held > 0)
-    t.equal(await counted(db), held, 'and who is told so has it')
+    t.equal(await counted(db), held, 'every request that was told it holds an amount has its reservation')
   })
 
-t.test('what is dead is given back to the first who does not fit', async t => {
+t.test('an expired reservation is released for the first request that needs its room', async t => {
   const { db, store, type, reserve } = await begin(t, 10)
   await seen(['alice'], reserve)
   const { typeId, type: key } = type
@@ -607,7 +607,7 @@ t.test('what is dead is given back to the first who does not fit', async t => {
   t.strictSame(await violations(db), [])
 })
 
-t.test('what is given back and charged in the same statement makes room for what is reserved in it', async t => {
+t.test('a release makes room for reservations that share its statement', async t => {
   const { db, type } = await begin(t, 10)
   const store = new Reservations(db, PATIENCE_MS, { distributed: true })
   const { reserve } = reservingOn(store, type)
@@ -629,13 +629,13 @@ t.test('what is given back and charged in the same statement makes room for what
       [4, 4, 2],
       [4, 6, 0]
     ],
-    'each is told what there was after its own turn'
+    'each is told the balance after its own turn'
   )
   t.notOk((await reserve('alice')).admitted)
   t.strictSame(await violations(db), [])
 })
 
-t.test('what is given back of one type makes no room in another', async t => {
+t.test('a release of one quota type makes no room in another', async t => {
   const { db, type } = await begin(t, 10)
   await declareTypes(db, { calls: { limit: 10 }, others: { limit: 10 } })
   const store = new Reservations(db, PATIENCE_MS, { distributed: true })

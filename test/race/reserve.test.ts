@@ -21,7 +21,7 @@ const database = async (max = 50) => {
 const atOnce = <T>(count: number, work: (i: number) => Promise<T>): Promise<T[]> =>
   Promise.all(Array.from({ length: count }, (_, i) => work(i)))
 
-t.test('admits exactly the limit of 1 000 at once, a user seen for the first time, and charges each once', async t => {
+t.test('of 1 000 simultaneous requests of a new user, admits exactly the limit and charges each once', async t => {
   const db = await database()
   await declareTypes(db, { calls: { limit: 100 } })
   const outcomes = await atOnce(1000, async () => {
@@ -35,7 +35,7 @@ t.test('admits exactly the limit of 1 000 at once, a user seen for the first tim
   t.strictSame(await violations(db), [])
 })
 
-t.test('three processes on one database share one limit, and every kept unit has one log row', async t => {
+t.test('three processes on one database share one limit, and every charged unit has one log row', async t => {
   const url = await pg.migrated()
   const db = await connect(url)
   t.teardown(() => db.close())
@@ -47,7 +47,7 @@ t.test('three processes on one database share one limit, and every kept unit has
   t.equal(
     kept.reduce((a, b) => a + b),
     150,
-    `all of it, as ${kept}`
+    `the whole limit, shared as ${kept}`
   )
   t.equal((await logOf(db, 'alice')).length, 150)
   t.strictSame(await standing(db, 'alice', 'calls'), [150, 0, 0])
@@ -55,7 +55,7 @@ t.test('three processes on one database share one limit, and every kept unit has
   t.equal(await deadlocks(db), 0)
 })
 
-t.test('fifty first requests of one user at once open each counter once, and all are admitted', async t => {
+t.test('fifty simultaneous first requests of one user open each counter once, and all are admitted', async t => {
   const db = await database()
   await declareTypes(db, { a: { limit: 50 }, b: { limit: 50 }, c: { limit: 1, kind: 'level' } })
   const outcomes = await atOnce(50, i => tryHold(db, 'new', i % 2 ? { a: 1, b: 1 } : { b: 1, a: 1 }))
@@ -66,7 +66,7 @@ t.test('fifty first requests of one user at once open each counter once, and all
   t.equal(await deadlocks(db), 0)
 })
 
-t.test('several types in opposite orders never wait for each other in a circle', async t => {
+t.test('requests that name several types in opposite orders never deadlock', async t => {
   const db = await database()
   await declareTypes(db, { a: { limit: 200 }, b: { limit: 200 }, c: { limit: 200 } })
   const orders: Amounts[] = [
@@ -87,7 +87,7 @@ t.test('several types in opposite orders never wait for each other in a circle',
   t.equal(reserved, 0)
 })
 
-t.test('twenty that need what a dead reservation holds are all admitted', async t => {
+t.test('twenty simultaneous requests that need what an expired reservation holds are all admitted', async t => {
   const db = await database()
   await declareTypes(db, { calls: { limit: 20, period: 'never' } })
   for (let round = 0; round < 10; round++) {
@@ -99,7 +99,7 @@ t.test('twenty that need what a dead reservation holds are all admitted', async 
   t.strictSame(await violations(db), [])
 })
 
-t.test('a reserve that meets somebody who is giving back at this moment waits for it, and is admitted', async t => {
+t.test('a request that needs the room of a reservation being expired waits for it, and is admitted', async t => {
   const db = await database()
   await declareTypes(db, { calls: { limit: 10, period: 'never' } })
   await hold(db, 'alice', { calls: 10 }, { at: new Date(Date.now() - 60_000), leaseMs: 1000 })
@@ -113,7 +113,7 @@ t.test('a reserve that meets somebody who is giving back at this moment waits fo
   t.strictSame(await violations(db), [])
 })
 
-t.test('a reserve of several that waited while one of them was given back takes all of them', async t => {
+t.test('a request for several types that waited for room in one of them is admitted for all of them', async t => {
   const db = await database()
   await declareTypes(db, { a: { limit: 10 }, b: { limit: 10 } })
   const full = await hold(db, 'alice', { b: 10 })

@@ -23,7 +23,7 @@ const database = async (url: string, max = 20) => {
   return db
 }
 
-t.test('three sweepers while commits race: each reservation is given back or charged, once', async t => {
+t.test('while three sweepers race with commits, each reservation is either released or charged, once', async t => {
   const url = await pg.migrated()
   const db = await database(url)
   const sweepers = [await database(url, 2), await database(url, 2), await database(url, 2)]
@@ -51,14 +51,14 @@ t.test('three sweepers while commits race: each reservation is given back or cha
   done = true
   await sweeping
   const logged = await Promise.all(users.map(async user => (await logOf(db, user)).length))
-  t.strictSame(logged, [75, 75, 0], 'every commit has its log rows, and nobody else')
+  t.strictSame(logged, [75, 75, 0], 'every commit has its log rows, and nothing else has any')
   t.strictSame(await standing(db, 'carol', 'a'), [0, 0, 1000])
   t.strictSame(await listExpired(db, 10), [])
   t.strictSame(await violations(db), [])
   t.equal(await deadlocks(db), 0)
 })
 
-t.test('commits, releases and renewals of one reservation at once take effect once', async t => {
+t.test('simultaneous commits, releases and renewals of one reservation take effect only once', async t => {
   const db = await database(await pg.migrated())
   await declareTypes(db, { a: { limit: 10_000 }, b: { limit: 10_000 } })
   for (let round = 0; round < 40; round++) {
@@ -80,7 +80,7 @@ t.test('commits, releases and renewals of one reservation at once take effect on
   t.equal(await deadlocks(db), 0)
 })
 
-t.test('what is being settled holds up no renewal of the others', async t => {
+t.test('a reservation that is being settled does not hold up the renewal of others', async t => {
   const db = await database(await pg.migrated())
   await declareTypes(db, { a: { limit: 10 } })
   const both = [await hold(db, 'alice', { a: 1 }, { leaseMs: 1 }), await hold(db, 'bob', { a: 1 }, { leaseMs: 1 })]
@@ -96,7 +96,7 @@ t.test('what is being settled holds up no renewal of the others', async t => {
   t.strictSame(await listExpired(db, 10), ['alice'])
 })
 
-t.test('voids of one charge at once give it back once', async t => {
+t.test('simultaneous voids of one charge give it back only once', async t => {
   const db = await database(await pg.migrated())
   await declareTypes(db, { a: { limit: 100 }, b: { limit: 100 } })
   const kept = await hold(db, 'alice', { a: 5, b: 5 })
@@ -111,7 +111,7 @@ t.test('voids of one charge at once give it back once', async t => {
   t.equal(await deadlocks(db), 0)
 })
 
-t.test('who waits for a counter holds none of its reservations', async t => {
+t.test('a statement that waits for a counter keeps none of its reservations locked', async t => {
   const db = await database(await pg.migrated())
   await declareTypes(db, { a: { limit: 100 } })
   const ways: Record<string, (held: AdmittedCharge[]) => Promise<unknown>> = {
@@ -137,7 +137,7 @@ t.test('who waits for a counter holds none of its reservations', async t => {
   t.strictSame(await violations(db), [])
 })
 
-t.test('charges that share a statement and the deletion of their user do not wait in a circle', async t => {
+t.test('charges that share a statement do not deadlock with the deletion of their user', async t => {
   const db = await database(await pg.migrated())
   await declareTypes(db, { a: { limit: 10 } })
   const ids: string[] = []
@@ -158,7 +158,7 @@ t.test('charges that share a statement and the deletion of their user do not wai
   t.strictSame(await logOf(db, 'alice'), [], 'what was charged meanwhile is deleted, too')
 })
 
-t.test('one idempotency key brought fifty times at once charges once, and the others say 23505', async t => {
+t.test('fifty simultaneous charges with one idempotency key charge once, and the others fail with 23505', async t => {
   const db = await database(await pg.migrated())
   await declareTypes(db, { a: { limit: 1000 }, b: { limit: 1000 } })
   await hold(db, 'alice', { a: 0, b: 0 })
@@ -190,7 +190,7 @@ for (const [title, other] of [
   ['the same charge', 0],
   ['another one', 1]
 ] as const)
-  t.test(`a void that waits for the release of ${title} is not refused for what was held`, async t => {
+  t.test(`a void that waits for the release of ${title} is not refused because of what was held before`, async t => {
     const db = await database(await pg.migrated())
     await declareTypes(db, { a: { limit: 10 } })
     const charges = [await hold(db, 'alice', { a: 1 }), await hold(db, 'alice', { a: 1 })] as const

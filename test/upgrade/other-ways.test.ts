@@ -1,4 +1,4 @@
-// Tables that drizzle-kit brings to this version, and not `init`: by a push, or by an application's own migrations.
+// Tables that drizzle-kit, and not `init`, brings to this version: by a push, or by an application's own migrations.
 import { cp, mkdtemp, readdir, readFile, rm, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
@@ -41,7 +41,7 @@ async function migrateOwn(t: Test, url: string, count: number): Promise<void> {
   await migrateTheirs(drizzle(sqlOf(t, url)), { migrationsFolder: dir })
 }
 
-/** All is recorded, and as the migrations make it. */
+/** All migrations are recorded, and the tables are as the migrations make them. */
 async function checkIsOfThisVersion(t: Test, url: string): Promise<void> {
   const db = await connect(url)
   t.teardown(() => db.close())
@@ -56,7 +56,7 @@ async function migrateAt(url: string): Promise<number> {
 }
 
 for (const migration of [migrations.at(1), migrations.at(-1)] as string[])
-  t.test(`a push to tables that init made before ${migration} can be recorded`, async t => {
+  t.test(`tables that init made before ${migration} and a push updated are recorded as up to date`, async t => {
     const url = await pg.empty()
     await init(await unpackBefore(t, migration), url)
     await push(url)
@@ -66,7 +66,7 @@ for (const migration of [migrations.at(1), migrations.at(-1)] as string[])
 
 for (const [i, migration] of migrations.entries()) {
   if (i === 0 || i > migrations.length - 2) continue
-  t.test(`an application's migrations can go on after those before ${migration} were recorded by init`, async t => {
+  t.test(`an application's own migrations can go on after init recorded those before ${migration}`, async t => {
     const url = await pg.empty()
     await migrateOwn(t, url, i)
     await init(await unpackBefore(t, migration), url)
@@ -76,7 +76,7 @@ for (const [i, migration] of migrations.entries()) {
   })
 }
 
-t.test('tables of another version that were never recorded are refused, with the way to this version', async t => {
+t.test('unrecorded tables of another version are refused with a way to update them, which then works', async t => {
   const url = await pg.empty()
   await migrateOwn(t, url, 3)
   const before = await catalogue(sqlOf(t, url), [])
@@ -92,7 +92,7 @@ t.test('tables of another version that were never recorded are refused, with the
 })
 
 t.test(
-  'where columns are there and an index or a constraint is not, that migration is applied and not only recorded',
+  'a migration of which only the columns exist, but not the index or constraint, is applied and not just recorded',
   async t => {
     const url = await pg.empty()
     await migrateOwn(t, url, 4)

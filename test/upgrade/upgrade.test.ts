@@ -1,4 +1,4 @@
-// Beside each migration lies the package as it was before it, packed. It must serve on while its database is migrated, and after.
+// For each migration there is a tarball of the package from before it, which must keep serving while its database is migrated, and after.
 import { readdir } from 'node:fs/promises'
 import { setTimeout as sleep } from 'node:timers/promises'
 import t from 'tap'
@@ -13,13 +13,13 @@ import { addServer, startServer, target } from '../fixtures/target.ts'
 
 const RESERVATION_TTL_MS = 4_000
 
-// Each waits for most of its time.
+// Each test spends most of its time waiting.
 t.jobs = 2
 const pg = await server(t)
 const migrations = (await readdir(MIGRATIONS_FOLDER)).filter(name => name.endsWith('.sql')).sort()
 
 for (const migration of migrations.slice(1)) {
-  t.test(`servers from before ${migration} serve on while it is applied, and beside new ones`, async t => {
+  t.test(`servers from before ${migration} keep serving while it is applied, and then beside new ones`, async t => {
     const home = await unpackBefore(t, migration)
     const url = await pg.empty()
     await run(home, process.execPath, 'dist/cli/main.js', 'init', '--schema-only', '--database-url', url)

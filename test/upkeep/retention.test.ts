@@ -11,7 +11,7 @@ t.beforeEach(() => empty(db))
 const countOf = async (table: string) =>
   (await db.query<{ n: number }>(`SELECT count(*)::int AS n FROM ${table}`))[0]!.n
 
-/** So many rows of a user who is gone, a second apart. */
+/** Logs this many rows, a second apart, for a user who no longer exists. */
 const log = (rows: number, daysAgo: number) =>
   db.query(
     `INSERT INTO usage_logs (user_id, quota_type_id, amount, created_at)
@@ -19,7 +19,7 @@ const log = (rows: number, daysAgo: number) =>
     [rows, daysAgo]
   )
 
-t.test('takes whole days from 1 to 36 500, and nothing else', async t => {
+t.test('accepts a whole number of days from 1 to 36 500, and nothing else', async t => {
   for (const days of [1, 36_500]) t.strictSame(readRetention({ usageLogs: days }), { usageLogs: days })
   for (const days of [0, -1, 1.5, 36_501, Number.NaN, '30', null])
     for (const field of ['usageLogs', 'denials'])
@@ -31,7 +31,7 @@ t.test('takes whole days from 1 to 36 500, and nothing else', async t => {
 })
 
 t.test(
-  'deletes all that is too old, also where it is more than a batch, and what was refused by its own days',
+  'deletes all log rows that are too old, even more than a batch, and denials by their own number of days',
   async t => {
     await declareTypes(db, { calls: { limit: 10 } })
     await hold(db, 'alice', { calls: 1 })
@@ -48,7 +48,7 @@ t.test(
   }
 )
 
-t.test('a user whose period cannot be closed keeps the log of nobody else, and is told of', async t => {
+t.test("a user whose period cannot be closed causes an error, but other users' logs are still deleted", async t => {
   await declareTypes(db, { calls: { limit: 10, period: 'day' } })
   const at = new Date(Date.now() - 50 * 86_400_000)
   await hold(db, 'alice', { calls: 1 }, { at })
@@ -62,7 +62,7 @@ t.test('a user whose period cannot be closed keeps the log of nobody else, and i
   t.strictSame(await db.query('SELECT user_id FROM usage_logs'), [{ user_id: 'alice' }])
 })
 
-t.test('ends after the batch it is at where the application closes', async t => {
+t.test('stops after the current batch when the application closes', async t => {
   await declareTypes(db, { calls: { limit: 10 } })
   await log(1_001, 40)
   await retain(db, { usageLogs: 30 }, AbortSignal.abort())

@@ -6,7 +6,7 @@ import { until } from '../fixtures/ledger.ts'
 const HOUR_MS = 3_600_000
 const fail = (error: unknown) => t.fail(String(error))
 
-t.test('takes turn after turn, never two at once, and tells what failed', async t => {
+t.test('takes turn after turn, never two at once, and reports a turn that fails', async t => {
   let running = 0
   let most = 0
   let turns = 0
@@ -27,7 +27,7 @@ t.test('takes turn after turn, never two at once, and tells what failed', async 
   t.match(told, [{ message: 'the second' }])
 })
 
-t.test('the first turn has a time of its own', async t => {
+t.test('the first turn can have a delay of its own', async t => {
   let turns = 0
   const soon = every(HOUR_MS, async () => turns++, fail, 1)
   const late = every(HOUR_MS, async () => fail('an hour has not passed'), fail)
@@ -37,7 +37,7 @@ t.test('the first turn has a time of its own', async t => {
   await Promise.all([soon.stop(), late.stop()])
 })
 
-t.test('to stop it ends the pause at once, and waits for a turn that runs, which hears of it', async t => {
+t.test('stopping ends a pause at once, and signals and waits for a turn that is running', async t => {
   const resting = every(HOUR_MS, async () => fail('it was stopped'), fail)
   t.equal(await Promise.race([resting.stop(), sleep(5_000, 'waits')]), undefined)
   let state = 'not begun'

@@ -13,18 +13,19 @@ import { until } from '../fixtures/ledger.ts'
 const HOUR_MS = 3_600_000
 const { setTimeout: sleep } = timers
 
-/** What each table has until the upkeep has seen to it, by what is lost where it does not. */
+/** The rows that each table has until the upkeep has done its task, by what is true once it has. */
 const LEFT = {
-  'what is dead is given back': "quota_reservations WHERE user_id = 'alice'",
-  'what lives is renewed': "quota_reservations WHERE user_id = 'bob' AND expires_at < now() + interval '30 minutes'",
+  'expired reservations are released': "quota_reservations WHERE user_id = 'alice'",
+  'live reservations are renewed':
+    "quota_reservations WHERE user_id = 'bob' AND expires_at < now() + interval '30 minutes'",
   'denials are counted': "(SELECT 1 WHERE NOT EXISTS (SELECT 1 FROM quota_denials WHERE user_id = 'alice')) d",
   'the log is added up': "(SELECT 1 WHERE NOT EXISTS (SELECT 1 FROM quota_usage_days WHERE user_id = 'gone')) d",
-  'all idempotency keys that are a day old are forgotten': "quota_idempotency_keys WHERE key <> 'young'",
-  'sums that nobody looks back to are forgotten': "quota_rollups WHERE day_end < now() - interval '400 days'",
-  'what is not to be kept is deleted': "usage_logs WHERE user_id = 'old'"
+  'all idempotency keys older than a day are deleted': "quota_idempotency_keys WHERE key <> 'young'",
+  'sums too old to be looked up are deleted': "quota_rollups WHERE day_end < now() - interval '400 days'",
+  'log rows past their retention are deleted': "usage_logs WHERE user_id = 'old'"
 }
 
-t.test('all that is done without a request is done, each at its time', async t => {
+t.test('each upkeep task is done within about an hour, without any request', async t => {
   const db = await embedded(t)
   await declareTypes(db, { calls: { limit: 10, period: 'never' } })
   const live = new LiveReservationSet(HOUR_MS)
@@ -50,7 +51,7 @@ t.test('all that is done without a request is done, each at its time', async t =
   const left = async (table: string) => (await db.query<{ n: number }>(`SELECT count(*)::int AS n FROM ${table}`))[0]!.n
   for (const [what, table] of Object.entries(LEFT)) t.ok((await left(table)) > 0, `not yet: ${what}`)
 
-  // Little more than an hour passes, within a fortieth of a second: what is done by the hour is done once.
+  // A little more than an hour passes within a fortieth of a second, so hourly tasks are done once.
   let hourly = 2
   const passing = (ms: number) => (ms < HOUR_MS || (ms === HOUR_MS && hourly-- > 0) ? ms / 144_000 : 2 ** 31 - 1)
   t.intercept(timers, 'setTimeout', {
