@@ -11,10 +11,10 @@ import { quotaTypes } from '../src/store/schema.ts'
 
 const textOf = (file: string) => readFileSync(new URL(`../${file}`, import.meta.url), 'utf8')
 const defaults = readOptions({})
-/** As people write it: 60 000. */
+/** With spaces between thousands: 60 000. */
 const spaced = (n: number) => String(n).replace(/(?<=\d)(?=(\d{3})+$)/g, ' ')
 
-t.test("the README's table has the defaults of the code", async t => {
+t.test("the README's table of options states the defaults of the code", async t => {
   const readme = textOf('README.md')
   const { statusCode, upgradeUrl } = DEFAULT_DENIAL
   for (const [option, shown] of Object.entries({
@@ -31,7 +31,7 @@ t.test("the README's table has the defaults of the code", async t => {
     t.equal(new RegExp(`^\\| \`${option}\` \\| .* \\| (.*) \\|$`, 'm').exec(readme)?.[1], shown, option)
 })
 
-t.test('so have the doc comments that an editor shows', async t => {
+t.test('the doc comments of the options state the defaults of the code', async t => {
   const source = textOf('src/options.ts')
   const comment = (option: string) =>
     new RegExp(`/\\*\\*((?:(?!\\*/).)*)\\*/\\s+${option}\\?:`, 's').exec(source)?.[1] ?? ''
@@ -45,7 +45,7 @@ t.test('so have the doc comments that an editor shows', async t => {
   t.match(comment('distributed'), `Default: \`${defaults.distributed}\``)
 })
 
-t.test('a row that is inserted in psql is a quota type as one that is declared', async t => {
+t.test('a quota type inserted by SQL has the same default unit, kind and period as a declared one', async t => {
   const columns = getTableColumns(quotaTypes)
   t.match(columns, {
     unit: { default: TYPE_DEFAULTS.unit },
@@ -54,7 +54,7 @@ t.test('a row that is inserted in psql is a quota type as one that is declared',
   })
 })
 
-t.test('the standalone server keeps its data where the plugin does', async t => {
+t.test('by default, the standalone server keeps its data in the same directory as the plugin', async t => {
   const secrets = { ADMIN_TOKEN: 'x'.repeat(16), JWT_SECRET: 'x'.repeat(32) }
   t.strictSame(readSettings(secrets).connection, { dataDir: DEFAULT_DIRECTORY })
 })

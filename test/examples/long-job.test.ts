@@ -35,14 +35,14 @@ t.test('gives everything back when a job fails', async t => {
   )
 })
 
-t.test('accepts no more jobs at once than could be paid for', async t => {
+t.test('accepts no more jobs at once than the quota covers', async t => {
   const replies = await Promise.all(Array.from({ length: 8 }, () => start('carol', 'cat.mp4')))
   const statuses = replies.map(reply => reply.statusCode).sort()
   t.strictSame(statuses, [202, 202, 202, 202, 202, 202, 402, 402])
   t.match(replies.find(reply => reply.statusCode === 402)?.json(), { code: 'FST_QUOTA_EXCEEDED' })
 })
 
-t.test('finishes and charges what still runs when the application closes', async t => {
+t.test('finishes and charges running jobs when the application closes', async t => {
   await start('dora', 'cat.mp4')
   await app.close()
   t.match(await logsOf(db, 'dora'), [{ amount: 3 }])

@@ -46,7 +46,7 @@ t.test('refuses the fourth with 402, and says when and where there is more', asy
   t.match(resets_at, /T00:00:00\.000Z$/)
 })
 
-t.test('leaves another user alone, and asks for a name where there is none', async t => {
+t.test('does not charge another user, and answers 401 to a request without a user', async t => {
   t.equal((await hello('bob')).statusCode, 200)
   t.equal((await hello()).statusCode, 401)
 })

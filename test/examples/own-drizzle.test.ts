@@ -25,17 +25,17 @@ t.test('keeps quotas and notes in one database', async t => {
   t.match(denied.json(), { quota_type: 'notes', limit: 5, used: 5, required: 1 })
 
   const statistics = await app.inject({ url: '/notes/statistics', headers: { 'x-user-id': 'alice' } })
-  t.strictSame(statistics.json(), { notes: 5, charged: 5 }, 'what was refused is neither kept nor charged')
+  t.strictSame(statistics.json(), { notes: 5, charged: 5 }, 'a note that was refused is neither kept nor charged')
 })
 
-t.test('has migrations that make the schema of this version', async t => {
+t.test('its migrations match the schema of this version', async t => {
   const out = await mkdtemp(join(tmpdir(), 'quota-migrations-'))
   t.teardown(() => rm(out, { recursive: true, force: true }))
   await cp(migrations, join(out, 'migrations'), { recursive: true })
   const config = {
     dialect: 'postgresql',
     schema: './examples/own-drizzle/schema.ts',
-    // drizzle-kit puts ./ before it, whatever it is.
+    // Relative, because drizzle-kit always puts ./ before it.
     out: relative(root, join(out, 'migrations'))
   }
   await writeFile(join(out, 'drizzle.config.json'), JSON.stringify(config))

@@ -27,7 +27,7 @@ t.test('charges a call and its pages together', async t => {
   })
 })
 
-t.test('charges neither where one of them does not fit', async t => {
+t.test('charges neither the call nor its pages if the pages do not fit', async t => {
   const reply = await ask('bob', '/api/print/thesis?pages=11', 'POST')
   t.equal(reply.statusCode, 402)
   t.match(reply.json(), { 'violated-policies': ['pages'], quota_type: 'pages', required: 11, remaining: 10 })
@@ -44,7 +44,7 @@ t.test("answers with the status that the quota type's denial names", async t => 
   t.match(reply.json(), { status: 429, quota_type: 'api_calls', required: 5, remaining: 1 })
 })
 
-t.test('leaves exempt routes free, also for those without a name', async t => {
+t.test('leaves exempt routes free, even for a request without a user', async t => {
   for (const url of ['/api/status/queue', '/api/prices']) {
     const reply = await app.inject({ url })
     t.equal(reply.statusCode, 200, url)
@@ -53,7 +53,7 @@ t.test('leaves exempt routes free, also for those without a name', async t => {
   t.ok((await app.inject({ url: '/api/prices' })).json().includes('/api/print/:document'))
 })
 
-t.test('logs the declared route, and not what was asked for', async t => {
+t.test('logs the declared route, not the requested path', async t => {
   await ask('dora', '/api/print/private-matters?pages=2', 'POST')
   const charged = logged().filter(line => line.msg === 'quota charged' && line.user === 'dora')
   t.match(charged, [

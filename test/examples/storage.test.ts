@@ -18,7 +18,7 @@ const upload = (user: string, bytes: Buffer) =>
 const remove = (user: string, id: string) =>
   app.inject({ method: 'DELETE', url: `/files/${id}`, headers: { 'x-user-id': user } })
 
-t.test('charges what is kept, not what was announced', async t => {
+t.test('charges the bytes that are stored, not those that were uploaded', async t => {
   const reply = await upload('alice', Buffer.alloc(MiB / 2))
   t.equal(reply.statusCode, 201)
   const { size } = reply.json()
@@ -33,7 +33,7 @@ t.test('charges what is kept, not what was announced', async t => {
   t.equal(await stored('alice'), size)
 })
 
-t.test('gives back what is deleted, once', async t => {
+t.test('gives back a deleted file exactly once', async t => {
   const { id, size } = (await upload('bob', randomBytes(1000))).json()
   t.equal(await stored('bob'), size)
   const replies = await Promise.all([remove('bob', id), remove('bob', id)])
@@ -51,13 +51,13 @@ t.test('gives back what is deleted, once', async t => {
   await db.close()
 })
 
-t.test("does not delete, or give back, another's file", async t => {
+t.test("neither deletes nor gives back another user's file", async t => {
   const { id, size } = (await upload('carol', randomBytes(1000))).json()
   t.equal((await remove('mallory', id)).statusCode, 404)
   t.equal(await stored('carol'), size)
 })
 
-t.test('refuses an upload that may not fit, before it is read', async t => {
+t.test('refuses an upload that may not fit, and charges nothing', async t => {
   await app.quota.setUsage('dora', 'storage', 10 * MiB - 10)
   const reply = await upload('dora', Buffer.alloc(11))
   t.equal(reply.statusCode, 402)
@@ -66,7 +66,7 @@ t.test('refuses an upload that may not fit, before it is read', async t => {
   t.equal(await stored('dora'), 10 * MiB - 10)
 })
 
-t.test('charges nothing for a body that is refused', async t => {
+t.test('charges nothing for a body that is too large', async t => {
   t.equal((await upload('erin', Buffer.alloc(MiB + 1))).statusCode, 413)
   t.equal(await stored('erin'), 0)
 })

@@ -17,7 +17,7 @@ t.test('charges the tokens that were streamed, not the estimate', async t => {
   t.match(await app.quota.check('alice', 'tokens'), { used: 5, reserved: 0, remaining: 995 })
 })
 
-t.test('refuses before the model starts where the longest answer would not fit', async t => {
+t.test('refuses a question if the longest possible answer would not fit', async t => {
   await app.quota.consume('bob', 'tokens', 901)
   const reply = await ask('bob', 'hello')
   t.equal(reply.statusCode, 402)

@@ -3,7 +3,7 @@ import { meter, NO_AMOUNTS, NO_USERS } from '../fixtures/meter.ts'
 
 const { quota, db } = await meter(t)
 
-// What a caller without types may pass.
+// What an untyped caller may pass.
 type Loose = (user: unknown, type: unknown, amount: unknown, options?: unknown) => Promise<unknown>
 const calls: Record<string, Loose> = {
   check: (user, type, amount) => quota.check(user as string, type as string, amount as number),
@@ -24,7 +24,7 @@ const withoutAmount: Record<string, Loose> = {
 const label = (name: string, value: unknown) =>
   `${name}: ${typeof value === 'string' ? value.slice(0, 20) : typeof value} ${String(value).slice(0, 20)}`
 
-t.test('every call refuses what is no user id', async t => {
+t.test('every call refuses an invalid user id', async t => {
   const error = { code: 'FST_QUOTA_INVALID_USER', statusCode: 400 }
   for (const user of NO_USERS) {
     for (const [name, call] of Object.entries({ ...calls, ...withoutAmount }))
@@ -33,7 +33,7 @@ t.test('every call refuses what is no user id', async t => {
   }
 })
 
-t.test('every call refuses what is no amount', async t => {
+t.test('every call refuses an invalid amount', async t => {
   for (const amount of NO_AMOUNTS) {
     for (const [name, call] of Object.entries(calls))
       await t.rejects(
@@ -44,14 +44,14 @@ t.test('every call refuses what is no amount', async t => {
   }
 })
 
-t.test('every call refuses a quota type that nobody declared', async t => {
+t.test('every call refuses an undeclared quota type', async t => {
   for (const type of ['nothing', '', 'Calls', 'calls ', "calls'; --", '__proto__', 'constructor', 'a'.repeat(1000)]) {
     for (const [name, call] of Object.entries({ ...calls, ...withoutAmount }))
       await t.rejects(call('alice', type, 1), { code: 'FST_QUOTA_UNKNOWN_TYPE', statusCode: 500 }, label(name, type))
   }
 })
 
-t.test('every charging call refuses an endpoint that no log should have', async t => {
+t.test('every charging call refuses an invalid endpoint', async t => {
   const { check: _, ...charging } = calls
   for (const endpoint of ['x'.repeat(2049), 'a\u0000b', 5, {}, []]) {
     for (const [name, call] of Object.entries(charging))
@@ -63,7 +63,7 @@ t.test('every charging call refuses an endpoint that no log should have', async 
   }
 })
 
-t.test('every call refuses options that are none', async t => {
+t.test('every call refuses invalid options, and reserve refuses an unknown field in a charge', async t => {
   const { check: _, ...charging } = calls
   const changing: Record<string, Loose> = {
     reset: (user, type, __, options) => quota.reset(user as string, type as string, options as object),
@@ -85,7 +85,7 @@ t.test('every call refuses options that are none', async t => {
     })
 })
 
-t.test('a refused call has written nothing', async t => {
+t.test('a refused call writes nothing', async t => {
   for (const table of [
     'quota_users',
     'quota_limits',

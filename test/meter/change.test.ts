@@ -6,7 +6,7 @@ import { logsOf, newUser } from '../fixtures/metered.ts'
 const { quota, db } = await meter(t)
 const UNKNOWN_USER = { code: 'FST_QUOTA_UNKNOWN_USER', statusCode: 404 }
 
-t.test('reset starts one flow again, deletes no log row, and ends when the old period would have', async t => {
+t.test('reset starts one flow again until the end of its current period, and deletes no log row', async t => {
   const user = newUser()
   const before = await quota.consume(user, 'calls', 10)
   await quota.consume(user, 'tokens', 5)
@@ -19,7 +19,7 @@ t.test('reset starts one flow again, deletes no log row, and ends when the old p
   t.equal((await logsOf(db, user)).length, 2)
 })
 
-t.test('reset without a type starts every flow again, and no level', async t => {
+t.test('reset without a type starts every flow again, but no level', async t => {
   const user = newUser()
   for (const type of ['calls', 'tokens', 'free', 'storage']) await quota.consume(user, type, 5)
   t.strictSame((await quota.reset(user)).quotasReset.sort(), ['calls', 'free', 'tokens'])
@@ -34,35 +34,35 @@ t.test('reset without a type starts every flow again, and no level', async t => 
   )
 })
 
-t.test('reset refuses a level, and a user nobody has seen', async t => {
+t.test('reset refuses a level and an unknown user', async t => {
   const user = newUser()
   await t.rejects(quota.reset(user), UNKNOWN_USER)
   await t.rejects(quota.reset(user, 'calls'), UNKNOWN_USER)
-  t.strictSame(await rowsOf(db, user), {}, 'and does not invent one')
+  t.strictSame(await rowsOf(db, user), {}, 'and does not create the user')
   await quota.consume(user, 'storage', 5)
   await t.rejects(quota.reset(user, 'storage'), { code: 'FST_QUOTA_KIND_MISMATCH', statusCode: 409 })
   t.strictSame(await tally(quota, user, 'storage'), [5, 0, 95])
 })
 
-t.test('adjust gives another limit, and leaves what is used', async t => {
+t.test('adjust changes the limit, and leaves the usage as it is', async t => {
   const user = newUser()
   await quota.consume(user, 'calls', 6)
   const figuresAt = async (limit: number) => figures(await quota.adjust(user, 'calls', limit))
   t.strictSame(await figuresAt(20), [6, 0, 14])
-  t.strictSame(await figuresAt(5), [6, 0, 0], 'below the use')
+  t.strictSame(await figuresAt(5), [6, 0, 0], 'below the usage')
   await t.rejects(quota.consume(user, 'calls', 1), { code: 'FST_QUOTA_EXCEEDED' })
   t.strictSame(await figuresAt(0), [6, 0, 0])
   t.strictSame(await figuresAt(-1), [6, 0, -1], 'unlimited')
   t.strictSame(await figuresAt(2 ** 53 - 1), [6, 0, 2 ** 53 - 7])
 })
 
-t.test('adjust refuses a user nobody has seen', async t => {
+t.test('adjust refuses an unknown user', async t => {
   const user = newUser()
   await t.rejects(quota.adjust(user, 'calls', 20), UNKNOWN_USER)
   t.strictSame(await rowsOf(db, user), {})
 })
 
-t.test('adjust writes a new user down where it is told to, with the defaults of every other type', async t => {
+t.test('adjust with createUser creates an unknown user, with the defaults of every other type', async t => {
   const user = newUser()
   t.strictSame(figures(await quota.adjust(user, 'calls', 500, { createUser: true, reason: 'plan: pro' })), [0, 0, 500])
   t.strictSame(await tally(quota, user, 'tokens'), [0, 0, 1000])
@@ -73,13 +73,13 @@ t.test('adjust writes a new user down where it is told to, with the defaults of 
   t.strictSame(
     figures(await quota.adjust(user, 'calls', 50, { createUser: true })),
     [2, 0, 48],
-    'one who is there stays'
+    'an existing user is kept'
   )
   const call = quota.adjust(newUser(), 'calls', 5, { createUser: 'yes' as unknown as boolean })
   await t.rejects(call, { code: 'FST_QUOTA_INVALID_CALL', message: /createUser must be true or false/ })
 })
 
-t.test('adjust refuses what is no limit', async t => {
+t.test('adjust refuses an invalid limit', async t => {
   const user = newUser()
   await quota.consume(user, 'calls')
   for (const limit of [-2, 1.5, Number.NaN, 2 ** 53, Number.POSITIVE_INFINITY, 'abc', '5', '', null, undefined, 5n])

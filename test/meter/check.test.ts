@@ -14,7 +14,7 @@ t.test('tells whether an amount fits, and the balance it is measured against', a
   t.equal((await quota.check(user, 'calls', 3)).allowed, false)
 })
 
-t.test('asks for 1 where no amount is given, and always allows 0', async t => {
+t.test('asks for 1 if no amount is given, and always allows 0', async t => {
   const user = newUser()
   t.equal((await quota.check(user, 'calls')).allowed, true)
   await quota.consume(user, 'calls', 10)
@@ -22,14 +22,14 @@ t.test('asks for 1 where no amount is given, and always allows 0', async t => {
   t.equal((await quota.check(user, 'calls', 0)).allowed, true)
 })
 
-t.test('allows whatever is asked of an unlimited quota, and of a level until it is full', async t => {
+t.test('allows any amount of an unlimited type, and of a level up to its limit', async t => {
   const user = newUser()
   t.match(await quota.check(user, 'free', Number.MAX_SAFE_INTEGER), { allowed: true, limit: -1, remaining: -1 })
   t.match(await quota.check(user, 'storage', 100), { allowed: true, resetsAt: null })
   t.match(await quota.check(user, 'storage', 101), { allowed: false, remaining: 100 })
 })
 
-t.test('writes nothing, and shows a user nobody has seen what they would get', async t => {
+t.test('writes nothing, and shows an unknown user the defaults they would get', async t => {
   const user = newUser()
   t.match(await quota.check(user, 'calls', 10), { allowed: true, limit: 10, used: 0, reserved: 0, remaining: 10 })
   t.equal(await quota.remaining(user, 'calls'), 10)
@@ -48,7 +48,7 @@ t.test('remaining is a number that can be compared: Infinity when unlimited, 0 w
   t.equal(await quota.remaining(user, 'calls'), Number.POSITIVE_INFINITY)
 })
 
-t.test('all has every quota of the user once, by its key', async t => {
+t.test('all lists every quota of the user once, in the order of their keys', async t => {
   const user = newUser()
   await quota.consume(user, 'tokens', 5)
   const all = await quota.all(user)

@@ -5,7 +5,7 @@ import { logsOf, newUser } from '../fixtures/metered.ts'
 
 const { quota, db } = await meter(t)
 
-t.test('charges at once, with one log row, and returns the balance afterwards', async t => {
+t.test('charges at once, with one log row, and returns the balance after the charge', async t => {
   const user = newUser()
   const balance = await quota.consume(user, 'calls', 3, { endpoint: 'nightly', metadata: { job: 7 } })
   t.strictSame(figures(balance), [3, 0, 7])
@@ -13,14 +13,14 @@ t.test('charges at once, with one log row, and returns the balance afterwards', 
   t.strictSame(await logsOf(db, user), [{ type: 'calls', amount: 3, endpoint: 'nightly', metadata: { job: 7 } }])
 })
 
-t.test('charges 1 where no amount is given, and writes a row also for 0', async t => {
+t.test('charges 1 if no amount is given, and writes a log row even for 0', async t => {
   const user = newUser()
   t.equal((await quota.consume(user, 'calls')).used, 1)
   t.equal((await quota.consume(user, 'calls', 0)).used, 1)
   t.match(await logsOf(db, user), [{ amount: 1, endpoint: null, metadata: {} }, { amount: 0 }])
 })
 
-t.test('takes the last of a quota, and rejects with what was missing after that', async t => {
+t.test('charges up to the last unit, and then rejects with what did not fit', async t => {
   const user = newUser()
   t.equal((await quota.consume(user, 'calls', 10)).remaining, 0)
   const error = await quota.consume(user, 'calls', 2).catch(error => error)
@@ -39,20 +39,24 @@ t.test('changes nothing when it does not fit', async t => {
   t.strictSame(await tally(quota, user), [9, 0, 1])
 })
 
-t.test('counts past every limit where there is none', async t => {
+t.test('counts an unlimited type up to 2^53−1', async t => {
   const user = newUser()
   t.strictSame(figures(await quota.consume(user, 'free', 2 ** 52)), [2 ** 52, 0, -1])
-  t.strictSame(figures(await quota.consume(user, 'free', 2 ** 52 - 1)), [2 ** 53 - 1, 0, -1], 'as far as numbers go')
+  t.strictSame(
+    figures(await quota.consume(user, 'free', 2 ** 52 - 1)),
+    [2 ** 53 - 1, 0, -1],
+    'the largest safe integer'
+  )
 })
 
-t.test('admits exactly the limit of many calls at once', async t => {
+t.test('admits exactly the limit when many calls arrive at once', async t => {
   const user = newUser()
   const outcomes = await Promise.allSettled(Array.from({ length: 25 }, () => quota.consume(user, 'calls')))
   t.equal(outcomes.filter(outcome => outcome.status === 'fulfilled').length, 10)
   t.equal((await logsOf(db, user)).length, 10)
 })
 
-t.test('keeps metadata that the database would refuse, as far as it can', async t => {
+t.test('keeps as much as it can of metadata that the database would refuse', async t => {
   const user = newUser()
   const deep: Record<string, unknown> = {}
   deep.deep = deep
@@ -63,7 +67,7 @@ t.test('keeps metadata that the database would refuse, as far as it can', async 
   t.strictSame(large?.metadata, { small: 1, truncated: true })
 })
 
-t.test('takes every id that a user may have', async t => {
+t.test('accepts every valid user id', async t => {
   for (const user of ODD_USERS) {
     await quota.consume(user, 'calls', 2, { idempotencyKey: 'k' })
     t.strictSame(await tally(quota, user), [2, 0, 8], user.slice(0, 30))

@@ -6,7 +6,7 @@ const { quota, db } = await meter(t)
 const stored = (user: string) => tally(quota, user, 'storage')
 const amounts = async (user: string) => (await logsOf(db, user)).map(({ amount }) => amount)
 
-t.test('credit lowers a level, and the log has what it was lowered by', async t => {
+t.test('credit lowers a level, and logs what it took off as a negative amount', async t => {
   const user = newUser()
   await quota.consume(user, 'storage', 60)
   const options = { endpoint: 'cleanup', metadata: { file: 1 } }
@@ -14,7 +14,7 @@ t.test('credit lowers a level, and the log has what it was lowered by', async t 
   t.match(await logsOf(db, user), [{ amount: 60 }, { amount: -20, ...options }])
 })
 
-t.test('credit never goes below 0, and logs only what there was', async t => {
+t.test('credit never goes below 0, and logs only what it took off', async t => {
   const user = newUser()
   await quota.consume(user, 'storage', 5)
   t.strictSame(figures(await quota.credit(user, 'storage', 2 ** 53 - 1)), [0, 0, 100])
@@ -22,7 +22,7 @@ t.test('credit never goes below 0, and logs only what there was', async t => {
   t.strictSame(figures(await quota.credit(user, 'storage', 1)), [0, 0, 100])
 })
 
-t.test('credit leaves alone what running work holds', async t => {
+t.test('credit does not touch what is reserved', async t => {
   const user = newUser()
   await quota.consume(user, 'storage', 10)
   const upload = await quota.reserve(user, { type: 'storage', amount: 30 })
@@ -31,7 +31,7 @@ t.test('credit leaves alone what running work holds', async t => {
   t.strictSame(await stored(user), [30, 0, 70])
 })
 
-t.test('many credits at once give back each its own', async t => {
+t.test('simultaneous credits each take off their own amount', async t => {
   const user = newUser()
   await quota.consume(user, 'storage', 100)
   await Promise.all(Array.from({ length: 10 }, () => quota.credit(user, 'storage', 10)))
@@ -47,7 +47,7 @@ t.test('setUsage sets a level to what was measured, and the log adds up to it', 
   t.strictSame(await amounts(user), [60, -35, 45, -70])
 })
 
-t.test('setUsage goes past the limit where that was measured, and holds come on top', async t => {
+t.test('setUsage may go past the limit, and what is reserved comes on top', async t => {
   const user = newUser()
   await quota.reserve(user, { type: 'storage', amount: 10 })
   t.strictSame(figures(await quota.setUsage(user, 'storage', 150)), [150, 10, 0])
@@ -55,7 +55,7 @@ t.test('setUsage goes past the limit where that was measured, and holds come on 
   t.strictSame(figures(await quota.setUsage(user, 'storage', 150)), [150, 10, 0], 'the same again changes nothing')
 })
 
-t.test('setUsage goes to 2^53−1 with what is held, and refuses what is more', async t => {
+t.test('setUsage accepts up to 2^53−1, including what is reserved, and refuses more', async t => {
   const user = newUser()
   const upload = await quota.reserve(user, { type: 'storage', amount: 5 })
   const most = 2 ** 53 - 1
@@ -71,7 +71,7 @@ t.test('setUsage goes to 2^53−1 with what is held, and refuses what is more', 
   t.strictSame(figures(await quota.credit(user, 'storage', most)), [0, 0, 100])
 })
 
-t.test('a user seen for the first time gets every default on the way', async t => {
+t.test('credit and setUsage give an unknown user the defaults of every type', async t => {
   for (const call of [quota.credit, quota.setUsage]) {
     const user = newUser()
     await call(user, 'storage', 7)
@@ -79,7 +79,7 @@ t.test('a user seen for the first time gets every default on the way', async t =
   }
 })
 
-t.test('a flow is neither credited nor set', async t => {
+t.test('credit and setUsage refuse a flow', async t => {
   const user = newUser()
   await quota.consume(user, 'calls', 5)
   const mismatch = { code: 'FST_QUOTA_KIND_MISMATCH', statusCode: 409 }

@@ -5,7 +5,7 @@ import { logsOf, newUser } from '../fixtures/metered.ts'
 
 const { quota, db } = await meter(t)
 
-t.test('holds amounts: no longer available, and not yet charged', async t => {
+t.test('holds amounts, which are no longer available and not yet charged', async t => {
   const user = newUser()
   const reservation = await quota.reserve(user, { type: 'calls', amount: 4 })
   t.match(reservation.id, /^[0-9a-f-]{36}$/)
@@ -15,7 +15,7 @@ t.test('holds amounts: no longer available, and not yet charged', async t => {
   await t.rejects(quota.consume(user, 'calls', 7), { code: 'FST_QUOTA_EXCEEDED' })
 })
 
-t.test('takes a type, a type with an amount, and several of both', async t => {
+t.test('accepts a type, a type with an amount, and several of either', async t => {
   const forms: [ReserveCharges, number, number][] = [
     ['calls', 1, 0],
     [{ type: 'calls' }, 1, 0],
@@ -31,7 +31,7 @@ t.test('takes a type, a type with an amount, and several of both', async t => {
   }
 })
 
-t.test('holds all or nothing, and names every quota that said no', async t => {
+t.test('holds all or nothing, and names every type that is exceeded', async t => {
   const user = newUser()
   const error = await quota
     .reserve(user, [
@@ -49,13 +49,13 @@ t.test('holds all or nothing, and names every quota that said no', async t => {
   t.notMatch(await rowsOf(db, user), { quota_reservations: Number })
 })
 
-t.test('holds nothing of known types next to an unknown one', async t => {
+t.test('holds nothing if one of the types is unknown', async t => {
   const user = newUser()
   await t.rejects(quota.reserve(user, ['calls', 'nothing']), { code: 'FST_QUOTA_UNKNOWN_TYPE', statusCode: 500 })
   t.strictSame(await rowsOf(db, user), {})
 })
 
-t.test('refuses charges that cannot be meant', async t => {
+t.test('refuses empty, repeated and malformed charges, and invalid amounts', async t => {
   const user = newUser()
   const refused: [string, unknown][] = [
     ['FST_QUOTA_INVALID_CALL', []],
@@ -70,7 +70,7 @@ t.test('refuses charges that cannot be meant', async t => {
   t.strictSame(await rowsOf(db, user), {})
 })
 
-t.test('charges what was held, in one log row a type, and returns the balances', async t => {
+t.test('commit charges what was held, with one log row per type, and returns the balances', async t => {
   const user = newUser()
   const options = { endpoint: 'job', metadata: { a: 1, b: 1 } }
   const reservation = await quota.reserve(user, ['calls', { type: 'tokens', amount: 50 }], options)
@@ -95,7 +95,7 @@ t.test('charges what was held, in one log row a type, and returns the balances',
   t.ok(row, 'its id is that of its first log row')
 })
 
-t.test('charges what it really cost where that is less, and gives the rest back', async t => {
+t.test('commit charges a smaller amount if given, and gives the rest back', async t => {
   const user = newUser()
   const reservation = await quota.reserve(user, [
     { type: 'calls', amount: 8 },
@@ -111,7 +111,7 @@ t.test('charges what it really cost where that is less, and gives the rest back'
   )
 })
 
-t.test('charges more than was held, also past the limit, and the log row says so', async t => {
+t.test('commit charges more than was held if asked to, even past the limit, and the log row says so', async t => {
   const user = newUser()
   const reservation = await quota.reserve(user, { type: 'calls', amount: 5 })
   const { calls } = await reservation.commit({ amounts: { calls: 12 } })

@@ -7,7 +7,7 @@ import { logsOf, metered, newUser } from '../fixtures/metered.ts'
 const { quota, db } = await meter(t, { constructor: { limit: 5 } })
 const SETTLED = { code: 'FST_QUOTA_SETTLED', statusCode: 409 }
 
-t.test('gives everything back, and writes no log row', async t => {
+t.test('release gives everything back, and writes no log row', async t => {
   const user = newUser()
   const reservation = await quota.reserve(user, ['calls', 'tokens'])
   await reservation.release()
@@ -15,16 +15,20 @@ t.test('gives everything back, and writes no log row', async t => {
   t.strictSame(await rowsOf(db, user), { quota_users: 1, quota_limits: 5 })
 })
 
-t.test('says that its user was deleted, so that nobody tries again in vain', async t => {
-  const user = newUser()
-  const reservation = await quota.reserve(user, 'calls')
-  await deleteUser(db, user, { actor: 'operator', reason: null, requestId: null })
-  for (let i = 0; i < 2; i++) await t.rejects(reservation.commit(), { code: 'FST_QUOTA_UNKNOWN_USER', statusCode: 404 })
-  await reservation.release()
-  t.strictSame(await rowsOf(db, user), {})
-})
+t.test(
+  'commit rejects with FST_QUOTA_UNKNOWN_USER after its user was deleted, and release does not reject',
+  async t => {
+    const user = newUser()
+    const reservation = await quota.reserve(user, 'calls')
+    await deleteUser(db, user, { actor: 'operator', reason: null, requestId: null })
+    for (let i = 0; i < 2; i++)
+      await t.rejects(reservation.commit(), { code: 'FST_QUOTA_UNKNOWN_USER', statusCode: 404 })
+    await reservation.release()
+    t.strictSame(await rowsOf(db, user), {})
+  }
+)
 
-t.test('charges once, however often and however fast it is committed', async t => {
+t.test('commit charges once, however often it is called, even simultaneously', async t => {
   const user = newUser()
   const reservation = await quota.reserve(user, { type: 'calls', amount: 4 })
   const first = await reservation.commit({ amounts: { calls: 3 } })
@@ -38,7 +42,7 @@ t.test('charges once, however often and however fast it is committed', async t =
   t.equal((await logsOf(db, user)).length, 2)
 })
 
-t.test('gives back once, however often it is released', async t => {
+t.test('release gives back once, however often it is called, even simultaneously', async t => {
   const user = newUser()
   const reservation = await quota.reserve(user, { type: 'calls', amount: 4 })
   await quota.consume(user, 'calls', 5)
@@ -47,7 +51,7 @@ t.test('gives back once, however often it is released', async t => {
   t.strictSame(await tally(quota, user), [5, 0, 5])
 })
 
-t.test('does not charge what was given back, nor give back what was charged', async t => {
+t.test('refuses to charge what was given back, and to give back what was charged', async t => {
   const user = newUser()
   const released = await quota.reserve(user, 'calls')
   await released.release()
@@ -58,7 +62,7 @@ t.test('does not charge what was given back, nor give back what was charged', as
   t.strictSame(await tally(quota, user), [1, 0, 9])
 })
 
-t.test('is charged and given back also by functions that were taken off it', async t => {
+t.test('commit and release also work when detached from the reservation', async t => {
   const user = newUser()
   const { commit } = await quota.reserve(user, { type: 'calls', amount: 3 })
   t.strictSame(figures((await commit()).calls!), [3, 0, 7])
@@ -67,7 +71,7 @@ t.test('is charged and given back also by functions that were taken off it', asy
   t.strictSame(await tally(quota, user), [3, 0, 7])
 })
 
-t.test('lets the first of a commit and a release at once win', async t => {
+t.test('of a release and a commit at the same time, the first one called wins', async t => {
   const user = newUser()
   const reservation = await quota.reserve(user, 'calls')
   const outcomes = await Promise.allSettled([reservation.release(), reservation.commit()])
@@ -75,7 +79,7 @@ t.test('lets the first of a commit and a release at once win', async t => {
   t.strictSame(await tally(quota, user), [0, 0, 10])
 })
 
-t.test('refuses amounts that are none, or of a type that is not held, and stays open', async t => {
+t.test('commit refuses invalid amounts and types that are not held, and the reservation stays open', async t => {
   const user = newUser()
   const reservation = await quota.reserve(user, { type: 'calls', amount: 2 })
   for (const amount of NO_AMOUNTS.filter(amount => amount !== null))
@@ -89,7 +93,7 @@ t.test('refuses amounts that are none, or of a type that is not held, and stays 
   t.strictSame(await tally(quota, user), [2, 0, 8])
 })
 
-t.test('refuses an amount with which its counter would pass 2^53−1, and stays open', async t => {
+t.test('commit refuses an amount that takes its counter past 2^53−1, and the reservation stays open', async t => {
   const user = newUser()
   const most = 2 ** 53 - 1
   const refused = async (reservation: Reservation, calls: number, room: RegExp) =>
@@ -114,7 +118,7 @@ t.test('refuses an amount with which its counter would pass 2^53−1, and stays 
   t.strictSame(figures(calls!), [most, 0, 0])
 })
 
-t.test('charges to the period that admitted it, also after a reset', async t => {
+t.test('commit charges the period in which the amount was reserved, even after a reset', async t => {
   const user = newUser()
   const reservation = await quota.reserve(user, { type: 'calls', amount: 4 })
   await quota.reset(user, 'calls')
@@ -123,7 +127,7 @@ t.test('charges to the period that admitted it, also after a reset', async t => 
   t.match(await logsOf(db, user), [{ amount: 4 }])
 })
 
-t.test('bounds the metadata of a commit as that of a reservation, and commits whatever it is', async t => {
+t.test("commit adds its metadata to the reservation's, and charges even if its metadata cannot be used", async t => {
   const broken = Object.defineProperty({}, 'plan', {
     enumerable: true,
     get: () => {
@@ -147,7 +151,7 @@ t.test('bounds the metadata of a commit as that of a reservation, and commits wh
   await reservation.release()
 })
 
-t.test('holds its lease while the process lives, and for ttlMs where that was said', async t => {
+t.test('reserve holds for ttlMs if given, and refuses an invalid ttlMs', async t => {
   const user = newUser()
   const before = Date.now()
   const { expiresAt } = await quota.reserve(user, 'calls', { ttlMs: 3_600_000 })
@@ -160,18 +164,18 @@ t.test('holds its lease while the process lives, and for ttlMs where that was sa
     )
 })
 
-t.test('is given back when its time is up, and a late commit still counts', async t => {
+t.test('an expired reservation is given back, and a late commit is still charged', async t => {
   const user = newUser()
   const late = await quota.reserve(user, { type: 'calls', amount: 6 }, { ttlMs: 100 })
   await expired(user)
-  t.strictSame(await tally(quota, user), [0, 0, 10], 'nothing waits for a sweeper')
+  t.strictSame(await tally(quota, user), [0, 0, 10], 'without waiting for a sweep')
   t.strictSame(figures(await quota.consume(user, 'calls', 10)), [10, 0, 0])
   const { calls } = await late.commit()
   t.strictSame(figures(calls!), [16, 0, 0])
   t.strictSame((await logsOf(db, user)).map(({ amount }) => amount).sort(), [10, 6])
 })
 
-t.test('is renewed while the process lives, unless it was said for how long', async t => {
+t.test('a reservation is renewed while the process lives, unless ttlMs was given', async t => {
   const { quota } = await metered(t, db, () => {}, { reservationTtlMs: 600 })
   const user = newUser()
   await quota.reserve(user, { type: 'calls', amount: 4 })
@@ -184,7 +188,7 @@ t.test('is renewed while the process lives, unless it was said for how long', as
   t.strictSame(await held(), [4])
 })
 
-t.test('gives back nothing twice when it is released after its time', async t => {
+t.test('release gives nothing back twice if the reservation has expired', async t => {
   const user = newUser()
   const late = await quota.reserve(user, { type: 'calls', amount: 6 }, { ttlMs: 100 })
   await expired(user)
@@ -193,7 +197,7 @@ t.test('gives back nothing twice when it is released after its time', async t =>
   t.strictSame(await tally(quota, user), [10, 0, 0])
 })
 
-t.test('charges a type that is called like a property of every object', async t => {
+t.test('charges a type whose key is also a property of every object', async t => {
   const user = newUser()
   const reservation = await quota.reserve(user, 'constructor')
   t.strictSame(figures((await reservation.commit()).constructor as never), [1, 0, 4])

@@ -40,21 +40,28 @@ async function used(): Promise<string> {
   return user
 }
 
-t.test('consume charges nothing, whatever is asked for, and gives the balance as it stands', async t => {
-  const user = await used()
-  await whileOff('calls', async () => {
-    for (const amount of [0, 1, 100, Number.MAX_SAFE_INTEGER]) {
-      const balance = await quota.consume(user, 'calls', amount, { idempotencyKey: 'once', metadata: { a: 1 } })
-      t.strictSame([balance.type, balance.limit, ...figures(balance)], ['calls', 10, 9, 0, 1])
-    }
-  })
-  t.strictSame(await tally(quota, user), [9, 0, 1])
-  t.equal((await logsOf(db, user)).length, 2)
-  t.strictSame(figures(await quota.consume(user, 'calls', 1, { idempotencyKey: 'once' })), [10, 0, 0])
-  await t.rejects(quota.consume(user, 'calls', 1), { code: 'FST_QUOTA_EXCEEDED' }, 'and on again it counts again')
-})
+t.test(
+  'consume charges nothing of a switched-off type, whatever the amount, and returns the current balance',
+  async t => {
+    const user = await used()
+    await whileOff('calls', async () => {
+      for (const amount of [0, 1, 100, Number.MAX_SAFE_INTEGER]) {
+        const balance = await quota.consume(user, 'calls', amount, { idempotencyKey: 'once', metadata: { a: 1 } })
+        t.strictSame([balance.type, balance.limit, ...figures(balance)], ['calls', 10, 9, 0, 1])
+      }
+    })
+    t.strictSame(await tally(quota, user), [9, 0, 1])
+    t.equal((await logsOf(db, user)).length, 2)
+    t.strictSame(figures(await quota.consume(user, 'calls', 1, { idempotencyKey: 'once' })), [10, 0, 0])
+    await t.rejects(
+      quota.consume(user, 'calls', 1),
+      { code: 'FST_QUOTA_EXCEEDED' },
+      'it is charged again once it is on'
+    )
+  }
+)
 
-t.test('credit lowers nothing, and gives the balance as it stands', async t => {
+t.test('credit does not lower a switched-off level, and returns the current balance', async t => {
   const user = await used()
   const credit = () => quota.credit(user, 'storage', 20, { idempotencyKey: 'once' })
   await whileOff('storage', async () => t.strictSame(figures(await credit()), [60, 0, 40]))
@@ -62,24 +69,27 @@ t.test('credit lowers nothing, and gives the balance as it stands', async t => {
   t.strictSame(figures(await credit()), [40, 0, 60])
 })
 
-t.test('a key of before gets its first answer, and none for another charge', async t => {
-  const user = await used()
-  const charge = (amount: number) => quota.consume(user, 'calls', amount, { idempotencyKey: 'charge' })
-  const credit = (amount: number) => quota.credit(user, 'storage', amount, { idempotencyKey: 'credit' })
-  const [charged, credited] = [await charge(1), await credit(20)]
-  await quota.reset(user)
-  await quota.setUsage(user, 'storage', 5)
-  for (const [type, call, first] of [
-    ['calls', charge, charged],
-    ['storage', credit, credited]
-  ] as const)
-    await whileOff(type, async () => {
-      t.strictSame(await call(first === charged ? 1 : 20), first)
-      await t.rejects(call(2), { code: 'FST_QUOTA_IDEMPOTENCY_MISMATCH' })
-    })
-})
+t.test(
+  'a key used before the type was switched off returns its first answer, and is refused for another charge',
+  async t => {
+    const user = await used()
+    const charge = (amount: number) => quota.consume(user, 'calls', amount, { idempotencyKey: 'charge' })
+    const credit = (amount: number) => quota.credit(user, 'storage', amount, { idempotencyKey: 'credit' })
+    const [charged, credited] = [await charge(1), await credit(20)]
+    await quota.reset(user)
+    await quota.setUsage(user, 'storage', 5)
+    for (const [type, call, first] of [
+      ['calls', charge, charged],
+      ['storage', credit, credited]
+    ] as const)
+      await whileOff(type, async () => {
+        t.strictSame(await call(first === charged ? 1 : 20), first)
+        await t.rejects(call(2), { code: 'FST_QUOTA_IDEMPOTENCY_MISMATCH' })
+      })
+  }
+)
 
-t.test('setUsage writes what was measured all the same, also of a user who is new', async t => {
+t.test('setUsage sets a switched-off level all the same, even for an unknown user', async t => {
   const [known, fresh] = [await used(), newUser()]
   await whileOff('storage', async () => {
     t.strictSame(figures(await quota.setUsage(known, 'storage', 25)), [25, 0, 75])
@@ -91,37 +101,40 @@ t.test('setUsage writes what was measured all the same, also of a user who is ne
   t.match(await logsOf(db, fresh), [{ type: 'storage', amount: 7 }])
 })
 
-t.test('check allows whatever is asked, and shows what there is', async t => {
+t.test('check allows any amount of a switched-off type, and shows the current balance', async t => {
   const user = await used()
   await whileOff('calls', async () => {
     t.match(await quota.check(user, 'calls', 100), { allowed: true, limit: 10, used: 9, remaining: 1 })
     t.equal((await quota.check(newUser(), 'calls', 100)).allowed, true)
     t.equal(await quota.remaining(user, 'calls'), 1)
-    t.match(await quota.all(user), [{ type: 'calls', used: 9 }, {}, {}, {}], 'who has it still sees it')
+    t.match(await quota.all(user), [{ type: 'calls', used: 9 }, {}, {}, {}], 'a user who has it still sees it')
     t.equal((await quota.all(newUser())).length, 3)
   })
   t.match(await quota.check(user, 'calls', 2), { allowed: false })
 })
 
-t.test('reserve holds nothing of it, and commit takes an amount of it and charges nothing', async t => {
-  const user = await used()
-  await whileOff('calls', async () => {
-    const alone = await quota.reserve(user, { type: 'calls', amount: 50 })
-    t.match(alone.id, /^[0-9a-f-]{36}$/)
-    t.ok(alone.expiresAt instanceof Date)
+t.test(
+  'reserve holds nothing of a switched-off type, and commit accepts an amount of it but charges nothing',
+  async t => {
+    const user = await used()
+    await whileOff('calls', async () => {
+      const alone = await quota.reserve(user, { type: 'calls', amount: 50 })
+      t.match(alone.id, /^[0-9a-f-]{36}$/)
+      t.ok(alone.expiresAt instanceof Date)
+      t.strictSame(await tally(quota, user), [9, 0, 1])
+      t.strictSame(await alone.commit({ amounts: { calls: 70 } }), {})
+      t.strictSame(await alone.commit(), {}, 'and a second time')
+      await t.rejects(alone.release(), { code: 'FST_QUOTA_SETTLED' })
+      await (await quota.reserve(user, 'calls')).release()
+      const other = await quota.reserve(user, 'calls')
+      await t.rejects(other.commit({ amounts: { tokens: 1 } }), { code: 'FST_QUOTA_NOT_RESERVED' })
+    })
     t.strictSame(await tally(quota, user), [9, 0, 1])
-    t.strictSame(await alone.commit({ amounts: { calls: 70 } }), {})
-    t.strictSame(await alone.commit(), {}, 'and twice')
-    await t.rejects(alone.release(), { code: 'FST_QUOTA_SETTLED' })
-    await (await quota.reserve(user, 'calls')).release()
-    const other = await quota.reserve(user, 'calls')
-    await t.rejects(other.commit({ amounts: { tokens: 1 } }), { code: 'FST_QUOTA_NOT_RESERVED' })
-  })
-  t.strictSame(await tally(quota, user), [9, 0, 1])
-  t.equal((await logsOf(db, user)).length, 2)
-})
+    t.equal((await logsOf(db, user)).length, 2)
+  }
+)
 
-t.test('reserve holds the other types next to it, and they alone are charged', async t => {
+t.test('reserve holds the types beside a switched-off one, and only they are charged', async t => {
   const user = await used()
   await whileOff('calls', async () => {
     const held = await quota.reserve(user, [{ type: 'calls', amount: 50 }, 'tokens'])
@@ -137,7 +150,7 @@ t.test('reserve holds the other types next to it, and they alone are charged', a
   t.strictSame(await tally(quota, user), [9, 0, 1])
 })
 
-t.test('what was held before is settled as ever', async t => {
+t.test('what was reserved before the type was switched off is charged or given back as usual', async t => {
   const user = newUser()
   const kept = await quota.reserve(user, { type: 'calls', amount: 3 })
   const given = await quota.reserve(user, { type: 'calls', amount: 2 })
@@ -148,14 +161,14 @@ t.test('what was held before is settled as ever', async t => {
   t.strictSame(await tally(quota, user), [4, 0, 6])
 })
 
-t.test('a reservation of before it was switched on charges nothing of it afterwards', async t => {
+t.test('a reservation made while the type is off charges nothing of it after it is switched on', async t => {
   const user = newUser()
   const held = await whileOff('calls', () => quota.reserve(user, ['calls', 'tokens']))
   t.strictSame(Object.keys(await held.commit({ amounts: { calls: 3 } })), ['tokens'])
   t.strictSame(await tally(quota, user), [0, 0, 10])
 })
 
-t.test('an amount, a user and a type that are none are refused as ever', async t => {
+t.test('invalid amounts, users and types are refused even while the type is off', async t => {
   const user = newUser()
   await whileOff('calls', async () => {
     await t.rejects(quota.consume(user, 'calls', -1), { code: 'FST_QUOTA_INVALID_AMOUNT' })
@@ -168,7 +181,7 @@ t.test('an amount, a user and a type that are none are refused as ever', async t
   })
 })
 
-t.test('nobody becomes known by what is not charged, and who comes meanwhile does not get it', async t => {
+t.test('a switched-off type creates no user, and users created meanwhile do not get it', async t => {
   const [quiet, busy] = [newUser(), newUser()]
   await whileOff('calls', async () => {
     t.strictSame(figures(await quota.consume(quiet, 'calls', 5)), [0, 0, 10])
@@ -179,10 +192,10 @@ t.test('nobody becomes known by what is not charged, and who comes meanwhile doe
     t.strictSame((await call(`/users/${busy}`)).json().total_quotas, 3)
     t.match(await quota.reset(busy), { quotasReset: { length: 2 } })
   })
-  t.strictSame(figures(await quota.consume(busy, 'calls', 4)), [4, 0, 6], 'until it is on again')
+  t.strictSame(figures(await quota.consume(busy, 'calls', 4)), [4, 0, 6], 'they get it once it is on again')
 })
 
-t.test('a limit that is adjusted meanwhile is kept, also of who has no counter of it yet', async t => {
+t.test('a limit adjusted while the type is off is kept, even for a user without a counter of it', async t => {
   const [known, fresh] = [await used(), newUser()]
   await whileOff('calls', async () => {
     await quota.consume(fresh, 'tokens', 1)
@@ -193,7 +206,7 @@ t.test('a limit that is adjusted meanwhile is kept, also of who has no counter o
   t.strictSame(await tally(quota, fresh), [0, 0, 50])
 })
 
-t.test('a metered route lets through without a word of it, and charges the others', async t => {
+t.test('a metered route does not mention or charge a switched-off type, and charges the others', async t => {
   const user = await used()
   await whileOff('calls', async () => {
     for (let i = 0; i < 5; i++) {
@@ -205,16 +218,16 @@ t.test('a metered route lets through without a word of it, and charges the other
     t.strictSame([both.statusCode, both.json()], [200, ['tokens']])
     t.match(both.headers, { 'x-quota-type': 'tokens', 'x-quota-cost': 5 })
     t.notMatch(JSON.stringify(both.headers), 'calls')
-    t.equal((await ask(app, '', '/calls')).statusCode, 401, 'and still asks who it is')
+    t.equal((await ask(app, '', '/calls')).statusCode, 401, 'and still requires an identity')
   })
   t.strictSame(await tally(quota, user), [9, 0, 1])
   t.strictSame(await tally(quota, user, 'tokens'), [5, 0, 995])
   const denied = await ask(app, user, '/calls')
-  t.equal(denied.statusCode, 402, 'and on again it counts again')
+  t.equal(denied.statusCode, 402, 'it is charged again once it is on')
   t.match(denied.headers, { 'x-quota-type': 'calls', 'x-quota-cost': 0 })
 })
 
-t.test('a request that runs while it is switched off is charged what it took', async t => {
+t.test('a metered route charges nothing of a type while it is off, and charges it again once it is on', async t => {
   const user = newUser()
   t.equal((await ask(app, user, '/calls')).statusCode, 200)
   t.strictSame(await tally(quota, user), [4, 0, 6])
@@ -224,19 +237,16 @@ t.test('a request that runs while it is switched off is charged what it took', a
   t.strictSame(await tally(quota, user), [8, 0, 2])
 })
 
-t.test(
-  'a type that another process switched on five seconds ago is charged to the first request after that',
-  async t => {
-    const user = await used()
-    await set('calls', false)
-    await setType(db, 'calls', { is_active: true }, BY)
-    const now = performance.now.bind(performance)
-    t.intercept(performance, 'now', { value: () => now() + 5_001 })
-    t.equal((await ask(app, user, '/calls')).statusCode, 402)
-  }
-)
+t.test('a type that another process switched on is charged again after five seconds', async t => {
+  const user = await used()
+  await set('calls', false)
+  await setType(db, 'calls', { is_active: true }, BY)
+  const now = performance.now.bind(performance)
+  t.intercept(performance, 'now', { value: () => now() + 5_001 })
+  t.equal((await ask(app, user, '/calls')).statusCode, 402)
+})
 
-t.test('with every type switched off everything is let through, and nobody is known', async t => {
+t.test('with every type switched off, everything is let through and no user is created', async t => {
   const user = newUser()
   const types = ['calls', 'free', 'storage', 'tokens']
   for (const type of types) await set(type, false)
@@ -250,6 +260,6 @@ t.test('with every type switched off everything is let through, and nobody is kn
   t.strictSame(await tally(quota, user), [4, 0, 6])
 })
 
-t.test('after all of this, what is always true still is', async t => {
+t.test('after all these tests, no invariant is violated', async t => {
   t.strictSame(await violations(db), [])
 })

@@ -6,43 +6,54 @@ import { ask, byHeader, newUser, onEmbedded } from '../fixtures/metered.ts'
 
 const db = await embedded(t)
 
-t.test('logs a charge as info and a denial as a warning, with user, type, amount and what remains', async t => {
-  const lines: Record<string, unknown>[] = []
-  const app = Fastify({
-    logger: { level: 'debug', stream: { write: (line: string) => void lines.push(JSON.parse(line)) } }
-  })
-  t.teardown(() => app.close())
-  await app.register(quotaPlugin, {
-    ...onEmbedded(db),
-    quotas: { logged: { limit: 5 } },
-    identify: byHeader,
-    admin: { token: 'the-admin-token-of-this-test' }
-  })
-  app.get('/l3_detect/:patient', { config: { quota: { type: 'logged', amount: 3 } } }, async (request, reply) => {
-    request.quota.setAmount('logged', 2)
-    return reply.code((request.params as { patient: string }).patient === 'nobody' ? 404 : 200).send('x')
-  })
-  const user = newUser()
-  await ask(app, user, '/l3_detect/nobody')
-  await ask(app, user, '/l3_detect/Jane-Doe?secret=hidden')
-  for (let i = 0; i < 2; i++) await ask(app, user, '/l3_detect/Jane-Doe')
-  await app.inject({ url: '/admin/quotas/usage-logs', headers: { 'x-admin-token': 'a-wrong-token-that-is-secret' } })
-  const ours = lines.filter(line => String(line.msg).startsWith('quota'))
-  t.match(ours, [
-    {
-      level: 20,
-      msg: 'quota released',
-      user,
-      type: 'logged',
-      amount: 3,
-      remaining: 5,
-      status: 404,
-      endpoint: '/l3_detect/:patient'
-    },
-    { level: 30, msg: 'quota charged', user, type: 'logged', amount: 2, remaining: 3, endpoint: '/l3_detect/:patient' },
-    { level: 30, msg: 'quota charged', amount: 2, remaining: 1 },
-    { level: 40, msg: 'quota denied', user, type: 'logged', amount: 3, remaining: 1, limit: 5, status: 402 },
-    { level: 40, msg: 'quota admin request refused' }
-  ])
-  t.notMatch(JSON.stringify(ours), /Jane|hidden|secret/)
-})
+t.test(
+  'logs charges as info and denials as warnings, with user, type, amount and balance, but no path parameter, query or token',
+  async t => {
+    const lines: Record<string, unknown>[] = []
+    const app = Fastify({
+      logger: { level: 'debug', stream: { write: (line: string) => void lines.push(JSON.parse(line)) } }
+    })
+    t.teardown(() => app.close())
+    await app.register(quotaPlugin, {
+      ...onEmbedded(db),
+      quotas: { logged: { limit: 5 } },
+      identify: byHeader,
+      admin: { token: 'the-admin-token-of-this-test' }
+    })
+    app.get('/l3_detect/:patient', { config: { quota: { type: 'logged', amount: 3 } } }, async (request, reply) => {
+      request.quota.setAmount('logged', 2)
+      return reply.code((request.params as { patient: string }).patient === 'nobody' ? 404 : 200).send('x')
+    })
+    const user = newUser()
+    await ask(app, user, '/l3_detect/nobody')
+    await ask(app, user, '/l3_detect/Jane-Doe?secret=hidden')
+    for (let i = 0; i < 2; i++) await ask(app, user, '/l3_detect/Jane-Doe')
+    await app.inject({ url: '/admin/quotas/usage-logs', headers: { 'x-admin-token': 'a-wrong-token-that-is-secret' } })
+    const ours = lines.filter(line => String(line.msg).startsWith('quota'))
+    t.match(ours, [
+      {
+        level: 20,
+        msg: 'quota released',
+        user,
+        type: 'logged',
+        amount: 3,
+        remaining: 5,
+        status: 404,
+        endpoint: '/l3_detect/:patient'
+      },
+      {
+        level: 30,
+        msg: 'quota charged',
+        user,
+        type: 'logged',
+        amount: 2,
+        remaining: 3,
+        endpoint: '/l3_detect/:patient'
+      },
+      { level: 30, msg: 'quota charged', amount: 2, remaining: 1 },
+      { level: 40, msg: 'quota denied', user, type: 'logged', amount: 3, remaining: 1, limit: 5, status: 402 },
+      { level: 40, msg: 'quota admin request refused' }
+    ])
+    t.notMatch(JSON.stringify(ours), /Jane|hidden|secret/)
+  }
+)

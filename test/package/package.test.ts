@@ -7,7 +7,7 @@ import { bin, install, pack, ROOT, run, start } from '../fixtures/tarball.ts'
 const tarball = await pack(t)
 const project = await install(t, tarball)
 
-t.test('has the compiled package, its migrations and its papers, and nothing else', async t => {
+t.test('the tarball has the compiled code, the migrations and the documents, and nothing else', async t => {
   const foreign = tarball.paths.filter(
     path =>
       !/^(dist\/.+\.(js|d\.ts)|drizzle\/.+\.(sql|json)|README\.md|LICENSE|CHANGELOG\.md|package\.json)$/.test(path)
@@ -21,7 +21,7 @@ t.test('has the compiled package, its migrations and its papers, and nothing els
     t.ok(tarball.paths.includes(path), `${path} is there`)
 })
 
-t.test('has entries that every resolver and bundler understands', async t => {
+t.test('has entry points that publint and attw accept', async t => {
   t.match(await run(ROOT, bin('publint'), tarball.file), 'All good!')
   await t.resolves(run(ROOT, bin('attw'), tarball.file, '--profile', 'esm-only'))
 })
@@ -33,7 +33,7 @@ t.test("runs the README's first program as it stands, and answers as the README 
   const [, method = 'GET', header = '', value = '', address = ''] =
     /^\$ curl (?:-i )?(?:-X (\w+) )?-H '([^:]+): ([^']+)' (\S+)/m.exec(section) ?? []
   const printed = [...section.matchAll(/^(x-quota-(?:type|limit|used|remaining|cost)): (.+)$/gm)]
-  t.ok(program !== '' && printed.length >= 5, 'there is a program, and what it answers')
+  t.ok(program !== '' && printed.length >= 5, 'the README has a program and the reply to it')
 
   const server = start(t, project, await project.write('quick-start.js', program))
   const ask = () => fetch(`http://${address}`, { method, headers: { [header]: value } })
@@ -47,7 +47,7 @@ t.test("runs the README's first program as it stands, and answers as the README 
   t.equal(reply.headers.get('content-type'), 'application/problem+json; charset=utf-8')
 })
 
-t.test('gives the tables to Drizzle', async t => {
+t.test('exports the tables as a Drizzle schema', async t => {
   const program = `
     import { is, getTableName } from 'drizzle-orm'
     import { PgTable } from 'drizzle-orm/pg-core'
@@ -57,7 +57,7 @@ t.test('gives the tables to Drizzle', async t => {
   for (const name of ['quota_types', 'quota_limits', 'quota_users', 'usage_logs']) t.ok(names.includes(name), name)
 })
 
-t.test("has a command that tells its own name's use", async t => {
+t.test('installs a command fastify-quota that prints its usage', async t => {
   const output = await run(project.dir, join(project.dir, 'node_modules/.bin/fastify-quota'), '--help')
   for (const command of ['init', 'doctor', 'reconcile', 'token']) t.match(output, command)
 })
@@ -97,7 +97,7 @@ const CONSUMER = `
     return balance.remaining
   })`
 
-t.test('checks the names of quota types, once they are declared', async t => {
+t.test('the compiler checks the names of quota types once QuotaTypes declares them', async t => {
   const misspelt = {
     'call.ts': "await app.quota.consume('alice', 'api_cals')",
     'reserve.ts': "await app.quota.reserve('alice', ['api_calls', { type: 'tokns', amount: 1 }])",
@@ -109,7 +109,7 @@ t.test('checks the names of quota types, once they are declared', async t => {
   await project.write('consumer.ts', CONSUMER)
   for (const [name, line] of Object.entries(misspelt)) await project.write(name, `${CONSUMER}\n  ${line}`)
   const errorsOf = compiler(['consumer.ts', ...Object.keys(misspelt)])
-  t.strictSame(errorsOf('consumer.ts'), [], 'well spelt it compiles')
+  t.strictSame(errorsOf('consumer.ts'), [], 'it compiles with the correct names')
   for (const [name, line] of Object.entries(misspelt)) {
     const errors = errorsOf(name)
     t.equal(errors.length, 1, `${line} does not compile`)
@@ -117,7 +117,7 @@ t.test('checks the names of quota types, once they are declared', async t => {
   }
 })
 
-t.test('declares types that hold for Node and for a bundler, also where libraries are checked', async t => {
+t.test('its type declarations compile for Node and for a bundler, even without skipLibCheck', async t => {
   const file = await project.write('checked.ts', `${CONSUMER}\n  export * from 'fastify-quota/schema'`)
   const kinds = [
     { module: ts.ModuleKind.NodeNext, moduleResolution: ts.ModuleResolutionKind.NodeNext },
@@ -131,7 +131,7 @@ t.test('declares types that hold for Node and for a bundler, also where librarie
   }
 })
 
-/** Compiles programs of the project together, and tells what is wrong with each. */
+/** Compiles these files of the project together; returns how to get the errors of each. */
 function compiler(names: readonly string[]): (name: string) => string[] {
   const program = ts.createProgram(
     names.map(name => join(project.dir, name)),
@@ -144,7 +144,7 @@ function compiler(names: readonly string[]): (name: string) => string[] {
   ]
 }
 
-/** The first answer of a server that is starting; undefined when it ends before. */
+/** The first answer of a server that is starting; undefined if the server exits before. */
 async function answered(ask: () => Promise<Response>, exited: Promise<void>): Promise<Response | undefined> {
   let isOver = false
   exited.then(() => {

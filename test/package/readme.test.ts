@@ -11,7 +11,7 @@ const readme = await readFile(join(root, 'README.md'), 'utf8')
 const blocks = (language: string) =>
   [...readme.matchAll(new RegExp(`^\`\`\`${language}\\n(.*?)^\`\`\``, 'gms'))].map(match => match[1] as string)
 
-t.test('has the two commands within its first thirty lines', async t => {
+t.test('names the commands to start and to test within its first thirty lines', async t => {
   const top = readme.split('\n').slice(0, 30).join('\n')
   t.match(top, /^npm ci && npm start$/m)
   t.match(top, /^npm ci && npm test$/m)
@@ -25,7 +25,7 @@ t.test('shows TypeScript that compiles as it stands', async t => {
   t.ok(snippets.length >= 4)
   const files = snippets.map((_, i) => `snippet-${i}.ts`)
   await Promise.all(snippets.map((text, i) => writeFile(join(dir, files[i] as string), `${text}\nexport {}\n`)))
-  // What declares the application's quota names stands alone: the others have names of their own.
+  // Snippets that declare quota names are compiled apart from the others, which use names of their own.
   const declaring = files.filter((_, i) => snippets[i]?.includes('declare module'))
   for (const include of [files.filter(file => !declaring.includes(file)), declaring]) {
     const compilerOptions = {
@@ -49,7 +49,7 @@ t.test('links to files that exist', async t => {
     t.ok(existsSync(join(root, target as string)), String(target))
 })
 
-t.test('says of its speed what the bench measured', async t => {
+t.test('states the speed ratios that the bench measured', async t => {
   const measured = await readFile(join(root, 'bench/README.md'), 'utf8')
   const rounded = (load: string) => {
     const [, ratio] = new RegExp(`^\\| ${load} \\|.*\\| ([\\d.]+) \\| [^|]*\\|$`, 'm').exec(measured) ?? []

@@ -6,7 +6,7 @@ import { byHeader, QUOTAS } from '../fixtures/metered.ts'
 
 const db = await embedded(t)
 
-/** What an application with these options says when it starts. */
+/** Starts an application with these options; returns the error that it fails with, or the code `none`. */
 async function boot(
   options: object,
   addRoutes?: (app: ReturnType<typeof Fastify>) => void
@@ -26,25 +26,25 @@ async function boot(
 }
 
 const refused: [title: string, options: object, message: RegExp][] = [
-  ['an option nobody knows', { quota: {} }, /Option quota is not known; known here: connection/],
-  ['a declaration field nobody knows', { quotas: { calls: { limit: 1, windows: 3 } } }, /quotas\.calls\.windows/],
-  ['a key that is none', { quotas: { 'API-calls': { limit: 1 } } }, /quotas\.API-calls .*\[a-z\]/],
+  ['an unknown option', { quota: {} }, /Option quota is not known; known here: connection/],
+  ['an unknown field in a declaration', { quotas: { calls: { limit: 1, windows: 3 } } }, /quotas\.calls\.windows/],
+  ['an invalid quota type key', { quotas: { 'API-calls': { limit: 1 } } }, /quotas\.API-calls .*\[a-z\]/],
   ['a declaration without a limit', { quotas: { calls: {} } }, /quotas\.calls\.limit must be a whole number/],
   ['a fractional limit', { quotas: { calls: { limit: 1.5 } } }, /quotas\.calls\.limit .*1\.5/],
   ['a limit of 2^53', { quotas: { calls: { limit: 2 ** 53 } } }, /quotas\.calls\.limit/],
   ['a limit of −2', { quotas: { calls: { limit: -2 } } }, /quotas\.calls\.limit .*-1 for unlimited/],
   [
-    'a period that is none',
+    'an unknown period',
     { quotas: { calls: { limit: 1, period: 'fortnight' } } },
     /quotas\.calls\.period .*hour, day, week/
   ],
   ['a level with a period', { quotas: { disk: { limit: 1, kind: 'level', period: 'day' } } }, /quotas\.disk\.period/],
-  ['a kind that is none', { quotas: { calls: { limit: 1, kind: 'gauge' } } }, /quotas\.calls\.kind/],
+  ['an unknown kind', { quotas: { calls: { limit: 1, kind: 'gauge' } } }, /quotas\.calls\.kind/],
   ['a rule amount of −1', { rules: [{ url: '/work/:id', quota: 'calls', amount: -1 }] }, /rules\[0\]\.amount .*-1/],
   ['a rule without a url', { rules: [{ quota: 'calls' }] }, /rules\[0\]\.url/],
   ['a rule with an unknown field', { rules: [{ url: '/work/:id', quota: 'calls', cost: 1 }] }, /rules\[0\]\.cost/],
   [
-    'a rule that exempts and says what it costs',
+    'a rule that exempts a route and also sets its cost',
     { rules: [{ url: '/work/:id', quota: false, amount: -5, charge: 'x', denial: undefined, storeFailure: 'open' }] },
     /rules\[0\] has amount, charge, storeFailure beside quota: false/
   ],
@@ -58,11 +58,19 @@ const refused: [title: string, options: object, message: RegExp][] = [
     },
     /rules\[1\] claims the same requests as rules\[0\]/
   ],
-  ['a type named twice', { rules: [{ url: '/work/:id', quota: ['calls', 'calls'] }] }, /rules\[0\].*'calls' twice/],
-  ['a denial with 200', { denial: { statusCode: 200 } }, /denial\.statusCode/],
-  ['a storeFailure that is none', { storeFailure: 'ajar' }, /storeFailure .*'closed' or 'open'/],
-  ['a settle that is none', { settle: 'never' }, /settle/],
-  ['a distribution that is none', { distributed: 'yes' as never }, /distributed must be true or false, but is yes/],
+  [
+    'a rule that names a type twice',
+    { rules: [{ url: '/work/:id', quota: ['calls', 'calls'] }] },
+    /rules\[0\].*'calls' twice/
+  ],
+  ['a denial status of 200', { denial: { statusCode: 200 } }, /denial\.statusCode/],
+  ['an unknown storeFailure', { storeFailure: 'ajar' }, /storeFailure .*'closed' or 'open'/],
+  ['an unknown settle', { settle: 'never' }, /settle/],
+  [
+    'a distributed that is not a boolean',
+    { distributed: 'yes' as never },
+    /distributed must be true or false, but is yes/
+  ],
   ['a time to live of 0', { reservationTtlMs: 0 }, /reservationTtlMs/],
   [
     'a retention of half a day',
@@ -70,11 +78,11 @@ const refused: [title: string, options: object, message: RegExp][] = [
     /retention\.usageLogs must be a whole number of days/
   ],
   [
-    'a retention of what is not known',
+    'an unknown field in retention',
     { retention: { logs: 30 } as never },
     /retention\.logs is not known; known here: usageLogs, denials/
   ],
-  ['an identify that is no function', { identify: 'sub' }, /identify/],
+  ['an identify that is not a function', { identify: 'sub' }, /identify/],
   ['a short admin token', { admin: { token: 'short' } }, /admin\.token must have at least 16 characters/],
   ['admin routes without a token', { admin: {} }, /admin\.token is missing/],
   ['a short JWT secret', { jwt: { secret: 'short' } }, /jwt\.secret must have at least 32 characters/],
@@ -83,20 +91,20 @@ const refused: [title: string, options: object, message: RegExp][] = [
 ]
 
 for (const [title, options, message] of refused) {
-  t.test(`does not start with ${title}, and says where and what instead`, async t => {
+  t.test(`does not start with ${title}, and the error names the option`, async t => {
     const error = await boot(options)
     t.equal(error.code, 'FST_QUOTA_INVALID_OPTION')
     t.match(error.message, message)
   })
 }
 
-t.test('does not start with a rule that matches no route, and names those that are near', async t => {
+t.test('does not start with a rule that matches no route, and suggests similar routes', async t => {
   const error = await boot({ rules: [{ method: 'POST', url: '/work/:name', quota: 'calls' }] })
   t.equal(error.code, 'FST_QUOTA_RULE_WITHOUT_ROUTE')
   t.match(error.message, /rules\[0\] \(POST \/work\/:name\).*Perhaps: GET \/work\/:id/)
 })
 
-t.test('does not start with a rule or a route that names an unknown type, also one declared before it', async t => {
+t.test('does not start with a rule or a route that names an unknown type', async t => {
   t.match(await boot({ rules: [{ url: '/work/:id', quota: 'cals' }] }), {
     code: 'FST_QUOTA_UNKNOWN_TYPE',
     message: /'cals' \(rules\[0\]/
@@ -107,7 +115,7 @@ t.test('does not start with a rule or a route that names an unknown type, also o
   })
 })
 
-t.test('does not start with a config.quota that cannot be read', async t => {
+t.test('does not start with an invalid config.quota, and the error names the route', async t => {
   const error = await boot(
     {},
     app => void app.get('/odd', { config: { quota: { type: 'calls', amount: 1.5 } } }, async () => 'x')
@@ -115,18 +123,21 @@ t.test('does not start with a config.quota that cannot be read', async t => {
   t.match(error, { code: 'FST_QUOTA_INVALID_OPTION', message: /config\.quota of GET \/odd\.amount/ })
 })
 
-t.test('does not start without anything that identifies', async t => {
+t.test('does not start without a way to identify users, and the error names jwt.secret and identify', async t => {
   t.match(await boot({ identify: undefined }), { code: 'FST_QUOTA_NO_IDENTITY', message: /jwt\.secret.*identify/ })
 })
 
-t.test('does not start on a URL of another language, and says what to write', async t => {
-  const error = await boot({ connection: 'postgresql+asyncpg://user:hidden@db/app' })
-  t.match(error, { code: 'FST_QUOTA_CONNECTION', message: /postgresql\+asyncpg:\/\/.*write postgresql:\/\// })
-  t.notMatch(error.message, /hidden/)
-})
+t.test(
+  "does not start with SQLAlchemy's form of a URL, says what to write instead, and does not show the password",
+  async t => {
+    const error = await boot({ connection: 'postgresql+asyncpg://user:hidden@db/app' })
+    t.match(error, { code: 'FST_QUOTA_CONNECTION', message: /postgresql\+asyncpg:\/\/.*write postgresql:\/\// })
+    t.notMatch(error.message, /hidden/)
+  }
+)
 
 t.test(
-  'does not start when the database cannot be reached, within the ten seconds that Fastify gives a plugin',
+  "does not start when the database cannot be reached, and says so before Fastify's plugin timeout of ten seconds",
   async t => {
     const error = await boot({ connection: `postgres://user:hidden@127.0.0.1:${await freePort()}/app` })
     t.match(error, { code: 'FST_QUOTA_UNREACHABLE', message: /ECONNREFUSED.*DATABASE_URL/ })

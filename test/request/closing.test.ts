@@ -13,7 +13,7 @@ import { metered, newUser, usedBy } from '../fixtures/metered.ts'
 
 const pg = await server(t)
 
-/** A listening application on a database of its own, and a look past it. */
+/** A listening application on a database of its own, and a second connection to that database. */
 async function listening(t: Test, addRoutes: (app: FastifyInstance) => void, options = {}) {
   const url = await pg.migrated()
   const db = await connect(url)
@@ -23,7 +23,7 @@ async function listening(t: Test, addRoutes: (app: FastifyInstance) => void, opt
   return { app, db, url }
 }
 
-/** The socket of a request that was sent. */
+/** Sends a request over a socket of its own, and returns the socket. */
 async function send(app: FastifyInstance, head: string, body = '') {
   const { port } = app.server.address() as { port: number }
   const socket = openSocket(port, '127.0.0.1')
@@ -33,11 +33,11 @@ async function send(app: FastifyInstance, head: string, body = '') {
 }
 
 const get = (url: string, user: string) => `GET ${url} HTTP/1.1\r\nhost: x\r\nx-user: ${user}`
-/** Of which the body never comes whole. */
+/** A POST whose body never arrives in full. */
 const torn = (url: string, user: string) =>
   `POST ${url} HTTP/1.1\r\nhost: x\r\nx-user: ${user}\r\ncontent-type: text/plain\r\ncontent-length: 9`
 
-/** Another session has the counters: all of them, as a migration might. */
+/** Locks all counters from another session, as a migration might; returns how to unlock them. */
 async function lockCounters(t: Test, url: string): Promise<() => Promise<void>> {
   const sql = postgres(url, { max: 1, onnotice: () => {} })
   t.teardown(() => sql.end({ timeout: 1 }))
@@ -51,8 +51,8 @@ async function lockCounters(t: Test, url: string): Promise<() => Promise<void>> 
 const logged = async (db: Database): Promise<number> =>
   (await db.query<{ n: number }>('SELECT count(*)::int AS n FROM usage_logs'))[0]!.n
 
-for (const [what, head] of Object.entries({ GET: get, 'POST whose body never comes': torn })) {
-  t.test(`nothing stays held where the client of a ${what} left while the database was asked`, async t => {
+for (const [what, head] of Object.entries({ GET: get, 'POST whose body never arrives in full': torn })) {
+  t.test(`closing leaves nothing reserved for a ${what} whose client left while it was being admitted`, async t => {
     let handled = 0
     const addRoutes = (app: FastifyInstance) => {
       app.route({ method: ['GET', 'POST'], url: '/', config: { quota: 'calls' }, handler: async () => ++handled })
@@ -70,11 +70,11 @@ for (const [what, head] of Object.entries({ GET: get, 'POST whose body never com
     await unlock()
     await closed
     t.equal(await openReservations(db), 0)
-    t.equal(await logged(db), await usedBy(db, user), 'what was charged is in the log')
+    t.equal(await logged(db), await usedBy(db, user), 'every charge is in the log')
   })
 }
 
-/** Alice's second call is held, and its body has never come. */
+/** Leaves Alice's second call reserved, with a body that never arrives in full. */
 async function holdTorn(t: Test, { app, db, url }: { app: FastifyInstance; db: Database; url: string }) {
   await app.quota.consume('alice', 'calls')
   const unlock = await lockCounters(t, url)
@@ -86,7 +86,7 @@ async function holdTorn(t: Test, { app, db, url }: { app: FastifyInstance; db: D
   await until('it is held', 5_000, async () => (await openReservations(db)) === 1)
 }
 
-t.test('what a request holds whose body never comes is given back at once', async t => {
+t.test('closing gives back at once what is reserved for a request whose body never arrives in full', async t => {
   const addRoutes = (app: FastifyInstance) => void app.post('/', { config: { quota: 'calls' } }, async () => 'x')
   const { app, db, url } = await listening(t, addRoutes)
   await holdTorn(t, { app, db, url })
@@ -98,7 +98,7 @@ t.test('what a request holds whose body never comes is given back at once', asyn
   t.equal(await usedBy(db, 'alice'), 1)
 })
 
-t.test('and expires where nothing closes: nobody will tell how it ended', async t => {
+t.test('without a close, the reservation of a request whose body never arrives in full expires', async t => {
   const addRoutes = (app: FastifyInstance) => void app.post('/', { config: { quota: 'calls' } }, async () => 'x')
   const { app, db, url } = await listening(t, addRoutes, { reservationTtlMs: 1_500 })
   await holdTorn(t, { app, db, url })
@@ -106,7 +106,7 @@ t.test('and expires where nothing closes: nobody will tell how it ended', async 
   t.equal(await usedBy(db, 'alice'), 1)
 })
 
-t.test('a close waits for the handler of a torn body that began later, however long ago its client left', async t => {
+t.test('closing waits for a handler that began with an incomplete body, however long ago its client left', async t => {
   let begin = () => {}
   let isHandled = false
   const addRoutes = (app: FastifyInstance) => {
@@ -126,49 +126,52 @@ t.test('a close waits for the handler of a torn body that began later, however l
   await holdTorn(t, { app, db, url })
   begin()
   await until('it is handled', 5_000, async () => isHandled)
-  // Longer than it would be remembered for, had no handler begun.
+  // Longer than the request would be remembered if no handler had begun.
   await sleep(1_000)
   await app.close()
   t.equal(await openReservations(db), 0)
   t.equal(await usedBy(db, 'alice'), 2)
 })
 
-t.test('nothing begins to be held once the close has begun', async t => {
-  let identify = () => {}
-  let asked = () => {}
-  const isAsked = new Promise<void>(resolve => {
-    asked = resolve
-  })
-  let handled = 0
-  const addRoutes = (app: FastifyInstance) => void app.get('/', { config: { quota: 'calls' } }, async () => ++handled)
-  const url = await pg.migrated()
-  const db = await connect(url)
-  t.teardown(() => db.close())
-  // Of the application, which does not close it.
-  const app = await metered(t, db, addRoutes, {
-    identify: async () => {
-      await new Promise<void>(resolve => {
-        identify = resolve
-        asked()
-      })
-      return 'alice'
-    }
-  })
-  await app.listen({ port: 0, host: '127.0.0.1' })
-  const socket = await send(app, get('/', ''))
-  await isAsked
-  socket.destroy()
-  await sleep(20)
-  const closed = app.close()
-  await sleep(20)
-  identify()
-  await closed
-  await sleep(100)
-  t.equal(await openReservations(db), 0)
-  t.equal(handled, 0)
-})
+t.test(
+  'a request that is still being identified when a close begins reserves nothing, and its handler does not run',
+  async t => {
+    let identify = () => {}
+    let asked = () => {}
+    const isAsked = new Promise<void>(resolve => {
+      asked = resolve
+    })
+    let handled = 0
+    const addRoutes = (app: FastifyInstance) => void app.get('/', { config: { quota: 'calls' } }, async () => ++handled)
+    const url = await pg.migrated()
+    const db = await connect(url)
+    t.teardown(() => db.close())
+    // On the application's own Drizzle database, which closing does not close.
+    const app = await metered(t, db, addRoutes, {
+      identify: async () => {
+        await new Promise<void>(resolve => {
+          identify = resolve
+          asked()
+        })
+        return 'alice'
+      }
+    })
+    await app.listen({ port: 0, host: '127.0.0.1' })
+    const socket = await send(app, get('/', ''))
+    await isAsked
+    socket.destroy()
+    await sleep(20)
+    const closed = app.close()
+    await sleep(20)
+    identify()
+    await closed
+    await sleep(100)
+    t.equal(await openReservations(db), 0)
+    t.equal(handled, 0)
+  }
+)
 
-t.test('a handler whose client has left is waited for, and charged', async t => {
+t.test('closing waits for a handler whose client has left, and charges it', async t => {
   const addRoutes = (app: FastifyInstance) => {
     app.get('/', { config: { quota: 'calls' } }, async () => {
       await sleep(500)
@@ -186,7 +189,7 @@ t.test('a handler whose client has left is waited for, and charged', async t => 
   t.equal(await usedBy(db, 'alice'), 1)
 })
 
-t.test('what a handler holds that never ends is given back, within ten seconds', async t => {
+t.test('closing gives back what is reserved for a handler that never ends, within twelve seconds', async t => {
   const addRoutes = (app: FastifyInstance) =>
     void app.get('/', { config: { quota: 'calls' } }, () => new Promise(() => {}))
   const { app, db } = await listening(t, addRoutes)
@@ -201,7 +204,7 @@ t.test('what a handler holds that never ends is given back, within ten seconds',
   t.equal(await usedBy(db, 'alice'), 0)
 })
 
-t.test('a reservation of app.quota that was under way is given back, and its caller told', async t => {
+t.test('closing rejects an app.quota.reserve that is under way, and leaves nothing reserved', async t => {
   const { app, db, url } = await listening(t, () => {})
   await app.quota.consume('alice', 'calls')
   const unlock = await lockCounters(t, url)

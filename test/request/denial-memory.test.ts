@@ -8,7 +8,7 @@ import { TOKEN } from '../fixtures/admin.ts'
 import { METER_QUOTAS } from '../fixtures/meter.ts'
 import { ask, metered, newUser } from '../fixtures/metered.ts'
 
-// A database of the application's that counts what it is asked.
+// The application's own Drizzle database, which counts the statements it is sent.
 let asked = 0
 const client = await PGlite.create('memory://')
 t.teardown(() => client.close())
@@ -42,7 +42,7 @@ async function serve(t: Test) {
   return { app, status, operate }
 }
 
-t.test('a user who is refused again and again costs the database next to nothing', async t => {
+t.test('a user who is denied again and again costs the database next to no statements', async t => {
   const { app, status } = await serve(t)
   const user = newUser()
   t.equal(await status(user, '/all'), 200)
@@ -56,10 +56,10 @@ t.test('a user who is refused again and again costs the database next to nothing
     t.match(reply.headers['retry-after'], /^[1-9][0-9]*$/)
   }
   t.ok(asked - before < 40, `${asked - before} statements for 200 refusals`)
-  t.equal(app.quota.counts().denied, 201, 'and each is counted')
+  t.equal(app.quota.counts().denied, 201, 'every denial is counted')
 })
 
-t.test('it is another question what costs something else, and who else asks', async t => {
+t.test('a remembered denial answers only the same user, and only requests of the same cost', async t => {
   const { status } = await serve(t)
   const user = newUser()
   for (let i = 0; i < 9; i++) t.equal(await status(user), 200)
@@ -69,7 +69,7 @@ t.test('it is another question what costs something else, and who else asks', as
   t.equal(await status(user, '/both'), 402)
 })
 
-t.test('each route refuses in its own way, also what another has refused a moment ago', async t => {
+t.test('each route denies with its own status, even what another route denied a moment ago', async t => {
   const { app, status } = await serve(t)
   const user = newUser()
   t.equal(await status(user, '/all'), 200)
@@ -86,7 +86,7 @@ t.test('each route refuses in its own way, also what another has refused a momen
   }
 })
 
-t.test('a refusal of several charges tells how those that would fit stand now', async t => {
+t.test('a denial of several charges shows the current balance of those that would fit', async t => {
   const { app, status } = await serve(t)
   const user = newUser()
   t.equal(await status(user, '/all'), 200)
@@ -98,33 +98,36 @@ t.test('a refusal of several charges tells how those that would fit stand now', 
   }
 })
 
-t.test('a reset, an adjustment, a credit, a measurement and a deletion are felt at once', async t => {
-  const { app, status, operate } = await serve(t)
-  const changes: Record<string, (user: string) => Promise<unknown>> = {
-    'POST reset': user => operate('POST', `/users/${user}/reset?quota_type=calls`),
-    'PUT adjust': user => operate('PUT', `/users/${user}/adjust?quota_type=calls&new_limit=-1`),
-    DELETE: user => operate('DELETE', `/users/${user}`),
-    'app.quota.reset': user => app.quota.reset(user, 'calls'),
-    'app.quota.adjust': user => app.quota.adjust(user, 'calls', 20)
+t.test(
+  'a denied user is admitted at once after a reset, an adjust, a credit, a setUsage or a deletion of the user',
+  async t => {
+    const { app, status, operate } = await serve(t)
+    const changes: Record<string, (user: string) => Promise<unknown>> = {
+      'POST reset': user => operate('POST', `/users/${user}/reset?quota_type=calls`),
+      'PUT adjust': user => operate('PUT', `/users/${user}/adjust?quota_type=calls&new_limit=-1`),
+      DELETE: user => operate('DELETE', `/users/${user}`),
+      'app.quota.reset': user => app.quota.reset(user, 'calls'),
+      'app.quota.adjust': user => app.quota.adjust(user, 'calls', 20)
+    }
+    for (const [name, change] of Object.entries(changes)) {
+      const user = newUser()
+      t.strictSame([await status(user, '/all'), await status(user), await status(user)], [200, 402, 402])
+      await change(user)
+      t.equal(await status(user), 200, name)
+    }
+    for (const change of [
+      (user: string) => app.quota.credit(user, 'storage', 60),
+      (user: string) => app.quota.setUsage(user, 'storage', 0)
+    ]) {
+      const user = newUser()
+      t.strictSame([await status(user, '/store'), await status(user, '/store')], [200, 402])
+      await change(user)
+      t.equal(await status(user, '/store'), 200)
+    }
   }
-  for (const [name, change] of Object.entries(changes)) {
-    const user = newUser()
-    t.strictSame([await status(user, '/all'), await status(user), await status(user)], [200, 402, 402])
-    await change(user)
-    t.equal(await status(user), 200, name)
-  }
-  for (const change of [
-    (user: string) => app.quota.credit(user, 'storage', 60),
-    (user: string) => app.quota.setUsage(user, 'storage', 0)
-  ]) {
-    const user = newUser()
-    t.strictSame([await status(user, '/store'), await status(user, '/store')], [200, 402])
-    await change(user)
-    t.equal(await status(user, '/store'), 200)
-  }
-})
+)
 
-t.test('what running work holds may come back at any moment, and is asked for each time', async t => {
+t.test('what running work gives back is available at once, even to a user who was just denied', async t => {
   const { app, status } = await serve(t)
   const user = newUser()
   const held = await app.quota.reserve(user, { type: 'calls', amount: 10 })
@@ -136,24 +139,24 @@ t.test('what running work holds may come back at any moment, and is asked for ea
 })
 
 for (const [what, give] of Object.entries({
-  'a reservation of app.quota that is given back': async ({ app }, user) =>
+  'an app.quota reservation is released': async ({ app }, user) =>
     await (await app.quota.reserve(user, 'tokens')).release(),
-  'a reservation of app.quota that is charged': async ({ app }, user) =>
+  'an app.quota reservation is committed': async ({ app }, user) =>
     void (await (await app.quota.reserve(user, 'tokens')).commit()),
-  'a request that costs less than it held': async ({ status }, user) => void (await status(user, '/less'))
+  'a request is charged less than it reserved': async ({ status }, user) => void (await status(user, '/less'))
 } satisfies Record<string, (served: Awaited<ReturnType<typeof serve>>, user: string) => Promise<void>>))
-  t.test(`after ${what} there may be room, and the database is asked again`, async t => {
+  t.test(`asks the database again for a denied user once ${what}`, async t => {
     const served = await serve(t)
     const user = newUser()
     t.strictSame([await served.status(user, '/all'), await served.status(user)], [200, 402])
-    // Nobody here is told of it.
+    // Behind the application's back.
     await db.query('UPDATE quota_limits SET used_amount = 0 WHERE user_id = $1', [user])
-    t.equal(await served.status(user), 402, 'as remembered')
+    t.equal(await served.status(user), 402, 'the remembered denial still answers')
     await give(served, user)
     t.equal(await served.status(user), 200)
   })
 
-t.test('another process is a second late at most', async t => {
+t.test('a reset in another process takes effect within a second', async t => {
   const [one, two] = [await serve(t), await serve(t)]
   const user = newUser()
   t.strictSame([await one.status(user, '/all'), await one.status(user), await two.status(user)], [200, 402, 402])
@@ -166,7 +169,7 @@ t.test('another process is a second late at most', async t => {
 const costOf = (amount: number) => [{ typeId: 1, type: 'calls', amount }]
 const AT = new Date('2026-03-10T12:00:00.500Z')
 
-/** A denial of 12:00:00.5, of a period that ends so much later. */
+/** A denial at 12:00:00.5, in a period that ends `lastsMs` later. */
 const denialOf = (lastsMs = 60_000) => {
   const violation = { type: 'calls', limit: 1, used: 1, reserved: 0, remaining: 0, required: 1 }
   const resetsAt = new Date(AT.getTime() + lastsMs)
@@ -185,7 +188,7 @@ const remember = (
   { amount = 1, changes = memory.changes, lastsMs = 60_000 } = {}
 ) => memory.remember(user, costOf(amount), denialOf(lastsMs), changes, performance.now())
 
-t.test('what was answered late does not outlive the period that it speaks of', async t => {
+t.test('a denial that the database answered late is not remembered beyond its period', async t => {
   const memory = new DenialMemory()
   const from = (since: number) => memory.remember('alice', costOf(1), denialOf(300), memory.changes, since)
   from(performance.now())
@@ -195,7 +198,7 @@ t.test('what was answered late does not outlive the period that it speaks of', a
   t.equal(memory.recall('alice', costOf(1)), undefined)
 })
 
-t.test('a denial is not remembered where there may be room again since the database was asked', async t => {
+t.test('a denial is not remembered if its user, or every user, was forgotten after the database was asked', async t => {
   for (const user of ['alice', undefined]) {
     const memory = new DenialMemory()
     const { changes } = memory
@@ -205,32 +208,38 @@ t.test('a denial is not remembered where there may be room again since the datab
   }
 })
 
-t.test('a remembered denial is one answer within a second, and counts the seconds after it', async t => {
-  const memory = new DenialMemory()
-  const now = performance.now.bind(performance)
-  const start = now()
-  const at = (ms: number) => t.intercept(performance, 'now', { value: () => start + ms })
-  at(0)
-  const first = remember(memory, 'alice', { lastsMs: 9_900 })
-  at(499)
-  t.equal(memory.recall('alice', costOf(1)), first)
-  at(950)
-  const next = memory.recall('alice', costOf(1))
-  t.match(next, { denial: { at: new Date(AT.getTime() + 950), violations: [{ retryAfter: 9 }] } })
-  t.equal(memory.recall('alice', costOf(1)), next)
-  at(1_000)
-  t.equal(memory.recall('alice', costOf(1)), undefined)
-})
+t.test(
+  'a remembered denial is reused within a clock second, then counts Retry-After down, and ends after one second',
+  async t => {
+    const memory = new DenialMemory()
+    const now = performance.now.bind(performance)
+    const start = now()
+    const at = (ms: number) => t.intercept(performance, 'now', { value: () => start + ms })
+    at(0)
+    const first = remember(memory, 'alice', { lastsMs: 9_900 })
+    at(499)
+    t.equal(memory.recall('alice', costOf(1)), first)
+    at(950)
+    const next = memory.recall('alice', costOf(1))
+    t.match(next, { denial: { at: new Date(AT.getTime() + 950), violations: [{ retryAfter: 9 }] } })
+    t.equal(memory.recall('alice', costOf(1)), next)
+    at(1_000)
+    t.equal(memory.recall('alice', costOf(1)), undefined)
+  }
+)
 
-t.test('it keeps the last denials of a user, and the last users', async t => {
-  const memory = new DenialMemory()
-  for (let amount = 1; amount <= 21; amount++) remember(memory, 'hot', { amount })
-  t.equal(memory.recall('hot', costOf(1)), undefined)
-  t.ok(memory.recall('hot', costOf(21)))
-  for (let n = 0; n < 10_000; n++) remember(memory, `user ${n}`)
-  t.equal(memory.recall('hot', costOf(21)), undefined)
-  remember(memory, 'user 0')
-  remember(memory, 'one more')
-  t.ok(memory.recall('user 0', costOf(1)))
-  t.equal(memory.recall('user 1', costOf(1)), undefined)
-})
+t.test(
+  'forgets the oldest denials of a user, and the users who were denied longest ago, when there are too many',
+  async t => {
+    const memory = new DenialMemory()
+    for (let amount = 1; amount <= 21; amount++) remember(memory, 'hot', { amount })
+    t.equal(memory.recall('hot', costOf(1)), undefined)
+    t.ok(memory.recall('hot', costOf(21)))
+    for (let n = 0; n < 10_000; n++) remember(memory, `user ${n}`)
+    t.equal(memory.recall('hot', costOf(21)), undefined)
+    remember(memory, 'user 0')
+    remember(memory, 'one more')
+    t.ok(memory.recall('user 0', costOf(1)))
+    t.equal(memory.recall('user 1', costOf(1)), undefined)
+  }
+)

@@ -4,7 +4,7 @@ import { ask, logsOf, metered, newUser, usedBy } from '../fixtures/metered.ts'
 
 const db = await embedded(t)
 
-t.test('refuses what does not fit with 402 and problem details, and does not run the handler', async t => {
+t.test('answers 402 with problem details when the amount does not fit, and does not run the handler', async t => {
   let runs = 0
   const app = await metered(
     t,
@@ -34,7 +34,7 @@ t.test('refuses what does not fit with 402 and problem details, and does not run
   t.equal(await usedBy(db, user), 6)
 })
 
-t.test('sends Retry-After when the amount fits an empty period that comes', async t => {
+t.test('sends Retry-After only when the amount would fit into a new period', async t => {
   const app = await metered(
     t,
     db,
@@ -93,34 +93,37 @@ t.test('names every violated policy', async t => {
   t.same((await ask(app, newUser(), '/both')).json()['violated-policies'], ['calls', 'tokens'])
 })
 
-t.test('answers as the nearest word says: route or rule, then quota type, then plugin', async t => {
-  const app = await metered(
-    t,
-    db,
-    app => {
-      app.get('/route', { config: { quota: { type: 'typed', denial: { statusCode: 403 } } } }, async () => 'x')
-      app.get('/type', { config: { quota: 'typed' } }, async () => 'x')
-      app.get('/plugin', { config: { quota: 'plain' } }, async () => 'x')
-      app.get('/rule', async () => 'x')
-    },
-    {
-      quotas: { typed: { limit: 0, denial: { statusCode: 429, upgradeUrl: null } }, plain: { limit: 0 } },
-      rules: [{ url: '/rule', quota: 'typed', denial: { upgradeUrl: '/more' } }],
-      denial: { statusCode: 418, upgradeUrl: '/plans' }
-    }
-  )
-  const answers = await Promise.all(['/route', '/type', '/plugin', '/rule'].map(url => ask(app, newUser(), url)))
-  t.same(
-    answers.map(a => a.statusCode),
-    [403, 429, 418, 429]
-  )
-  t.same(
-    answers.map(a => a.json().upgrade_url),
-    [undefined, undefined, '/plans', '/more']
-  )
-})
+t.test(
+  'takes denial settings from the route or rule first, then from the quota type, then from the plugin',
+  async t => {
+    const app = await metered(
+      t,
+      db,
+      app => {
+        app.get('/route', { config: { quota: { type: 'typed', denial: { statusCode: 403 } } } }, async () => 'x')
+        app.get('/type', { config: { quota: 'typed' } }, async () => 'x')
+        app.get('/plugin', { config: { quota: 'plain' } }, async () => 'x')
+        app.get('/rule', async () => 'x')
+      },
+      {
+        quotas: { typed: { limit: 0, denial: { statusCode: 429, upgradeUrl: null } }, plain: { limit: 0 } },
+        rules: [{ url: '/rule', quota: 'typed', denial: { upgradeUrl: '/more' } }],
+        denial: { statusCode: 418, upgradeUrl: '/plans' }
+      }
+    )
+    const answers = await Promise.all(['/route', '/type', '/plugin', '/rule'].map(url => ask(app, newUser(), url)))
+    t.same(
+      answers.map(a => a.statusCode),
+      [403, 429, 418, 429]
+    )
+    t.same(
+      answers.map(a => a.json().upgrade_url),
+      [undefined, undefined, '/plans', '/more']
+    )
+  }
+)
 
-t.test('lets an unlimited type through for ever, and still counts it', async t => {
+t.test('lets an unlimited type through, and still counts it', async t => {
   const app = await metered(t, db, app => void app.get('/free', { config: { quota: 'free' } }, async () => 'x'))
   const user = newUser()
   const response = await ask(app, user, '/free')
@@ -129,7 +132,7 @@ t.test('lets an unlimited type through for ever, and still counts it', async t =
   t.equal((await logsOf(db, user)).length, 1)
 })
 
-t.test('charges amounts from a function, also an asynchronous one and 0', async t => {
+t.test('charges the amount that an asynchronous function returns, even 0', async t => {
   const app = await metered(
     t,
     db,
@@ -150,13 +153,13 @@ t.test('charges amounts from a function, also an asynchronous one and 0', async 
 })
 
 for (const [n, what] of [
-  ['-1', 'a negative amount'],
-  ['1.5', 'a fraction'],
-  ['x', 'no number'],
-  ['9007199254740992', 'more than 2^53−1'],
-  ['throw', 'an error']
+  ['-1', 'returns a negative amount'],
+  ['1.5', 'returns a fraction'],
+  ['x', 'returns NaN'],
+  ['9007199254740992', 'returns more than 2^53−1'],
+  ['throw', 'throws']
 ]) {
-  t.test(`answers 500 and charges nothing when an amount function gives ${what}`, async t => {
+  t.test(`answers 500 and charges nothing when an amount function ${what}`, async t => {
     let runs = 0
     const amount = (request: { query: unknown }) => {
       const { n } = request.query as { n: string }
@@ -177,7 +180,7 @@ for (const [n, what] of [
   })
 }
 
-t.test('an error of an amount function that has a status is answered with it', async t => {
+t.test("answers with the status of an amount function's error, if it has one", async t => {
   const amount = () => {
     throw Object.assign(new Error('too large'), { statusCode: 413 })
   }
@@ -192,7 +195,7 @@ t.test('an error of an amount function that has a status is answered with it', a
   t.equal(await usedBy(db, user), 0)
 })
 
-t.test('charges a late amount above the reservation in full, also past the limit, and the log row says so', async t => {
+t.test('charges an amount set above the reservation in full, even past the limit, and the log row says so', async t => {
   const app = await metered(
     t,
     db,
@@ -210,7 +213,7 @@ t.test('charges a late amount above the reservation in full, also past the limit
   t.match(await logsOf(db, user), [{ amount: 25, metadata: { job: 7, over_reservation: 23 } }])
 })
 
-t.test('refuses a late amount with which the counter would pass 2^53−1, and charges up to that', async t => {
+t.test('setAmount throws if the counter would pass 2^53−1, and accepts an amount that just reaches it', async t => {
   const most = Number.MAX_SAFE_INTEGER
   const app = await metered(t, db, app => {
     app.get('/work', { config: { quota: ['calls', { type: 'free', amount: 2 }] } }, async request => {
@@ -229,7 +232,7 @@ t.test('refuses a late amount with which the counter would pass 2^53−1, and ch
   t.equal(app.quota.counts().pending, 0)
 })
 
-t.test('charges all the same where the metadata cannot be read', async t => {
+t.test('charges even if the metadata cannot be read', async t => {
   const app = await metered(t, db, app => {
     app.get('/work', { config: { quota: 'calls' } }, async request => {
       request.quota.metadata = Object.defineProperty({}, 'job', {
@@ -247,7 +250,7 @@ t.test('charges all the same where the metadata cannot be read', async t => {
   t.match(await logsOf(db, user), [{ amount: 3, metadata: { truncated: true, over_reservation: 2 } }])
 })
 
-t.test('refuses a late amount that is none, or of a type that the route does not charge', async t => {
+t.test('setAmount throws on an invalid amount, and on a type that the route does not charge', async t => {
   const app = await metered(t, db, app => {
     app.get('/work', { config: { quota: 'calls' } }, async request => {
       t.throws(() => request.quota.setAmount('calls', 1.5), { code: 'FST_QUOTA_INVALID_AMOUNT' })
@@ -263,7 +266,7 @@ t.test('refuses a late amount that is none, or of a type that the route does not
   t.same((await ask(app, newUser(), '/unmetered')).json(), [])
 })
 
-t.test('says all of it where the route has a schema for its own 402', async t => {
+t.test('sends the whole denial even if the route has a response schema for 4xx', async t => {
   const schema = { response: { '4xx': { type: 'object', properties: { message: { type: 'string' } } } } }
   const app = await metered(
     t,
@@ -273,7 +276,7 @@ t.test('says all of it where the route has a schema for its own 402', async t =>
   t.match((await ask(app, newUser(), '/work')).json(), { status: 402, quota_type: 'calls', required: 11 })
 })
 
-t.test('does not meter a type that is switched off, and lets the handler speak of it', async t => {
+t.test('does not meter a type that was switched off before the application started', async t => {
   const app = await metered(
     t,
     db,
@@ -290,5 +293,9 @@ t.test('does not meter a type that is switched off, and lets the handler speak o
   await db.query("UPDATE quota_types SET is_active = false WHERE type_key = 'paused'")
   const later = await metered(t, db, app => void app.get('/alone', { config: { quota: 'paused' } }, async () => 'x'))
   t.equal((await ask(later, newUser(), '/alone')).statusCode, 200)
-  t.equal((await ask(app, newUser(), '/alone')).statusCode, 402, 'an application that has started keeps what it read')
+  t.equal(
+    (await ask(app, newUser(), '/alone')).statusCode,
+    402,
+    'an application that was already running has not read the change yet'
+  )
 })

@@ -8,7 +8,7 @@ import { ask, logsOf, metered, newUser, usedBy } from '../fixtures/metered.ts'
 const db = await embedded(t)
 const seconds = (iso: string) => Math.ceil(Date.parse(iso) / 1000)
 
-t.test('says on a charged, a released and a denied reply alike what is left', async t => {
+t.test('sends the quota headers on charged, released and denied replies alike', async t => {
   const app = await metered(t, db, app => {
     app.get('/ok', { config: { quota: { type: 'calls', amount: 4 } } }, async () => 'x')
     app.get('/fails', { config: { quota: { type: 'calls', amount: 4 } } }, async (_, reply) =>
@@ -43,7 +43,7 @@ t.test('gives the reset as Unix seconds, and the window in seconds', async t => 
   t.equal(headers['ratelimit-policy'], '"tokens";q=1000;w=86400')
 })
 
-t.test('speaks of the tightest charge, and lists all limited ones in the IETF fields', async t => {
+t.test('the X-Quota headers describe the tightest charge, and RateLimit lists every limited one', async t => {
   const app = await metered(
     t,
     db,
@@ -55,31 +55,34 @@ t.test('speaks of the tightest charge, and lists all limited ones in the IETF fi
   t.match(headers.ratelimit, /^"tokens";r=10;t=\d+, "calls";r=9;t=\d+$/)
 })
 
-t.test('speaks of what said no on a denial, and lists all that was asked for', async t => {
-  const app = await metered(
-    t,
-    db,
-    app =>
-      void app.get(
-        '/both',
-        {
-          config: {
-            quota: [
-              { type: 'tokens', amount: 1001 },
-              { type: 'calls', amount: 0 }
-            ]
-          }
-        },
-        async () => 'x'
-      )
-  )
-  const { statusCode, headers } = await ask(app, newUser(), '/both')
-  t.equal(statusCode, 402)
-  t.match(headers, { 'x-quota-type': 'tokens', 'x-quota-remaining': '1000', 'x-quota-cost': '0' })
-  t.match(headers.ratelimit, /^"tokens";r=1000;t=\d+, "calls";r=10;t=\d+$/)
-})
+t.test(
+  'on a denial, the X-Quota headers describe the type that was denied, and RateLimit lists every requested one',
+  async t => {
+    const app = await metered(
+      t,
+      db,
+      app =>
+        void app.get(
+          '/both',
+          {
+            config: {
+              quota: [
+                { type: 'tokens', amount: 1001 },
+                { type: 'calls', amount: 0 }
+              ]
+            }
+          },
+          async () => 'x'
+        )
+    )
+    const { statusCode, headers } = await ask(app, newUser(), '/both')
+    t.equal(statusCode, 402)
+    t.match(headers, { 'x-quota-type': 'tokens', 'x-quota-remaining': '1000', 'x-quota-cost': '0' })
+    t.match(headers.ratelimit, /^"tokens";r=1000;t=\d+, "calls";r=10;t=\d+$/)
+  }
+)
 
-t.test('leaves the reset and the window out where nothing ever resets', async t => {
+t.test('omits the reset and the window for a type that never resets', async t => {
   const app = await metered(
     t,
     db,
@@ -91,17 +94,20 @@ t.test('leaves the reset and the window out where nothing ever resets', async t 
   t.match(headers, { 'ratelimit-policy': '"disk";q=50', ratelimit: '"disk";r=45' })
 })
 
-t.test('writes integers that a structured field takes (RFC 9651: 15 digits)', async t => {
-  const app = await metered(t, db, app => void app.get('/huge', { config: { quota: 'huge' } }, async () => 'x'), {
-    quotas: { huge: { limit: Number.MAX_SAFE_INTEGER } }
-  })
-  t.match((await ask(app, newUser(), '/huge')).headers, {
-    'x-quota-limit': '9007199254740991',
-    'ratelimit-policy': /q=999999999999999;/
-  })
-})
+t.test(
+  'caps the limit in RateLimit-Policy at 15 digits, the most that a structured field allows (RFC 9651)',
+  async t => {
+    const app = await metered(t, db, app => void app.get('/huge', { config: { quota: 'huge' } }, async () => 'x'), {
+      quotas: { huge: { limit: Number.MAX_SAFE_INTEGER } }
+    })
+    t.match((await ask(app, newUser(), '/huge')).headers, {
+      'x-quota-limit': '9007199254740991',
+      'ratelimit-policy': /q=999999999999999;/
+    })
+  }
+)
 
-t.test('foretells the same numbers when the reply does not wait for the log row', async t => {
+t.test('sends the balance after the charge even if the reply does not wait for the log row', async t => {
   const app = await metered(
     t,
     db,
@@ -115,7 +121,7 @@ t.test('foretells the same numbers when the reply does not wait for the log row'
   })
 })
 
-t.test('says what the status that is sent means, when a later hook changed it', async t => {
+t.test('headers and charge follow the status that is sent, even if a later hook changed it', async t => {
   for (const settle of ['before-reply', 'after-reply'] as const) {
     const turn = (code: number) => async (_: unknown, reply: { code(n: number): void }, payload: unknown) => {
       reply.code(code)
@@ -136,14 +142,14 @@ t.test('says what the status that is sent means, when a later hook changed it', 
     t.match(failed.headers, { 'x-quota-used': '0', 'x-quota-remaining': '10', 'x-quota-cost': '0', ratelimit: /r=10;/ })
     const mended = await ask(app, user, '/mended-late')
     t.match(mended.headers, { 'x-quota-used': '4', 'x-quota-remaining': '6', 'x-quota-cost': '4', ratelimit: /r=6;/ })
-    // What was given back already is charged after the reply.
+    // What was already given back is charged after the reply.
     while ((await usedBy(db, user)) === 0) await sleep(5)
     t.match(await logsOf(db, user), [{ amount: 4, endpoint: '/mended-late' }])
     t.equal(await usedBy(db, user), 4)
   }
 })
 
-t.test('says of a stream, too, what the status that is sent means, when a later hook changed it', async t => {
+t.test('headers and charge of a stream follow the status that is sent, even if a later hook changed it', async t => {
   const to = (status: number) => ({
     config: { quota: 'calls' },
     onSend: async (_: FastifyRequest, reply: FastifyReply, body: unknown) => {
@@ -172,7 +178,7 @@ t.test('says of a stream, too, what the status that is sent means, when a later 
   }
 })
 
-t.test('says of a reply that was hijacked what its status means, as of any other', async t => {
+t.test('headers and charge of a hijacked reply follow its status', async t => {
   const app = await metered(t, db, app => {
     const config = { quota: 'calls' }
     app.get('/head', { config }, (_, reply) => void reply.hijack().raw.writeHead(201, { 'x-own': 'y' }).end('x'))
@@ -197,35 +203,38 @@ t.test('says of a reply that was hijacked what its status means, as of any other
   }
 })
 
-t.test("says the reset of the type that it speaks of, and none of another's", async t => {
-  const quota = [
-    { type: 'calls', amount: 9 },
-    { type: 'disk', amount: 1 }
-  ]
-  const onSend = async (_: FastifyRequest, reply: FastifyReply, body: unknown) => {
-    reply.code(502)
-    return body
+t.test(
+  'drops X-Quota-Reset when a changed status makes the X-Quota headers describe a type that never resets',
+  async t => {
+    const quota = [
+      { type: 'calls', amount: 9 },
+      { type: 'disk', amount: 1 }
+    ]
+    const onSend = async (_: FastifyRequest, reply: FastifyReply, body: unknown) => {
+      reply.code(502)
+      return body
+    }
+    const app = await metered(
+      t,
+      db,
+      app => {
+        app.get('/text', { config: { quota }, onSend }, async () => 'x')
+        app.get('/stream', { config: { quota }, onSend }, async (_, reply) => reply.send(Readable.from(['x'])))
+      },
+      { quotas: { calls: { limit: 10 }, disk: { limit: 4, kind: 'level', unit: 'byte' } } }
+    )
+    for (const url of ['/text', '/stream']) {
+      const user = newUser()
+      await app.quota.setUsage(user, 'disk', 2)
+      const reply = await ask(app, user, url)
+      t.equal(reply.statusCode, 502)
+      t.match(reply.headers, { 'x-quota-type': 'disk' })
+      t.equal(reply.headers['x-quota-reset'], undefined, url)
+    }
   }
-  const app = await metered(
-    t,
-    db,
-    app => {
-      app.get('/text', { config: { quota }, onSend }, async () => 'x')
-      app.get('/stream', { config: { quota }, onSend }, async (_, reply) => reply.send(Readable.from(['x'])))
-    },
-    { quotas: { calls: { limit: 10 }, disk: { limit: 4, kind: 'level', unit: 'byte' } } }
-  )
-  for (const url of ['/text', '/stream']) {
-    const user = newUser()
-    await app.quota.setUsage(user, 'disk', 2)
-    const reply = await ask(app, user, url)
-    t.equal(reply.statusCode, 502)
-    t.match(reply.headers, { 'x-quota-type': 'disk' })
-    t.equal(reply.headers['x-quota-reset'], undefined, url)
-  }
-})
+)
 
-t.test('counts the seconds until the window ends from the reply, not from its admission', async t => {
+t.test('counts the seconds until the reset from the reply, not from the admission', async t => {
   const app = await metered(t, db, app => {
     app.get('/slow', { config: { quota: 'tokens' } }, () => new Promise(resolve => setTimeout(resolve, 2100, 'x')))
   })

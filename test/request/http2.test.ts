@@ -9,7 +9,7 @@ import { byHeader, logsOf, newUser, onEmbedded, QUOTAS, settled, usedBy } from '
 
 const db = await embedded(t)
 
-/** A listening HTTP/2 application with one route, and a client of it. */
+/** A listening HTTP/2 application with one route; returns a client connected to it. */
 async function listening(t: Test, handler: () => unknown, options: QuotaOptions = {}) {
   const app = Fastify({ http2: true })
   t.teardown(() => app.close())
@@ -38,7 +38,7 @@ async function statusOf(stream: ClientHttp2Stream): Promise<number> {
 }
 
 for (const settle of ['before-reply', 'after-reply'] as const) {
-  t.test(`charges 2xx over HTTP/2, and gives back the rest (${settle})`, async t => {
+  t.test(`charges a 200 over HTTP/2, and does not charge a 500 (${settle})`, async t => {
     let answer = () => 'x'
     const session = await listening(t, () => answer(), { settle })
     const user = newUser()
@@ -53,7 +53,7 @@ for (const settle of ['before-reply', 'after-reply'] as const) {
   })
 }
 
-t.test('goes by the status that a hijacked reply was given on its stream', async t => {
+t.test('charges a hijacked HTTP/2 reply by the status that was sent on its stream', async t => {
   for (const [status, rows] of [
     [500, 0],
     [201, 1]
@@ -75,7 +75,7 @@ t.test('goes by the status that a hijacked reply was given on its stream', async
   }
 })
 
-t.test('gives back what a handler that never replies held, once its HTTP/2 client has left', async t => {
+t.test('gives back what is reserved for a handler that never replies, once its HTTP/2 client has left', async t => {
   let arrived = () => {}
   const arrival = new Promise<void>(resolve => {
     arrived = resolve
@@ -94,36 +94,39 @@ t.test('gives back what a handler that never replies held, once its HTTP/2 clien
   t.equal(await usedBy(db, user), 0)
 })
 
-t.test('gives back also where the HTTP/2 client left before anything was held', async t => {
-  let goOn = () => {}
-  let asked = () => {}
-  const isAsked = new Promise<void>(resolve => {
-    asked = resolve
-  })
-  const user = newUser()
-  const identify = async () => {
-    await new Promise<void>(resolve => {
-      goOn = resolve
-      asked()
+t.test(
+  'gives back what is reserved for a handler that never replies, even if its HTTP/2 client left before the reservation',
+  async t => {
+    let goOn = () => {}
+    let asked = () => {}
+    const isAsked = new Promise<void>(resolve => {
+      asked = resolve
     })
-    return user
+    const user = newUser()
+    const identify = async () => {
+      await new Promise<void>(resolve => {
+        goOn = resolve
+        asked()
+      })
+      return user
+    }
+    let handled = () => {}
+    const isHandled = new Promise<void>(resolve => {
+      handled = resolve
+    })
+    const never = () => {
+      handled()
+      return new Promise(() => {})
+    }
+    const session = await listening(t, never, { identify, reservationTtlMs: 300 })
+    const stream = send(session, user)
+    await isAsked
+    stream.close()
+    await once(stream, 'close')
+    await sleep(50)
+    goOn()
+    await isHandled
+    await settled(db, user)
+    t.equal(await usedBy(db, user), 0)
   }
-  let handled = () => {}
-  const isHandled = new Promise<void>(resolve => {
-    handled = resolve
-  })
-  const never = () => {
-    handled()
-    return new Promise(() => {})
-  }
-  const session = await listening(t, never, { identify, reservationTtlMs: 300 })
-  const stream = send(session, user)
-  await isAsked
-  stream.close()
-  await once(stream, 'close')
-  await sleep(50)
-  goOn()
-  await isHandled
-  await settled(db, user)
-  t.equal(await usedBy(db, user), 0)
-})
+)

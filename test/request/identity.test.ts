@@ -44,22 +44,19 @@ t.test("uses the application's own @fastify/jwt", async t => {
   t.equal((await logsOf(db, user)).length, 1)
 })
 
-t.test(
-  'answers 401 with problem details and a challenge where there is no identity, and asks the store nothing',
-  async t => {
-    const a = await app(t, { jwt: { secret } })
-    const response = await a.inject('/work')
-    t.equal(response.statusCode, 401)
-    t.match(response.headers, { 'content-type': /^application\/problem\+json/, 'www-authenticate': 'Bearer' })
-    t.match(response.json(), {
-      status: 401,
-      title: 'Unauthorized',
-      code: 'FST_QUOTA_UNAUTHORIZED',
-      detail: /no bearer token/
-    })
-    t.equal((await a.inject('/open')).statusCode, 200)
-  }
-)
+t.test('answers 401 with problem details and a challenge to a metered request without a token', async t => {
+  const a = await app(t, { jwt: { secret } })
+  const response = await a.inject('/work')
+  t.equal(response.statusCode, 401)
+  t.match(response.headers, { 'content-type': /^application\/problem\+json/, 'www-authenticate': 'Bearer' })
+  t.match(response.json(), {
+    status: 401,
+    title: 'Unauthorized',
+    code: 'FST_QUOTA_UNAUTHORIZED',
+    detail: /no bearer token/
+  })
+  t.equal((await a.inject('/open')).statusCode, 200)
+})
 
 const { privateKey } = generateKeyPairSync('rsa', { modulusLength: 2048 })
 const now = Math.floor(Date.now() / 1000)
@@ -68,12 +65,12 @@ const bad: [title: string, authorization: () => string][] = [
     'signed with another secret',
     () => `Bearer ${sign({ sub: 'mallory' }, 'another secret with 32 characters or more')}`
   ],
-  ['that is expired', () => `Bearer ${sign({ sub: 'mallory', exp: now - 60 })}`],
+  ['that has expired', () => `Bearer ${sign({ sub: 'mallory', exp: now - 60 })}`],
   ['that is not valid yet', () => `Bearer ${sign({ sub: 'mallory', nbf: now + 3600 })}`],
   ['with alg none', () => `Bearer ${encode({ alg: 'none' })}.${encode({ sub: 'mallory' })}.`],
   ['with alg nOnE', () => `Bearer ${encode({ alg: 'nOnE' })}.${encode({ sub: 'mallory' })}.`],
   [
-    'with another algorithm of the same secret',
+    'signed with the same secret but another algorithm',
     () => `Bearer ${sign({ sub: 'mallory' }, secret, { alg: 'HS512', typ: 'JWT' }, 'sha512')}`
   ],
   [
@@ -82,12 +79,12 @@ const bad: [title: string, authorization: () => string][] = [
       `Bearer ${encode({ alg: 'RS256' })}.${encode({ sub: 'mallory' })}.${privateKey.export({ type: 'pkcs8', format: 'der' }).toString('base64url').slice(0, 86)}`
   ],
   ['without a sub', () => `Bearer ${sign({ name: 'mallory' })}`],
-  ['with a number as sub', () => `Bearer ${sign({ sub: 5 })}`],
+  ['whose sub is a number', () => `Bearer ${sign({ sub: 5 })}`],
   ['with an empty sub', () => `Bearer ${sign({ sub: '' })}`],
   ['with a control character in its sub', () => `Bearer ${sign({ sub: 'a\r\nb' })}`],
   ['with a sub of 256 characters', () => `Bearer ${sign({ sub: 'x'.repeat(256) })}`],
-  ['that is none', () => 'Bearer x'],
-  ['of another scheme', () => 'Basic YWxpY2U6eA==']
+  ['that is not a JWT', () => 'Bearer x'],
+  ['in another authorization scheme', () => 'Basic YWxpY2U6eA==']
 ]
 
 for (const [title, authorization] of bad) {
@@ -100,7 +97,7 @@ for (const [title, authorization] of bad) {
   })
 }
 
-t.test('takes no id that could break out of a header or a line of the log, not even from a verified token', async t => {
+t.test('refuses an id that could break out of a header or a log line, even from a verified token', async t => {
   const lines: string[] = []
   const own = Fastify({ logger: { level: 'trace', stream: { write: line => void lines.push(line) } } })
   t.teardown(() => own.close())
@@ -122,7 +119,7 @@ t.test('takes no id that could break out of a header or a line of the log, not e
   t.strictSame(await db.query("SELECT id FROM quota_users WHERE id LIKE 'mallory%' OR id LIKE 'mmm%'"), [])
 })
 
-t.test('asks identify, also an asynchronous one, for API keys, sessions and organisations', async t => {
+t.test('charges the user that an asynchronous identify returns, and answers 401 if it returns none', async t => {
   const user = newUser()
   const keys = new Map([['key-1', user]])
   const a = await app(t, { identify: async request => keys.get(request.headers['x-api-key'] as string) })
@@ -132,14 +129,14 @@ t.test('asks identify, also an asynchronous one, for API keys, sessions and orga
   t.equal((await logsOf(db, user)).length, 1)
 })
 
-t.test("leaves an error of identify to the application's error handler", async t => {
+t.test('answers with the status and message of an error from identify', async t => {
   const a = await app(t, { identify: () => Promise.reject(Object.assign(new Error('suspended'), { statusCode: 403 })) })
   const response = await a.inject('/work')
   t.equal(response.statusCode, 403)
   t.match(response.json(), { message: 'suspended' })
 })
 
-t.test('shows a user their own balances, free of charge and without a row of theirs', async t => {
+t.test('shows users their own balances, without charging them or storing a new user', async t => {
   const a = await app(t, { jwt: { secret } })
   const user = newUser()
   const headers = { authorization: `Bearer ${a.jwt.sign({ sub: user })}` }
@@ -160,10 +157,10 @@ t.test('shows a user their own balances, free of charge and without a row of the
 })
 
 t.test(
-  "shows a user their balances in its own words, whatever the application's compilers, serializers and hooks do to its own",
+  "shows users their balances unchanged by the application's serializer compiler, reply serializer and preSerialization hook",
   async t => {
     const a = await app(t, { identify: request => request.headers['x-user'] as string }, app => {
-      // As of Zod: it knows no other schemas than its own.
+      // Like Zod's: it accepts no schemas but its own.
       app.setSerializerCompiler(({ schema }: { schema: unknown }) => {
         throw new Error(`no schema of this language: ${JSON.stringify(schema)}`)
       })
@@ -180,7 +177,7 @@ t.test(
   }
 )
 
-t.test('lets nobody through where identify or an amount rejects with nothing', async t => {
+t.test('answers 500 if identify or an amount function rejects with null or undefined', async t => {
   const a = await app(t, { identify: () => Promise.reject(null) })
   t.equal((await a.inject('/work')).statusCode, 500)
   const b = Fastify()

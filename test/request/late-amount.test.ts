@@ -1,4 +1,4 @@
-// What `setAmount` says when the charge is written already: no client that leaves early pays less for it, and none ends the process.
+// `setAmount` when the charge is already written: a client that leaves early does not pay less, nor does it end the process.
 import { once } from 'node:events'
 import { connect as openSocket } from 'node:net'
 import { PassThrough, Readable } from 'node:stream'
@@ -13,7 +13,7 @@ const COSTS = { config: { quota: { type: 'tokens', amount: 1 } } } as const
 
 type Handler = (request: FastifyRequest, reply: FastifyReply) => unknown
 
-/** Leaves after the first byte. */
+/** Sends a request, and leaves after the first bytes of the reply. */
 async function leave(app: FastifyInstance, user: string): Promise<void> {
   await app.listen({ port: 0, host: '127.0.0.1' })
   const { port } = app.server.address() as { port: number }
@@ -23,7 +23,7 @@ async function leave(app: FastifyInstance, user: string): Promise<void> {
   socket.destroy()
 }
 
-/** Waits until the one log row has this amount; what it has in the end. */
+/** Waits until the only log row has this amount; returns the amount that it has in the end. */
 async function amountOf(user: string, amount: number): Promise<number> {
   for (let i = 0; ; i++) {
     const logs = await logsOf(db, user)
@@ -41,7 +41,7 @@ async function chargesLate(t: Test, handler: Handler): Promise<void> {
   t.equal(await usedBy(db, user, 'tokens'), 50)
 }
 
-t.test("a generator's finally, after its client has left", t =>
+t.test("charges the amount that a stream's generator sets in its finally block after the client has left", t =>
   chargesLate(t, (request, reply) =>
     reply.send(
       Readable.from(
@@ -60,7 +60,7 @@ t.test("a generator's finally, after its client has left", t =>
   )
 )
 
-t.test("a listener of the raw reply's own end", t =>
+t.test('charges the amount that a close listener of a hijacked reply sets', t =>
   chargesLate(t, (request, reply) => {
     reply.hijack()
     reply.raw.writeHead(200)
@@ -72,7 +72,7 @@ t.test("a listener of the raw reply's own end", t =>
   })
 )
 
-t.test('a source that goes on while nobody reads', t =>
+t.test('charges an amount that is set some time after the client of a stream has left', t =>
   chargesLate(t, (request, reply) => {
     const out = new PassThrough()
     out.write('word')
@@ -81,7 +81,7 @@ t.test('a source that goes on while nobody reads', t =>
   })
 )
 
-t.test('a hijacked reply whose handler works on', t =>
+t.test('charges the amount that the handler of a hijacked reply sets after the client has left', t =>
   chargesLate(t, async (request, reply) => {
     reply.hijack()
     reply.raw.writeHead(200)
@@ -94,7 +94,7 @@ t.test('a hijacked reply whose handler works on', t =>
   })
 )
 
-t.test("an onSend hook of the application's: the headers say it, and the row", async t => {
+t.test('charges the amount that an onSend hook sets last, and shows it in the headers', async t => {
   const app = await metered(t, db, app => {
     app.addHook('onSend', async (request, _, payload) => {
       request.quota.setAmount('tokens', Buffer.byteLength(payload as string))
@@ -112,7 +112,7 @@ t.test("an onSend hook of the application's: the headers say it, and the row", a
   t.match(again.headers, { 'x-quota-cost': 400, 'x-quota-used': 800, 'x-quota-remaining': 200 })
 })
 
-t.test('less than was charged makes room at once, also for who was refused', async t => {
+t.test('an amount lowered after the charge makes room at once, even for a user who was just denied', async t => {
   let set = (_: number) => {}
   const app = await metered(t, db, app => {
     app.get('/', { config: { quota: { type: 'tokens', amount: 1000 } } }, async request => {
@@ -129,7 +129,7 @@ t.test('less than was charged makes room at once, also for who was refused', asy
   t.equal(await ask(), 200)
 })
 
-t.test('of a reply that was not charged, and one that is not any more, nothing is', async t => {
+t.test('setAmount charges nothing for a reply that was not charged, or whose charge was undone', async t => {
   let set = (_: number) => {}
   const app = await metered(t, db, app => {
     app.addHook('onSend', async (request, reply) => {

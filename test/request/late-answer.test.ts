@@ -1,4 +1,4 @@
-// A reserve that was answered 503 keeps nothing, also where the database carries it out after all; nor does what was given back.
+// A reservation that was answered 503 holds nothing, even if the database makes it after all; nor does one that was released.
 import { setTimeout as sleep } from 'node:timers/promises'
 import { drizzle } from 'drizzle-orm/postgres-js'
 import type { FastifyInstance } from 'fastify'
@@ -22,7 +22,7 @@ function addRoutes(app: FastifyInstance): void {
   app.get('/both', { config: { quota: [{ type: 'calls' }, { type: 'tokens' }] } }, async () => 'x')
 }
 
-/** A database of its own, and a look past the application. */
+/** A database of the test's own, and a connection to it beside the application's. */
 async function database(t: Test): Promise<{ url: string; db: Database }> {
   const url = await pg.migrated()
   const db = await connect(url)
@@ -30,20 +30,20 @@ async function database(t: Test): Promise<{ url: string; db: Database }> {
   return { url, db }
 }
 
-/** Another session has what this statement locks, until it is told to let go. */
+/** Runs this locking statement in another session; returns how to unlock. */
 async function lock(t: Test, url: string, statement = 'SELECT 1 FROM quota_limits FOR UPDATE') {
   const sql = postgres(url, { max: 1, onnotice: () => {} })
   t.teardown(() => sql.end({ timeout: 1 }))
   await sql`BEGIN`
   await sql.unsafe(statement)
   return async () => {
-    // What is tried at once when the request is refused finds nothing.
+    // So that what is tried right after the 503 finds nothing to give back yet.
     await sleep(200)
     await sql`ROLLBACK`
   }
 }
 
-/** All is given back soon, and the whole limit can be used. */
+/** Asserts that everything is given back soon, and that the whole limit can be used. */
 async function isWhole(t: Test, app: FastifyInstance, db: Database, users: readonly string[]): Promise<void> {
   await untilIdle(db)
   await until('nothing is held', 2_000, async () => (await openReservations(db)) === 0)
@@ -64,24 +64,27 @@ const see = async (app: FastifyInstance, users: readonly string[]) => {
   for (const user of users) await app.quota.consume(user, 'tokens')
 }
 
-t.test('of many requests, where the statement that they shared succeeded after they had waited enough', async t => {
-  const { url, db } = await database(t)
-  const app = await metered(t, db, addRoutes, { connection: url })
-  const users = Array.from({ length: 4 }, newUser) as [string, string, string, string]
-  await see(app, users)
-  const unlock = await lock(t, url, 'LOCK TABLE quota_limits')
-  // The server ends this one after 720 ms, and the one that goes beside it later. Whoever came meanwhile shares the next, and goes after 900 ms.
-  const first = ask(app, users[0], '/')
-  await untilWaiting(db, 1)
-  const second = ask(app, users[1], '/')
-  await untilWaiting(db, 2)
-  await refused(t, [first, second, ...[2, 3, 3].map(n => ask(app, users[n] as string, '/'))])
-  await untilWaiting(db, 1)
-  await unlock()
-  await isWhole(t, app, db, users)
-})
+t.test(
+  'nothing stays reserved for requests that were answered 503 before the statement they share succeeds',
+  async t => {
+    const { url, db } = await database(t)
+    const app = await metered(t, db, addRoutes, { connection: url })
+    const users = Array.from({ length: 4 }, newUser) as [string, string, string, string]
+    await see(app, users)
+    const unlock = await lock(t, url, 'LOCK TABLE quota_limits')
+    // The server cancels this one after 720 ms, and the one beside it later. Later requests share the next, and give up after 900 ms.
+    const first = ask(app, users[0], '/')
+    await untilWaiting(db, 1)
+    const second = ask(app, users[1], '/')
+    await untilWaiting(db, 2)
+    await refused(t, [first, second, ...[2, 3, 3].map(n => ask(app, users[n] as string, '/'))])
+    await untilWaiting(db, 1)
+    await unlock()
+    await isWhole(t, app, db, users)
+  }
+)
 
-t.test('of a user whose counter somebody else has locked', async t => {
+t.test('nothing stays reserved after a 503 because another session has locked the counter', async t => {
   const { url, db } = await database(t)
   const app = await metered(t, db, addRoutes, { connection: url })
   const user = newUser()
@@ -95,48 +98,57 @@ t.test('of a user whose counter somebody else has locked', async t => {
   await isWhole(t, app, db, [user])
 })
 
-t.test('on a Drizzle database of the application, where no server ends what takes too long', async t => {
-  const { url, db } = await database(t)
-  const sql = postgres(url, { onnotice: () => {} })
-  t.teardown(() => sql.end({ timeout: 1 }))
-  const app = await metered(t, db, addRoutes, { connection: drizzle(sql) })
-  const user = newUser()
-  await see(app, [user])
-  const unlock = await lock(t, url)
-  await refused(t, [ask(app, user, '/'), ask(app, user, '/both')])
-  await unlock()
-  await isWhole(t, app, db, [user])
-})
+t.test(
+  "nothing stays reserved after a 503 on the application's own Drizzle database, where no timeout cancels the statement",
+  async t => {
+    const { url, db } = await database(t)
+    const sql = postgres(url, { onnotice: () => {} })
+    t.teardown(() => sql.end({ timeout: 1 }))
+    const app = await metered(t, db, addRoutes, { connection: drizzle(sql) })
+    const user = newUser()
+    await see(app, [user])
+    const unlock = await lock(t, url)
+    await refused(t, [ask(app, user, '/'), ask(app, user, '/both')])
+    await unlock()
+    await isWhole(t, app, db, [user])
+  }
+)
 
-t.test('where the connection opened so slowly that the statement was sent when nobody waited any more', async t => {
-  const { url, db } = await database(t)
-  const network = await proxy(t, url)
-  const app = await metered(t, db, addRoutes, { connection: network.url })
-  const user = newUser()
-  await see(app, [user])
-  network.delay(400)
-  await refused(t, [ask(app, user, '/')])
-  await network.pass()
-  await isWhole(t, app, db, [user])
-})
+t.test(
+  'nothing stays reserved after a 503 if the connection opens so slowly that the statement is sent only then',
+  async t => {
+    const { url, db } = await database(t)
+    const network = await proxy(t, url)
+    const app = await metered(t, db, addRoutes, { connection: network.url })
+    const user = newUser()
+    await see(app, [user])
+    network.delay(400)
+    await refused(t, [ask(app, user, '/')])
+    await network.pass()
+    await isWhole(t, app, db, [user])
+  }
+)
 
-t.test('where the connection was lost, and the database goes on with the statement', async t => {
-  const { url, db } = await database(t)
-  const network = await proxy(t, url)
-  const app = await metered(t, db, addRoutes, { connection: network.url })
-  const users = [newUser(), newUser()] as const
-  await see(app, users)
-  const unlock = await lock(t, url)
-  const replies = [ask(app, users[0], '/'), ask(app, users[1], '/both')]
-  await untilWaiting(db, 2)
-  network.cut()
-  await refused(t, replies)
-  await untilWaiting(db, 2)
-  await unlock()
-  await isWhole(t, app, db, users)
-})
+t.test(
+  'nothing stays reserved after a 503 if the connection is lost but the database carries on with the statement',
+  async t => {
+    const { url, db } = await database(t)
+    const network = await proxy(t, url)
+    const app = await metered(t, db, addRoutes, { connection: network.url })
+    const users = [newUser(), newUser()] as const
+    await see(app, users)
+    const unlock = await lock(t, url)
+    const replies = [ask(app, users[0], '/'), ask(app, users[1], '/both')]
+    await untilWaiting(db, 2)
+    network.cut()
+    await refused(t, replies)
+    await untilWaiting(db, 2)
+    await unlock()
+    await isWhole(t, app, db, users)
+  }
+)
 
-t.test('of app.quota.reserve', async t => {
+t.test('nothing stays reserved after an app.quota.reserve that timed out', async t => {
   const { url, db } = await database(t)
   const sql = postgres(url, { onnotice: () => {} })
   t.teardown(() => sql.end({ timeout: 1 }))
@@ -151,7 +163,7 @@ t.test('of app.quota.reserve', async t => {
 
 const STORE = { code: 'FST_QUOTA_STORE' }
 
-t.test('nor does a reservation that is given back after a commit whose answer came late', async t => {
+t.test('release gives everything back after a commit whose answer came too late', async t => {
   const { url, db } = await database(t)
   const sql = postgres(url, { onnotice: () => {} })
   t.teardown(() => sql.end({ timeout: 1 }))
@@ -161,20 +173,20 @@ t.test('nor does a reservation that is given back after a commit whose answer ca
   const job = await app.quota.reserve(user, { type: 'calls', amount: 4 })
   const unlock = await lock(t, url)
   await t.rejects(job.commit(), STORE)
-  await t.rejects(job.release(), STORE, 'it may be charged yet')
+  await t.rejects(job.release(), STORE, 'it may still be charged')
   await unlock()
   await job.release()
   await t.rejects(job.commit(), { code: 'FST_QUOTA_SETTLED' })
-  t.equal((await logsOf(db, user)).length, 1, 'what it was seen by')
+  t.equal((await logsOf(db, user)).length, 1, 'only the earlier charge of tokens is left')
   await isWhole(t, app, db, [user])
 })
 
-t.test('nor one whose commit lost its answer with the connection', async t => {
+t.test('release gives everything back after a commit whose answer was lost with the connection', async t => {
   const { url, db } = await database(t)
   const network = await proxy(t, url)
   const app = await metered(t, db, addRoutes, { connection: network.url })
   const user = newUser()
-  // So that the next commit is sent whole: its statement is known by name.
+  // Prepares the statement, so that the next commit is sent in one piece.
   await (await app.quota.reserve(user, 'tokens')).commit()
   const job = await app.quota.reserve(user, { type: 'calls', amount: 4 })
   network.cutAnswers()
@@ -186,7 +198,7 @@ t.test('nor one whose commit lost its answer with the connection', async t => {
   await isWhole(t, app, db, [user])
 })
 
-/** Every transaction is over: one may lie between two statements. */
+/** Waits until no transaction is open, not even one that is idle between two statements. */
 const untilOver = (db: Database) =>
   until('no transaction is open', 2_000, async () => {
     const open = await db.query(
@@ -196,14 +208,14 @@ const untilOver = (db: Database) =>
   })
 
 for (const [way, connectionOf] of Object.entries({
-  'a server': (url: string) => url,
+  'its own connections': (url: string) => url,
   "the application's Drizzle database": (url: string, t: Test) => {
     const sql = postgres(url, { onnotice: () => {} })
     t.teardown(() => sql.end({ timeout: 1 }))
     return drizzle(sql)
   }
 }))
-  t.test(`credit and setUsage wait no longer than a request, and nor are they done later, on ${way}`, async t => {
+  t.test(`credit and setUsage give up sooner than reset, and change nothing afterwards, on ${way}`, async t => {
     const { url, db } = await database(t)
     const options = { connection: connectionOf(url, t), storeTimeoutMs: 300, quotas: METER_QUOTAS }
     const { quota } = await metered(t, db, () => {}, options)

@@ -11,7 +11,7 @@ import { logsOf, metered, newUser, settled, usedBy } from '../fixtures/metered.t
 
 const db = await embedded(t)
 
-/** Sends a request through a real socket, and gives the socket. */
+/** Sends a request over a real socket, and returns the socket. */
 async function send(app: FastifyInstance, user: string, url: string, method = 'GET', body = '') {
   if (!app.server.listening) await app.listen({ port: 0, host: '127.0.0.1' })
   const { port } = app.server.address() as { port: number }
@@ -22,7 +22,7 @@ async function send(app: FastifyInstance, user: string, url: string, method = 'G
   return socket
 }
 
-/** A handler that stands still until it is told to go on. */
+/** Holds a handler up until `open` is called; `arrival` resolves once the handler has reached it. */
 function gate() {
   let open = () => {}
   let arrived = () => {}
@@ -43,7 +43,7 @@ function gate() {
 }
 
 for (const method of ['GET', 'POST']) {
-  t.test(`charges a ${method} whose client left before the answer: the work was done`, async t => {
+  t.test(`charges a ${method} whose client left before the reply: the work was done`, async t => {
     const { open, arrival, wait } = gate()
     const app = await metered(t, db, app => {
       app.route({
@@ -65,7 +65,7 @@ for (const method of ['GET', 'POST']) {
     t.equal((await logsOf(db, user)).length, 1)
   })
 
-  t.test(`does not charge a ${method} whose client left, and whose handler failed then`, async t => {
+  t.test(`does not charge a ${method} whose client left and whose handler then failed`, async t => {
     const { open, arrival, wait } = gate()
     const app = await metered(t, db, app => {
       app.route({
@@ -89,7 +89,7 @@ for (const method of ['GET', 'POST']) {
   })
 }
 
-t.test('gives back what a handler that never replies held, once its client has left', async t => {
+t.test('gives back what is reserved for a handler that never replies, once its client has left', async t => {
   const { arrival, wait } = gate()
   const app = await metered(t, db, app => void app.get('/never', { config: { quota: 'calls' } }, () => wait()), {
     reservationTtlMs: 300
@@ -98,14 +98,14 @@ t.test('gives back what a handler that never replies held, once its client has l
   const socket = await send(app, user, '/never')
   await arrival
   await sleep(500)
-  t.equal(await usedBy(db, user), 1, 'held while the client waits, longer than the time to live')
+  t.equal(await usedBy(db, user), 1, 'kept beyond the time to live while the client waits')
   socket.destroy()
   t.same(await logsOf(db, user), [])
   t.equal(await usedBy(db, user), 0)
 })
 
 t.test(
-  'holds on while a handler works whose client has left, longer than the time to live, so that no other takes its place',
+  'keeps the reservation of a handler that is still running after its client left, even beyond the time to live',
   async t => {
     const { open, arrival, wait } = gate()
     const app = await metered(
@@ -131,10 +131,10 @@ t.test(
 )
 
 for (const [when, hook] of [
-  ['while it was identified', 'identify'],
+  ['while it was being identified', 'identify'],
   ['before its body was read', 'preParsing']
 ] as const)
-  t.test(`gives back what an upload held whose client left ${when}, though all of it had come`, async t => {
+  t.test(`gives back what is reserved for an upload that arrived in full but whose client left ${when}`, async t => {
     const { open, arrival, wait } = gate()
     const identify: QuotaOptions['identify'] = async request => {
       if (hook === 'identify') await wait()
@@ -161,10 +161,10 @@ for (const [when, hook] of [
   })
 
 for (const [what, head, handler] of [
-  // A GET has a body to nobody: Fastify reads none.
+  // Fastify does not read the body of a GET.
   ['a GET', 'GET', (wait: () => Promise<void>) => () => wait().then(() => 'done')],
   [
-    'an upload whose file came whole',
+    'an upload whose file was received',
     'POST',
     (wait: () => Promise<void>) => async (request: FastifyRequest) => {
       await once(request.body as Readable, 'data')
@@ -182,32 +182,35 @@ for (const [what, head, handler] of [
     }
   ]
 ] as const)
-  t.test(`holds on as long for the handler of ${what} whose client left before the last byte of its body`, async t => {
-    const { open, arrival, wait } = gate()
-    const app = await metered(
-      t,
-      db,
-      app => {
-        // As @fastify/multipart: who handles the request reads its body.
-        app.addContentTypeParser('application/octet-stream', (_, payload, done) => done(null, payload))
-        const config = { quota: { type: 'calls', amount: 10 } }
-        app.route({ method: head, url: '/torn', config, handler: handler(wait) as RouteHandlerMethod })
-      },
-      { reservationTtlMs: 300 }
-    )
-    const user = newUser()
-    await app.listen({ port: 0, host: '127.0.0.1' })
-    const socket = openSocket((app.server.address() as { port: number }).port, '127.0.0.1')
-    const type = 'content-type: application/octet-stream\r\ncontent-length: 5'
-    socket.write(`${head} /torn HTTP/1.1\r\nhost: x\r\nx-user: ${user}\r\n${type}\r\n\r\nfile`)
-    await arrival
-    socket.destroy()
-    await sleep(800)
-    t.equal((await app.inject({ method: head, url: '/torn', headers: { 'x-user': user } })).statusCode, 402)
-    open()
-    t.equal((await logsOf(db, user)).length, 1)
-    t.equal(await usedBy(db, user), 10)
-  })
+  t.test(
+    `keeps the reservation of ${what} whose client left before the last byte of the body, while its handler runs`,
+    async t => {
+      const { open, arrival, wait } = gate()
+      const app = await metered(
+        t,
+        db,
+        app => {
+          // Like @fastify/multipart: the handler reads the body itself.
+          app.addContentTypeParser('application/octet-stream', (_, payload, done) => done(null, payload))
+          const config = { quota: { type: 'calls', amount: 10 } }
+          app.route({ method: head, url: '/torn', config, handler: handler(wait) as RouteHandlerMethod })
+        },
+        { reservationTtlMs: 300 }
+      )
+      const user = newUser()
+      await app.listen({ port: 0, host: '127.0.0.1' })
+      const socket = openSocket((app.server.address() as { port: number }).port, '127.0.0.1')
+      const type = 'content-type: application/octet-stream\r\ncontent-length: 5'
+      socket.write(`${head} /torn HTTP/1.1\r\nhost: x\r\nx-user: ${user}\r\n${type}\r\n\r\nfile`)
+      await arrival
+      socket.destroy()
+      await sleep(800)
+      t.equal((await app.inject({ method: head, url: '/torn', headers: { 'x-user': user } })).statusCode, 402)
+      open()
+      t.equal((await logsOf(db, user)).length, 1)
+      t.equal(await usedBy(db, user), 10)
+    }
+  )
 
 t.test('charges a reply that comes after its reservation was given back', async t => {
   const { open, arrival, wait } = gate()
@@ -233,7 +236,7 @@ t.test('charges a reply that comes after its reservation was given back', async 
   t.equal(await usedBy(db, user), 1)
 })
 
-t.test('charges a stream that the client tore: the status that was sent is 200', async t => {
+t.test('charges a stream that the client aborts after a 200 was sent', async t => {
   const body = new PassThrough()
   const app = await metered(
     t,
@@ -255,9 +258,9 @@ t.test('charges a stream that the client tore: the status that was sent is 200',
 for (const [what, settle, answer] of [
   ['a stream', 'before-reply', () => Readable.from(['done'])],
   ['a stream', 'after-reply', () => Readable.from(['done'])],
-  ['a text', 'after-reply', () => 'done']
+  ['a text reply', 'after-reply', () => 'done']
 ] as const)
-  t.test(`charges ${what} that is answered when the client has left (${settle})`, async t => {
+  t.test(`charges ${what} that is sent after the client has left (${settle})`, async t => {
     const { open, arrival, wait } = gate()
     const app = await metered(
       t,
@@ -305,10 +308,10 @@ for (const [what, answer] of Object.entries({
       other.destroy()
       await sleep(50)
       open()
-      t.equal((await logsOf(db, user)).length, 2, 'also where a hook of the application takes its time')
+      t.equal((await logsOf(db, user)).length, 2, 'even if it left during an onSend hook')
     })
 
-t.test('gives back what a hook makes a failure of, whose client left before its first byte', async t => {
+t.test('does not charge a stream whose client left and whose onSend hook then failed', async t => {
   const { open, arrival, wait } = gate()
   const onSend = async () => {
     await wait()
@@ -338,7 +341,7 @@ for (const [rule, rows] of [
   [{ type: 'calls', charge: (status: number) => status === 101 }, 1]
 ] as const)
   t.test(
-    `a WebSocket holds while it is open, and is ${rows ? 'charged' : 'given back'} by its 101 when it closes`,
+    `a WebSocket is reserved while open, and on close ${rows ? 'charged if its rule charges 101' : 'given back by default'}`,
     async t => {
       const app = await metered(t, db, app => {
         // As @fastify/websocket does.
@@ -375,14 +378,14 @@ for (const [what, isInjected, answer] of [
       socket.end('\r\n')
     }
   ],
-  ['finds nobody any more', false, (socket: Socket) => socket.destroy()],
+  ['ends with a destroyed socket', false, (socket: Socket) => socket.destroy()],
   [
-    'is taken, of a test that has no connection,',
+    'is accepted on an injected socket',
     true,
     (socket: Socket) => socket.write('HTTP/1.1 101 Switching Protocols\r\n\r\n')
   ]
 ] as const)
-  t.test(`${isInjected ? 'charges' : 'gives back'} a WebSocket whose handshake ${what}`, async t => {
+  t.test(`${isInjected ? 'charges' : 'does not charge'} a WebSocket whose handshake ${what}`, async t => {
     const config = { quota: { type: 'calls', charge: (status: number) => status === 101 } }
     const sockets = new WeakMap<object, Socket>()
     const app = await metered(t, db, app => {
@@ -422,7 +425,7 @@ for (const [what, isInjected, answer] of [
     t.equal(await usedBy(db, user), isInjected ? 1 : 0)
   })
 
-t.test('charges what was sent, whatever the raw reply says of itself', async t => {
+t.test('charges a raw reply even if another plugin makes its headersSent always false', async t => {
   const app = await metered(t, db, app => {
     // As @fastify/express does, for every reply.
     app.addHook('onRequest', async (_, { raw }) => void Object.defineProperty(raw, 'headersSent', { get: () => false }))
@@ -433,7 +436,7 @@ t.test('charges what was sent, whatever the raw reply says of itself', async t =
   t.equal((await logsOf(db, user)).length, 1)
 })
 
-t.test('charges a stream that failed after its first bytes: the status that was sent is 200', async t => {
+t.test('charges a stream that fails after a 200 was sent', async t => {
   const body = new PassThrough()
   const app = await metered(
     t,
@@ -475,7 +478,7 @@ t.test('charges a stream when it ends, with the amount that was set meanwhile', 
   socket.destroy()
 })
 
-t.test('a close leaves alone what is charged, in whatever order it ended', async t => {
+t.test('closing gives back nothing that was charged', async t => {
   const gates = [gate(), gate(), gate()]
   const app = await metered(t, db, app => {
     app.get('/:n', { config: { quota: 'calls' } }, async request => {
@@ -498,7 +501,7 @@ t.test('a close leaves alone what is charged, in whatever order it ended', async
   t.equal(await usedBy(db, user), 3)
 })
 
-t.test('writes what is running and owed before close ends', async t => {
+t.test('close resolves only once the charge of a running request is written', async t => {
   const { open, arrival, wait } = gate()
   const app = await metered(
     t,
@@ -525,11 +528,11 @@ t.test('writes what is running and owed before close ends', async t => {
   t.same(row, { logs: 1, held: 0 })
 })
 
-t.test('does not end the process where a hijacked reply is written to after its end', async t => {
+t.test('does not crash the process when a hijacked reply is written to after its end', async t => {
   const app = await metered(t, db, app => {
     app.get('/late-write', { config: { quota: 'calls' } }, async (_, reply) => {
       reply.hijack().raw.end('x')
-      // The first error meets Fastify's own listener, which then leaves.
+      // The first error reaches Fastify's own listener, which then removes itself.
       reply.raw.write('late')
       reply.raw.write('later')
     })
@@ -550,7 +553,7 @@ for (const [how, answer] of Object.entries({
   },
   'a pipe': raw => void Readable.from(['done']).pipe(raw)
 } satisfies Record<string, (raw: ServerResponse) => void>))
-  t.test(`charges a hijacked reply by ${how} whose client left before the answer`, async t => {
+  t.test(`charges a hijacked reply sent with ${how} after its client has left`, async t => {
     const { open, arrival, wait } = gate()
     const app = await metered(t, db, app => {
       app.get('/hijacked', { config: { quota: 'calls' } }, async (_, reply) => {
@@ -570,11 +573,11 @@ for (const [how, answer] of Object.entries({
 
 for (const [what, answer, charged] of [
   ['a stream', (reply: FastifyReply) => reply.send(Readable.from(['a', 'b'])), 1],
-  ['a text', () => 'two', 1],
+  ['a text reply', () => 'two', 1],
   ['a hijacked reply', (reply: FastifyReply) => void reply.hijack().raw.end('two'), 1],
-  ['no reply', () => new Promise(() => {}), 0]
+  ['a handler that never replies', () => new Promise(() => {}), 0]
 ] as const)
-  t.test(`nothing stays held of ${what} that waits behind a pipelined one, when the socket dies`, async t => {
+  t.test(`nothing stays reserved for ${what} behind an earlier pipelined request when the socket dies`, async t => {
     const { open, arrival, wait } = gate()
     let arrived = () => {}
     const second = new Promise<void>(resolve => {
@@ -607,7 +610,7 @@ for (const [what, answer, charged] of [
     t.equal((await logsOf(db, user)).length, charged)
   })
 
-t.test('many that wait behind a pipelined one are many listeners of none but their own', async t => {
+t.test('many pipelined requests on one socket are all charged, without a warning about too many listeners', async t => {
   const warnings: unknown[] = []
   const warn = (warning: unknown) => warnings.push(warning)
   process.on('warning', warn)
@@ -633,7 +636,7 @@ t.test('many that wait behind a pipelined one are many listeners of none but the
   t.strictSame(warnings, [])
 })
 
-t.test('counts the status that was sent, whatever the reply is told afterwards', async t => {
+t.test('charges by the status that was sent, even if statusCode is changed afterwards', async t => {
   const late = (reply: FastifyReply, then: number) => {
     const body = new PassThrough()
     body.write('a')

@@ -15,12 +15,12 @@ interface Case {
   method?: 'GET' | 'HEAD'
 }
 
-/** What Fastify calls differs from path to path; what counts is the status that is sent. */
+/** Fastify calls different hooks on each of these paths; what counts is the status that is sent. */
 const cases: Case[] = [
   { title: 'an object', status: 200, isCharged: true, route: async () => ({ ok: true }) },
   { title: '204 without a body', status: 204, isCharged: true, route: async (_, reply) => reply.code(204).send() },
   {
-    title: 'the GET handler that answers a HEAD',
+    title: 'a HEAD that the GET handler answers',
     method: 'HEAD',
     status: 200,
     isCharged: true,
@@ -68,10 +68,10 @@ const cases: Case[] = [
     isCharged: false,
     route: async (_, reply) => reply.code(404).send('none')
   },
-  { title: '304', status: 304, isCharged: false, route: async (_, reply) => reply.code(304).send() },
+  { title: 'a 304', status: 304, isCharged: false, route: async (_, reply) => reply.code(304).send() },
   { title: 'a redirect', status: 302, isCharged: false, route: async (_, reply) => reply.redirect('/elsewhere') },
   {
-    title: 'a header that Node refuses',
+    title: 'a reply with a header that Node refuses',
     status: 500,
     isCharged: false,
     route: async (_, reply) => reply.header('x-bad', 'a\r\nb').send('x')
@@ -90,14 +90,14 @@ const cases: Case[] = [
       )
   },
   {
-    title: 'a later onSend that throws',
+    title: 'a reply whose later onSend hook throws',
     status: 500,
     isCharged: false,
     route: async () => 'x',
     options: { onSend: async () => Promise.reject(new Error('planted')) }
   },
   {
-    title: 'a later onSend that turns 200 into 502',
+    title: 'a reply that a later onSend hook turns from 200 into 502',
     status: 502,
     isCharged: false,
     route: async () => 'x',
@@ -109,7 +109,7 @@ const cases: Case[] = [
     }
   },
   {
-    title: 'an error handler that turns an error into 200',
+    title: 'an error that the error handler turns into 200',
     status: 200,
     isCharged: true,
     route: async () => Promise.reject(new Error('planted')),
@@ -136,14 +136,14 @@ const cases: Case[] = [
     }
   },
   {
-    title: 'a body that the schema refuses',
+    title: 'a query that the schema refuses',
     status: 400,
     isCharged: false,
     route: async () => 'never',
     options: { schema: { querystring: { type: 'object', required: ['missing'], properties: { missing: {} } } } }
   },
   {
-    title: 'a handler past its handlerTimeout',
+    title: 'a handler that exceeds its handlerTimeout',
     status: 503,
     isCharged: false,
     route: () => new Promise(() => {}),
@@ -162,7 +162,7 @@ for (const { title, status, isCharged, route, options, method = 'GET' } of cases
   })
 }
 
-t.test('settles alike when the reply does not wait for the log row', async t => {
+t.test('charges the same replies when the reply does not wait for the log row', async t => {
   for (const { status, isCharged, route, options, method = 'GET' } of cases) {
     const app = await metered(t, db, app => void app.get('/work', { config: { quota: 'calls' }, ...options }, route), {
       settle: 'after-reply'
@@ -174,7 +174,7 @@ t.test('settles alike when the reply does not wait for the log row', async t => 
   }
 })
 
-t.test('charges the statuses that a rule says', async t => {
+t.test('charges a 304 if the charge function says so', async t => {
   const app = await metered(t, db, app => {
     app.get('/cached', { config: { quota: { type: 'calls', charge: status => status === 304 } } }, async (_, reply) =>
       reply.code(304).send()
@@ -185,7 +185,7 @@ t.test('charges the statuses that a rule says', async t => {
   t.equal((await logsOf(db, user)).length, 1)
 })
 
-t.test('charges 2xx where the rule that should say so throws', async t => {
+t.test('charges only 2xx, the default, if the charge function throws', async t => {
   const charge = () => {
     throw new Error('planted')
   }
@@ -199,7 +199,7 @@ t.test('charges 2xx where the rule that should say so throws', async t => {
   t.match(await logsOf(db, user), [{ endpoint: '/ok' }])
 })
 
-t.test('neither identifies nor charges what no route answers', async t => {
+t.test('neither identifies nor charges a request that matches no route', async t => {
   const app = await metered(t, db, app => void app.get('/*', { config: { quota: false } }, async () => 'x'))
   const user = newUser()
   t.equal((await app.inject({ method: 'POST', url: '/nowhere' })).statusCode, 404)
@@ -207,7 +207,7 @@ t.test('neither identifies nor charges what no route answers', async t => {
   t.same(await logsOf(db, user), [])
 })
 
-t.test('takes a stream and a Response of another library for what they are', async t => {
+t.test("charges another library's ReadableStream and Response like the native ones", async t => {
   class OtherStream {
     readonly #inner: ReadableStream
     constructor(inner: ReadableStream) {
@@ -247,7 +247,7 @@ t.test('takes a stream and a Response of another library for what they are', asy
   t.strictSame(await logsOf(db, other), [])
 })
 
-t.test('logs metadata that was set before anything was held', async t => {
+t.test('logs metadata that identify set before the reservation', async t => {
   const app = await metered(
     t,
     db,
@@ -268,7 +268,7 @@ t.test('logs metadata that was set before anything was held', async t => {
   t.match(await logsOf(db, user), [{ metadata: { plan: 'gold', handler: true } }])
 })
 
-t.test('asks charge once of a status, and takes the default where it says neither yes nor no', async t => {
+t.test('calls a charge function once per reply, and charges by default if it does not return a boolean', async t => {
   let asked = 0
   const once = () => {
     asked += 1
@@ -295,7 +295,7 @@ t.test('asks charge once of a status, and takes the default where it says neithe
   t.equal(asked, 1)
 })
 
-t.test('has charged a web Response without a body before it is sent', async t => {
+t.test('charges a web Response without a body before it is sent', async t => {
   const user = newUser()
   let rows = -1
   const app = await metered(t, db, app => {

@@ -5,13 +5,13 @@ import { Owed } from '../../src/request/owed.ts'
 const clock = Date.now
 const now = performance.now.bind(performance)
 
-/** So much time passes, and meanwhile the clock is put back by an hour. */
+/** Lets this much time pass, while the wall clock is set back by an hour. */
 function pass(t: Test, milliseconds: number): void {
   t.intercept(Date, 'now', { value: () => clock() + milliseconds - 3_600_000 })
   t.intercept(performance, 'now', { value: () => now() + milliseconds })
 }
 
-/** A write that never goes through: what has become of it. */
+/** A write that never succeeds; returns whether it was dropped. */
 async function owing(owed: Owed, error: Error, attemptMs = 0): Promise<{ isDropped: boolean }> {
   const write = { isDropped: false }
   await owed.attempt(Promise.reject(error), {
@@ -25,7 +25,7 @@ async function owing(owed: Owed, error: Error, attemptMs = 0): Promise<{ isDropp
   return write
 }
 
-t.test('a close waits ten seconds for what is owed, also where the clock is put back', async t => {
+t.test('a close waits ten seconds for owed writes, even if the clock is set back', async t => {
   const owed = new Owed()
   const write = await owing(owed, new Error('no answer'))
   const closing = owed.close()
@@ -36,7 +36,7 @@ t.test('a close waits ten seconds for what is owed, also where the clock is put 
   t.ok(write.isDropped)
 })
 
-t.test('a close takes no longer where much is owed', async t => {
+t.test('a close takes no longer when many writes are owed', async t => {
   const owed = new Owed()
   const writes = await Promise.all(Array.from({ length: 300 }, () => owing(owed, new Error('no answer'), 50)))
   const closing = owed.close()
@@ -46,19 +46,22 @@ t.test('a close takes no longer where much is owed', async t => {
   t.equal(owed.size, 0)
 })
 
-t.test('what a counter refuses is dropped after a quarter of an hour, also where the clock is put back', async t => {
-  const owed = new Owed()
-  const write = await owing(owed, Object.assign(new Error('refused'), { code: '23514' }))
-  await sleep(300)
-  t.notOk(write.isDropped)
-  pass(t, 15 * 60_000)
-  await sleep(1_500)
-  t.ok(write.isDropped)
-  t.equal(owed.size, 0)
-  await owed.close()
-})
+t.test(
+  'a write that a constraint refuses is dropped after a quarter of an hour, even if the clock is set back',
+  async t => {
+    const owed = new Owed()
+    const write = await owing(owed, Object.assign(new Error('refused'), { code: '23514' }))
+    await sleep(300)
+    t.notOk(write.isDropped)
+    pass(t, 15 * 60_000)
+    await sleep(1_500)
+    t.ok(write.isDropped)
+    t.equal(owed.size, 0)
+    await owed.close()
+  }
+)
 
-/** Of the store, which answers by hand: a write that was owed, and each attempt at it. */
+/** Owes writes to a store that answers as the test says, and records every attempt at them. */
 function writes(owed: Owed) {
   const attempts: string[] = []
   const dropped: string[] = []
@@ -74,14 +77,14 @@ function writes(owed: Owed) {
         running -= 1
         if (answers.length > 0) throw answers.shift()
       },
-      written: () => t.fail('it was not written at first'),
+      written: () => t.fail('the first attempt must fail'),
       owed: (_, until) => void over.push(until),
       dropped: () => void dropped.push(name)
     })
   return { attempts, dropped, most: () => most, owe, allOver: () => Promise.all(over) }
 }
 
-/** As its sockets keep a server alive: what is owed does not. */
+/** Keeps the process alive as the sockets of a server do: owed writes do not. */
 t.beforeEach(t => {
   const alive = setInterval(() => {}, 1_000)
   t.teardown(() => clearInterval(alive))
@@ -90,21 +93,18 @@ t.beforeEach(t => {
 const NO = new Error('no answer')
 const refusedBy = (code: string) => Object.assign(new Error('refused'), { code })
 
-t.test(
-  'what is owed is tried three at a time, the first come first, and what fails goes behind the others',
-  async t => {
-    const owed = new Owed()
-    const { attempts, most, owe, allOver } = writes(owed)
-    for (const name of ['a', 'b', 'c', 'd', 'e', 'f', 'g']) await owe(name, name < 'd' ? [NO] : [])
-    t.equal(owed.size, 7)
-    await allOver()
-    t.equal(attempts.join(''), 'abcdefgabc')
-    t.equal(most(), 3)
-    t.equal(owed.size, 0)
-  }
-)
+t.test('retries owed writes three at a time, oldest first, and puts those that fail behind the others', async t => {
+  const owed = new Owed()
+  const { attempts, most, owe, allOver } = writes(owed)
+  for (const name of ['a', 'b', 'c', 'd', 'e', 'f', 'g']) await owe(name, name < 'd' ? [NO] : [])
+  t.equal(owed.size, 7)
+  await allOver()
+  t.equal(attempts.join(''), 'abcdefgabc')
+  t.equal(most(), 3)
+  t.equal(owed.size, 0)
+})
 
-t.test('what is owed later, when all that was owed is written, is written too', async t => {
+t.test('writes what is owed in a second outage, after everything owed in the first was written', async t => {
   const owed = new Owed()
   for (const name of ['an outage', 'the next one']) {
     const { attempts, owe, allOver } = writes(owed)
@@ -114,7 +114,7 @@ t.test('what is owed later, when all that was owed is written, is written too', 
   }
 })
 
-t.test('rests longer after each attempt that fails', async t => {
+t.test('pauses longer after each failed attempt', async t => {
   const owed = new Owed()
   const attempts: number[] = []
   let over: Promise<void> | undefined
@@ -131,18 +131,18 @@ t.test('rests longer after each attempt that fails', async t => {
   })
   await over
   const [first, second, third, fourth] = attempts as [number, number, number, number]
-  // At least three quarters of 200, 400 and 800 ms, but for what a timer may be early.
+  // At least three quarters of 200, 400 and 800 ms, less what a timer may fire early.
   t.ok(second - first > 140 && third - second > 290 && fourth - third > 590)
 })
 
-t.test('a rejection that gives no error is one all the same', async t => {
+t.test('retries a write that was rejected with undefined', async t => {
   const { attempts, owe, allOver } = writes(new Owed())
   await owe('a', [undefined])
   await allOver()
   t.strictSame(attempts, ['a', 'a'])
 })
 
-t.test('what no later attempt would write is dropped, at once or when it is known, and not waited for', async t => {
+t.test('drops a write that can never succeed as soon as that is known, and a close does not wait for it', async t => {
   for (const code of ['23502', '23503', '22003']) {
     const owed = new Owed()
     const { attempts, dropped, owe, allOver } = writes(owed)
@@ -155,7 +155,7 @@ t.test('what no later attempt would write is dropped, at once or when it is know
   }
 })
 
-t.test('what waits is counted, and too much of it is full', async t => {
+t.test('is full with 10 000 owed writes, and not before', async t => {
   const owed = new Owed()
   const { owe } = writes(owed)
   for (let n = 0; n < 9_999; n++) void owe(String(n), [])

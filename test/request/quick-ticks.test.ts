@@ -8,7 +8,7 @@ import { keepTicksQuick } from '../../src/request/quick-ticks.ts'
 setFlagsFromString('--expose-gc')
 const collect = runInNewContext('gc') as () => void
 
-/** How many of the objects that Node made for the ticks of this work outlive a full collection. */
+/** How many of the tick objects that Node makes for this work survive a full garbage collection. */
 async function outliving(work: () => void): Promise<number> {
   const made: WeakRef<object>[] = []
   const hook = createHook({
@@ -18,14 +18,14 @@ async function outliving(work: () => void): Promise<number> {
   }).enable()
   work()
   hook.disable()
-  // What a WeakRef was made for in this turn stays until the next.
+  // The target of a WeakRef stays alive until the end of the turn in which the WeakRef was made.
   await turn()
   collect()
   return made.filter(ref => ref.deref() !== undefined).length
 }
 
-t.test('one object of a tick outlives a full collection, and no second one', async t => {
-  t.equal(await outliving(() => process.nextTick(() => {})), 0, 'none does by itself')
+t.test('keeps one tick object alive through a full garbage collection, and no second one', async t => {
+  t.equal(await outliving(() => process.nextTick(() => {})), 0, 'none survives by itself')
   t.equal(await outliving(keepTicksQuick), 1)
   t.equal(await outliving(keepTicksQuick), 0)
 })

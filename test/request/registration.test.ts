@@ -14,7 +14,7 @@ const options = (more: QuotaOptions = {}): QuotaOptions => ({
 })
 const work = { config: { quota: 'calls' } }
 
-/** Every route answers 200 and leaves one log row. */
+/** Asserts that each of these URLs answers 200 and leaves one log row. */
 async function charges(t: import('tap').Test, app: FastifyInstance, urls: string[]) {
   t.teardown(() => app.close())
   for (const url of urls) {
@@ -56,7 +56,7 @@ for (const isAwaited of [true, false]) {
   })
 }
 
-t.test('meters a scope that was opened before the registration, and gives its handlers request.quota', async t => {
+t.test('meters a scope registered before the plugin, and gives its handlers request.quota', async t => {
   const app = Fastify()
   app.register(async child => {
     child.get('/metered', work, async request => request.quota.charges.map(charge => charge.type))
@@ -68,7 +68,7 @@ t.test('meters a scope that was opened before the registration, and gives its ha
   t.same((await app.inject('/unmetered')).json(), [])
 })
 
-t.test('meters an encapsulated child, and leaves what stands beside it alone', async t => {
+t.test('meters the encapsulated child that it is registered in, and nothing outside it', async t => {
   const app = Fastify()
   app.register(async child => {
     child.register(quotaPlugin, options())
@@ -79,19 +79,22 @@ t.test('meters an encapsulated child, and leaves what stands beside it alone', a
   t.equal((await app.inject('/outside')).body, 'undefined')
 })
 
-t.test('two siblings without prefixes: the second is told that the balances have a route already', async t => {
-  const app = Fastify()
-  t.teardown(() => app.close())
-  app.register(async child => void (await child.register(quotaPlugin, options())))
-  app.register(async child => void (await child.register(quotaPlugin, options())))
-  await t.rejects(async () => await app.ready(), {
-    code: 'FST_QUOTA_INVALID_OPTION',
-    message:
-      'Option self.url is /quotas/me, which is already declared, perhaps by another registration; choose another path, or set self: false.'
-  })
-})
+t.test(
+  'refuses a second registration in a sibling without a prefix, because /quotas/me is already declared',
+  async t => {
+    const app = Fastify()
+    t.teardown(() => app.close())
+    app.register(async child => void (await child.register(quotaPlugin, options())))
+    app.register(async child => void (await child.register(quotaPlugin, options())))
+    await t.rejects(async () => await app.ready(), {
+      code: 'FST_QUOTA_INVALID_OPTION',
+      message:
+        'Option self.url is /quotas/me, which is already declared, perhaps by another registration; choose another path, or set self: false.'
+    })
+  }
+)
 
-t.test('meters two siblings, each with its own rules and prefixes', async t => {
+t.test('meters two siblings, each with its own prefix, rules and admin token', async t => {
   const app = Fastify()
   for (const prefix of ['/a', '/b']) {
     app.register(
@@ -122,38 +125,41 @@ t.test('meters two siblings, each with its own rules and prefixes', async t => {
   )
 })
 
-t.test('answers in its own words, whatever the application makes of answers', async t => {
-  const app = Fastify()
-  t.teardown(() => app.close())
-  // As with those for zod, which take no JSON schema.
-  const refuse = () => {
-    throw new Error('no schema of this kind')
+t.test(
+  "its own routes answer unchanged by the application's compilers, serializers and preSerialization hooks",
+  async t => {
+    const app = Fastify()
+    t.teardown(() => app.close())
+    // Like those for Zod, which accept no JSON schema.
+    const refuse = () => {
+      throw new Error('no schema of this kind')
+    }
+    app.setSerializerCompiler(refuse)
+    app.setValidatorCompiler(refuse)
+    app.setReplySerializer(() => '<answer/>')
+    app.addHook('preSerialization', async (_request, _reply, payload) => ({ data: payload }))
+    const token = 'a-token-for-this-test'
+    await app.register(quotaPlugin, options({ admin: { token } }))
+    const user = newUser()
+    const headers = { 'x-user': user, 'x-admin-token': token }
+    const answers = {
+      '/quotas/me': { user_id: user },
+      '/admin/quotas/users?limit=1': { users: [] },
+      '/admin/quotas/usage-logs': { usage_logs: [] },
+      '/admin/quotas/health': { service: 'quota-admin' },
+      '/admin/quotas/users/nobody': { status: 404, code: 'FST_QUOTA_UNKNOWN_USER' }
+    }
+    for (const [url, answer] of Object.entries(answers)) {
+      const reply = await app.inject({ url, headers })
+      t.match(reply.json(), answer, url)
+      t.match(reply.headers['content-type'], /^application\/(problem\+)?json; charset=utf-8$/, url)
+    }
+    const head = await app.inject({ method: 'HEAD', url: '/admin/quotas/quota-types', headers })
+    t.ok(Number(head.headers['content-length']) > 2)
   }
-  app.setSerializerCompiler(refuse)
-  app.setValidatorCompiler(refuse)
-  app.setReplySerializer(() => '<answer/>')
-  app.addHook('preSerialization', async (_request, _reply, payload) => ({ data: payload }))
-  const token = 'a-token-for-this-test'
-  await app.register(quotaPlugin, options({ admin: { token } }))
-  const user = newUser()
-  const headers = { 'x-user': user, 'x-admin-token': token }
-  const answers = {
-    '/quotas/me': { user_id: user },
-    '/admin/quotas/users?limit=1': { users: [] },
-    '/admin/quotas/usage-logs': { usage_logs: [] },
-    '/admin/quotas/health': { service: 'quota-admin' },
-    '/admin/quotas/users/nobody': { status: 404, code: 'FST_QUOTA_UNKNOWN_USER' }
-  }
-  for (const [url, answer] of Object.entries(answers)) {
-    const reply = await app.inject({ url, headers })
-    t.match(reply.json(), answer, url)
-    t.match(reply.headers['content-type'], /^application\/(problem\+)?json; charset=utf-8$/, url)
-  }
-  const head = await app.inject({ method: 'HEAD', url: '/admin/quotas/quota-types', headers })
-  t.ok(Number(head.headers['content-length']) > 2)
-})
+)
 
-t.test('does not start on a Fastify that is older than the package says', async t => {
+t.test('does not start on a Fastify older than its peer dependency allows', async t => {
   const { peerDependencies } = JSON.parse(await readFile(new URL('../../package.json', import.meta.url), 'utf8'))
   const app = Fastify()
   t.teardown(() => app.close())
@@ -165,7 +171,7 @@ t.test('does not start on a Fastify that is older than the package says', async 
   })
 })
 
-t.test('refuses a second registration below the first', async t => {
+t.test('refuses a second registration inside the scope of the first', async t => {
   const app = Fastify()
   t.teardown(() => app.close())
   app.register(quotaPlugin, options())
@@ -173,7 +179,7 @@ t.test('refuses a second registration below the first', async t => {
   await t.rejects(async () => void (await app.ready()), { code: 'FST_QUOTA_ALREADY_REGISTERED' })
 })
 
-t.test('refuses a registration around one that was first: what that meters would be charged twice', async t => {
+t.test('refuses a registration whose scope contains an earlier one, as its routes would be charged twice', async t => {
   const app = Fastify()
   t.teardown(() => app.close())
   app.register(async child => {
@@ -195,7 +201,7 @@ t.test('refuses a route with config.quota that no registration reaches', async t
   })
 })
 
-t.test('starts where telemetry has wrapped the hooks of every plugin, and meters', async t => {
+t.test('starts and meters even if telemetry has wrapped the hooks of every plugin', async t => {
   const app = Fastify()
   const { addHook } = app
   // As @fastify/otel does.
@@ -217,7 +223,7 @@ t.test('starts where telemetry has wrapped the hooks of every plugin, and meters
   )
 })
 
-t.test('lets a route win over rules, the exact rule over a pattern, and false exempt', async t => {
+t.test('a route overrides rules, a more specific rule overrides a more general one, and false exempts', async t => {
   const app = Fastify()
   app.register(
     quotaPlugin,
@@ -250,7 +256,7 @@ t.test('lets a route win over rules, the exact rule over a pattern, and false ex
   t.equal(await cost('/v1/own'), '5')
 })
 
-t.test('tells the methods of one route apart, whichever is asked for first', async t => {
+t.test('meters only the method that a rule names, whichever method of the route is requested first', async t => {
   for (const [first, second] of [
     ['GET', 'POST'],
     ['POST', 'GET']
@@ -295,42 +301,39 @@ t.test('lets no spelling of a path escape its rule', async t => {
   }
 })
 
-t.test(
-  'meters by its rule every route that the router takes for the same, however either of them is written',
-  async t => {
-    const router = { caseSensitive: false, ignoreDuplicateSlashes: true }
-    for (const server of [router, { routerOptions: router }, { ...router, routerOptions: { maxParamLength: 200 } }]) {
-      const app = Fastify(server)
-      app.register(
-        quotaPlugin,
-        options({
-          rules: [
-            { url: '/v1/work/:id', quota: 'calls' },
-            { url: '/v2/*', quota: 'calls' },
-            { url: '//V3//*', quota: 'calls' }
-          ]
-        })
-      )
-      app.get('/V1/Work/:ID', async () => 'x')
-      app.get('/v2/seen', async () => 'x')
-      app.get('/V2/Unseen', async () => 'x')
-      app.get('//v2//slashed', async () => 'x')
-      app.register(async child => void child.get('/', async () => 'x'), { prefix: '/v3' })
-      await charges(t, app, [
-        '/v1/work/1',
-        '/V1//WORK/1',
-        '/v2/seen',
-        '/v2/unseen',
-        '/V2/UNSEEN',
-        '/v2/slashed',
-        '/V3',
-        '/v3/'
-      ])
-    }
+t.test('a rule meters every route that the router takes for the same, however rule and route are spelled', async t => {
+  const router = { caseSensitive: false, ignoreDuplicateSlashes: true }
+  for (const server of [router, { routerOptions: router }, { ...router, routerOptions: { maxParamLength: 200 } }]) {
+    const app = Fastify(server)
+    app.register(
+      quotaPlugin,
+      options({
+        rules: [
+          { url: '/v1/work/:id', quota: 'calls' },
+          { url: '/v2/*', quota: 'calls' },
+          { url: '//V3//*', quota: 'calls' }
+        ]
+      })
+    )
+    app.get('/V1/Work/:ID', async () => 'x')
+    app.get('/v2/seen', async () => 'x')
+    app.get('/V2/Unseen', async () => 'x')
+    app.get('//v2//slashed', async () => 'x')
+    app.register(async child => void child.get('/', async () => 'x'), { prefix: '/v3' })
+    await charges(t, app, [
+      '/v1/work/1',
+      '/V1//WORK/1',
+      '/v2/seen',
+      '/v2/unseen',
+      '/V2/UNSEEN',
+      '/v2/slashed',
+      '/V3',
+      '/v3/'
+    ])
   }
-)
+})
 
-t.test('tells rules apart as the router tells routes apart', async t => {
+t.test('rules are case-sensitive exactly when the router is', async t => {
   const boot = async (routerOptions: object, urls: string[]) => {
     const app = Fastify({ routerOptions })
     t.teardown(() => app.close())
@@ -345,7 +348,7 @@ t.test('tells rules apart as the router tells routes apart', async t => {
   await t.rejects(boot({}, ['/v1']), { code: 'FST_QUOTA_RULE_WITHOUT_ROUTE', message: /rules\[0\] \(\* \/v1\)/ })
 })
 
-t.test('writes the declared route into the log, never the path that was asked for', async t => {
+t.test('logs the declared route, never the path that was requested', async t => {
   const app = Fastify()
   t.teardown(() => app.close())
   app.register(quotaPlugin, options())
@@ -355,7 +358,7 @@ t.test('writes the declared route into the log, never the path that was asked fo
   t.match(await logsOf(db, user), [{ endpoint: '/l3_detect/:patient/:date', metadata: {} }])
 })
 
-t.test('charges several users apart, with ids of any characters', async t => {
+t.test('charges users separately, whatever characters their ids contain', async t => {
   const app = Fastify()
   t.teardown(() => app.close())
   app.register(quotaPlugin, options({ identify: request => decodeURIComponent(request.headers['x-user'] as string) }))
@@ -374,29 +377,35 @@ t.test('charges several users apart, with ids of any characters', async t => {
   }
 })
 
-t.test('meters a route whose last parameter may be left out, both ways, by the rule as it is declared', async t => {
-  for (const url of ['/optional/:id?', '/optional/*']) {
-    const app = Fastify()
-    app.register(quotaPlugin, options({ rules: [{ url, quota: 'calls' }] }))
-    app.get('/optional/:id?', async () => 'x')
-    await charges(t, app, ['/optional/1', '/optional'])
+t.test(
+  'meters a route with an optional last parameter, given or omitted, by its declared URL or by a pattern',
+  async t => {
+    for (const url of ['/optional/:id?', '/optional/*']) {
+      const app = Fastify()
+      app.register(quotaPlugin, options({ rules: [{ url, quota: 'calls' }] }))
+      app.get('/optional/:id?', async () => 'x')
+      await charges(t, app, ['/optional/1', '/optional'])
+    }
   }
-})
+)
 
-t.test("meters a prefix's own slash as what is below it, however it is spelled", async t => {
-  for (const routerOptions of [{}, { ignoreTrailingSlash: true }]) {
-    const app = Fastify({ routerOptions })
-    app.register(quotaPlugin, options({ rules: [{ url: '/api/*', quota: 'calls' }] }))
-    app.register(async child => void child.get('/', async () => 'x'), { prefix: '/api' })
-    await charges(t, app, ['/api/', '/api'])
+t.test(
+  'a pattern such as /api/* also meters the root route of the prefix, with and without a trailing slash',
+  async t => {
+    for (const routerOptions of [{}, { ignoreTrailingSlash: true }]) {
+      const app = Fastify({ routerOptions })
+      app.register(quotaPlugin, options({ rules: [{ url: '/api/*', quota: 'calls' }] }))
+      app.register(async child => void child.get('/', async () => 'x'), { prefix: '/api' })
+      await charges(t, app, ['/api/', '/api'])
+    }
+    const app = Fastify({ routerOptions: { ignoreTrailingSlash: true } })
+    app.register(quotaPlugin, options({ rules: [{ url: '/plain/*', quota: 'calls' }] }))
+    app.get('/plain/', async () => 'x')
+    await charges(t, app, ['/plain/', '/plain'])
   }
-  const app = Fastify({ routerOptions: { ignoreTrailingSlash: true } })
-  app.register(quotaPlugin, options({ rules: [{ url: '/plain/*', quota: 'calls' }] }))
-  app.get('/plain/', async () => 'x')
-  await charges(t, app, ['/plain/', '/plain'])
-})
+)
 
-t.test('lists a route once, however many addresses the router has for it', async t => {
+t.test('routes() lists a route once, however many URLs the router has for it', async t => {
   const app = Fastify()
   t.teardown(() => app.close())
   app.register(quotaPlugin, options({ self: false }))
@@ -417,7 +426,7 @@ t.test('lists a route once, however many addresses the router has for it', async
   ])
 })
 
-t.test('a route beside what is below it is another', async t => {
+t.test('the pattern /reports/* does not meter a route /reports', async t => {
   const app = Fastify()
   t.teardown(() => app.close())
   app.register(quotaPlugin, options({ rules: [{ url: '/reports/*', quota: 'calls' }] }))

@@ -14,7 +14,7 @@ t.teardown(() => db.close())
 const other = postgres(url, { max: 1 })
 t.teardown(() => other.end())
 
-/** From now on nothing is charged or given back until it is told to go on. */
+/** From now on nothing is charged or given back, until `goOn` is called. */
 let goOn = () => {}
 const holdUp = () =>
   new Promise<void>(resolve => {
@@ -31,7 +31,7 @@ const app = Fastify()
 t.teardown(() => app.close())
 await app.register(quotaPlugin, { connection: url, quotas: QUOTAS, identify: byHeader, storeTimeoutMs: 20_000 })
 
-/** What a handler answers, the status, and what is charged once the reply has come. */
+/** What a handler returns, its status, and what is charged by the time the reply has arrived. */
 const answers: Record<
   string,
   [answer: (setAmount: (n: number) => void) => Response, status: number, amounts: number[]]
@@ -63,25 +63,22 @@ for (const [name, [answer]] of Object.entries(answers))
 const address = await app.listen({ port: 0, host: '127.0.0.1' })
 
 for (const [name, [, status, amounts]] of Object.entries(answers))
-  t.test(
-    `ends a web Response (${name}) once it is ${status < 300 ? 'charged' : 'given back'}, and not before`,
-    async t => {
-      let isOver = false
-      const reply = fetch(`${address}/${name}`, { headers: { 'x-user': name } }).then(async reply => {
-        await reply.text()
-        isOver = true
-        return reply
-      })
-      await untilWaiting(db)
-      await new Promise(resolve => setTimeout(resolve, 100))
-      t.notOk(isOver)
-      goOn()
-      t.equal((await reply).status, status)
-      const rows = await db.query<{ amount: string }>('SELECT amount FROM usage_logs WHERE user_id = $1', [name])
-      t.strictSame(
-        rows.map(row => Number(row.amount)),
-        amounts
-      )
-      t.equal((await db.query('SELECT 1 FROM quota_reservations')).length, 0)
-    }
-  )
+  t.test(`ends a web Response (${name}) only once it is ${status < 300 ? 'charged' : 'given back'}`, async t => {
+    let isOver = false
+    const reply = fetch(`${address}/${name}`, { headers: { 'x-user': name } }).then(async reply => {
+      await reply.text()
+      isOver = true
+      return reply
+    })
+    await untilWaiting(db)
+    await new Promise(resolve => setTimeout(resolve, 100))
+    t.notOk(isOver)
+    goOn()
+    t.equal((await reply).status, status)
+    const rows = await db.query<{ amount: string }>('SELECT amount FROM usage_logs WHERE user_id = $1', [name])
+    t.strictSame(
+      rows.map(row => Number(row.amount)),
+      amounts
+    )
+    t.equal((await db.query('SELECT 1 FROM quota_reservations')).length, 0)
+  })

@@ -9,7 +9,7 @@ import { ask, byHeader, logsOf, newUser, QUOTAS, usedBy } from '../fixtures/mete
 
 const pg = await server(t)
 
-/** An application on a database of its own, the lines it logs, and a way to look behind its back. */
+/** An application on a database of its own, the URL of that database, and the lines that the application logs. */
 async function application(t: import('tap').Test, options: QuotaOptions = {}) {
   const url = await pg.migrated()
   const lines: { level: number; msg: string; err?: { code?: string }; user?: string }[] = []
@@ -27,7 +27,7 @@ async function application(t: import('tap').Test, options: QuotaOptions = {}) {
 }
 
 t.test(
-  'answers 503 while the store is gone, lets through what fails open, and works again without a restart',
+  'answers 503 while the store is down, lets fail-open routes through, and works again without a restart',
   async t => {
     const { app, url, lines } = await application(t)
     const user = newUser()
@@ -63,29 +63,26 @@ t.test(
   }
 )
 
-t.test(
-  'who waits behind requests of their own is not let through for it, and stands in the way of no other user',
-  async t => {
-    const { app, url } = await application(t, { storeTimeoutMs: 1000, storeFailure: 'open' })
-    app.get('/both', { config: { quota: ['calls', 'tokens'] } }, async () => 'x')
-    const [hot, other] = [newUser(), newUser()]
-    await ask(app, hot, '/both')
-    const sql = postgres(url, { max: 1 })
-    t.teardown(() => sql.end())
-    await sql`BEGIN`
-    await sql`SELECT 1 FROM quota_limits WHERE user_id = ${hot} FOR UPDATE`
-    const asked = Array.from({ length: 30 }, () => ask(app, hot, '/both'))
-    t.equal((await ask(app, other, '/both')).statusCode, 200)
-    const statuses = (await Promise.all(asked)).map(({ statusCode }) => statusCode)
-    await sql`ROLLBACK`
-    // What the database was asked for, and did not answer in time, is a failure of the store.
-    const { unenforced } = app.quota.counts()
-    t.ok(unenforced <= 5, `${unenforced} unenforced`)
-    t.equal(statuses.filter(status => status === 503).length, 30 - unenforced)
-  }
-)
+t.test('requests that wait behind others of their user do not fail open, and do not hold up other users', async t => {
+  const { app, url } = await application(t, { storeTimeoutMs: 1000, storeFailure: 'open' })
+  app.get('/both', { config: { quota: ['calls', 'tokens'] } }, async () => 'x')
+  const [hot, other] = [newUser(), newUser()]
+  await ask(app, hot, '/both')
+  const sql = postgres(url, { max: 1 })
+  t.teardown(() => sql.end())
+  await sql`BEGIN`
+  await sql`SELECT 1 FROM quota_limits WHERE user_id = ${hot} FOR UPDATE`
+  const asked = Array.from({ length: 30 }, () => ask(app, hot, '/both'))
+  t.equal((await ask(app, other, '/both')).statusCode, 200)
+  const statuses = (await Promise.all(asked)).map(({ statusCode }) => statusCode)
+  await sql`ROLLBACK`
+  // Only those that the database was asked for, and that it did not answer in time, are failures of the store.
+  const { unenforced } = app.quota.counts()
+  t.ok(unenforced <= 5, `${unenforced} unenforced`)
+  t.equal(statuses.filter(status => status === 503).length, 30 - unenforced)
+})
 
-t.test('one who looks at their own view again and again takes one connection', async t => {
+t.test('simultaneous requests of one user for /quotas/me take one connection', async t => {
   const { app, url } = await application(t)
   const user = newUser()
   await ask(app, user, '/work')
@@ -108,7 +105,7 @@ t.test('one who looks at their own view again and again takes one connection', a
   }
 })
 
-t.test("a user's own view waits no longer for the store than a metered request does", async t => {
+t.test("a user's own view gives up on the store sooner than an operator's view of that user", async t => {
   const token = 'the-admin-token-of-this-test'
   const { app, url } = await application(t, { admin: { token }, storeTimeoutMs: 200 })
   const user = newUser()
@@ -130,7 +127,7 @@ t.test("a user's own view waits no longer for the store than a metered request d
   await sql`ROLLBACK`
 })
 
-t.test('takes a store that fails an amount function for no fault of the rule', async t => {
+t.test('an amount function that fails because of the store is treated as a store failure', async t => {
   const url = await pg.migrated()
   const app = Fastify()
   await app.register(quotaPlugin, { connection: url, quotas: QUOTAS, identify: byHeader, storeTimeoutMs: 200 })
@@ -152,7 +149,7 @@ t.test('takes a store that fails an amount function for no fault of the rule', a
 })
 
 t.test(
-  'keeps a charge that cannot be written after the handler succeeded, and writes it once, also through close',
+  'keeps a charge that cannot be written after the handler succeeded, and writes it exactly once, even during a close',
   async t => {
     for (const isClosing of [false, true]) {
       const { app, url, lines } = await application(t)
@@ -161,7 +158,7 @@ t.test(
       const sql = postgres(url, { max: 1, onnotice: () => {} })
       t.teardown(() => sql.end())
       await ask(app, user, '/work')
-      // The log cannot be written to; the reservation is made as ever.
+      // The log cannot be written to; reservations still can be made.
       await sql`ALTER TABLE usage_logs RENAME TO usage_logs_away`
       await sql`CREATE TABLE usage_logs (LIKE usage_logs_away INCLUDING ALL)`
       await sql`CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE EXCEPTION 'planted' USING ERRCODE = '53100'; END $$`
@@ -170,7 +167,11 @@ t.test(
       t.equal(response.statusCode, 200)
       t.match(response.headers, { 'x-quota-used': '2', 'x-quota-cost': '1' })
       t.ok(lines.some(line => line.msg.startsWith('quota settlement could not be written')))
-      t.equal((await ask(app, user, '/turned')).statusCode, 500, 'what is owed keeps no reply waiting that turned bad')
+      t.equal(
+        (await ask(app, user, '/turned')).statusCode,
+        500,
+        'a reply that failed after its charge does not wait for owed writes'
+      )
       const repair = async () => {
         await sql`DROP TABLE usage_logs`
         await sql`ALTER TABLE usage_logs_away RENAME TO usage_logs`
@@ -179,7 +180,7 @@ t.test(
       else await repair()
       const db = await connect(url)
       t.teardown(() => db.close())
-      // Of the reply that turned bad there is a row until that is undone, behind what was owed.
+      // The reply that failed has a row until its charge is undone, after the owed writes.
       for (let i = 0; !isClosing && i < 100 && (await logsOf(db, user)).length !== 2; i++)
         await new Promise(resolve => setTimeout(resolve, 50))
       t.equal((await logsOf(db, user)).length, 2)
@@ -188,7 +189,7 @@ t.test(
   }
 )
 
-t.test('answers within a bounded time when a row is locked by somebody else', async t => {
+t.test('answers 503 while another session has locked the row, and gives back what the late statement took', async t => {
   const { app, url } = await application(t)
   const user = newUser()
   await ask(app, user, '/work')
@@ -219,7 +220,7 @@ async function sqlLocks(url: string): Promise<number> {
 }
 
 t.test(
-  'an amount that is told late, while the store is gone, is written once it is back; the last one counts',
+  'an amount set after the reply while the store is down is written once it is back, and the last one set counts',
   async t => {
     const { app, url } = await application(t)
     let set = (_: number) => {}

@@ -1,4 +1,4 @@
-// What the compiler allows is checked by `npx tsc`: a @ts-expect-error above a line that it allows is an error there.
+// Checked by `npx tsc`: a @ts-expect-error above a line that compiles is an error.
 import Fastify, { type FastifyInstance, type FastifyRequest } from 'fastify'
 import t from 'tap'
 import quotaPlugin, {
@@ -14,23 +14,23 @@ import quotaPlugin, {
 /** Never called: written for the compiler. */
 export async function instanceTypes(app: FastifyInstance, request: FastifyRequest): Promise<void> {
   const check: Check = await app.quota.check('alice', 'calls')
-  // @ts-expect-error what it really cost is said by setAmount, which looks at it
+  // @ts-expect-error an amount is changed with setAmount, which validates it
   request.quota.charges[0]!.amount = 2
-  // @ts-expect-error a check has no period
+  // @ts-expect-error a check has no periodStart
   check.periodStart
   const balance: Balance = await app.quota.consume('alice', 'calls', 1, { idempotencyKey: 'k', metadata: { a: 1 } })
   balance.resetsAt satisfies Date | null
-  // @ts-expect-error it may never reset
+  // @ts-expect-error resetsAt is null if the type never resets
   balance.resetsAt.getTime()
   const remaining: number = await app.quota.remaining('alice', 'calls')
   const all: Balance[] = await app.quota.all('alice')
   const reservation: Reservation = await app.quota.reserve('alice', ['calls', { type: 'tokens', amount: remaining }])
   await reservation.commit({ amounts: { tokens: all.length } })
-  // @ts-expect-error an id is never changed
+  // @ts-expect-error an id is read-only
   reservation.id = 'other'
-  // @ts-expect-error an amount is needed to know what to give back
+  // @ts-expect-error credit needs an amount
   await app.quota.credit('alice', 'storage')
-  // @ts-expect-error what was measured is the same, however often it is told
+  // @ts-expect-error setUsage takes no key: to repeat it changes nothing
   await app.quota.setUsage('alice', 'storage', 1, { idempotencyKey: 'k' })
   // @ts-expect-error amounts are numbers
   await app.quota.consume('alice', 'calls', '1')
@@ -46,7 +46,7 @@ export async function instanceTypes(app: FastifyInstance, request: FastifyReques
   request.quota.setAmount('tokens', 5)
   request.quota.metadata = { patient: 7 }
   request.quota.charges[0]?.balance.remaining satisfies number | undefined
-  // @ts-expect-error a request has its quota from the plugin
+  // @ts-expect-error request.quota is set by the plugin only
   request.quota = undefined
   // @ts-expect-error metadata is an object
   request.quota.metadata = 'text'
@@ -83,9 +83,9 @@ export async function optionTypes(): Promise<void> {
     },
     { rules: [{ url: '/free', quota: false }] }
   ]
-  // @ts-expect-error a database is no number
+  // @ts-expect-error a connection is not a number
   options.push({ connection: 5 })
-  // @ts-expect-error a rule has a url
+  // @ts-expect-error a rule needs a url
   options.push({ rules: [{ quota: 'calls' }] })
   // @ts-expect-error an amount is a number
   options.push({ rules: [{ url: '/', quota: 'calls', amount: '1' }] })

@@ -1,4 +1,4 @@
-// What the compiler allows is checked by `npx tsc`: a @ts-expect-error above a line that it allows is an error there.
+// Checked by `npx tsc`: a @ts-expect-error above a line that compiles is an error.
 import Fastify from 'fastify'
 import t from 'tap'
 import '../../src/index.ts'
@@ -13,7 +13,7 @@ app.get('/several', { config: { quota: ['calls', { type: 'tokens', amount: async
 app.get('/computed', { config: { quota: { type: 'calls', amount: request => request.ip.length } } }, handler)
 app.get('/options', { config: { quota: { quota: ['calls'], storeFailure: 'open', charge: s => s < 500 } } }, handler)
 app.get('/denial', { config: { quota: { type: 'calls', denial: { statusCode: 429, upgradeUrl: null } } } }, handler)
-// @ts-expect-error true says nothing
+// @ts-expect-error true names no quota type
 app.get('/true', { config: { quota: true } }, handler)
 // @ts-expect-error an amount is a number
 app.get('/text', { config: { quota: { type: 'calls', amount: '5' } } }, handler)
@@ -22,6 +22,6 @@ app.get('/computed-text', { config: { quota: { type: 'calls', amount: () => '5' 
 // @ts-expect-error a type is named by its key
 app.get('/keyless', { config: { quota: { amount: 5 } } }, handler)
 
-t.test('a route says what it costs in its config', async t => {
+t.test('a route with several charges in config.quota can be declared', async t => {
   t.equal(app.hasRoute({ method: 'GET', url: '/several' }), true)
 })
