@@ -34,16 +34,16 @@ t.test('drizzle-kit push on an empty database and the migrations give the same s
   await push(pushed)
   const lines = await catalogue(sqlOf(t, migrated))
   t.strictSame(await catalogue(sqlOf(t, pushed)), lines)
-  t.ok(lines.length > 80, 'and it is not empty')
+  t.ok(lines.length > 80, 'the schema is not empty')
 
-  t.equal(await migrateAt(pushed), 1, 'a migrate() after it applies the replica identities, which a push leaves out')
+  t.equal(await migrateAt(pushed), 1, 'migrate() applies the replica identities, which the push left out')
   const [before] = await sqlOf(t, migrated)`SELECT array_agg(hash ORDER BY hash) AS hashes FROM quota_migrations`
   const [after] = await sqlOf(t, pushed)`SELECT array_agg(hash ORDER BY hash) AS hashes FROM quota_migrations`
-  t.strictSame(after!.hashes, before!.hashes, 'and writes down what is there')
+  t.strictSame(after!.hashes, before!.hashes, 'all migrations are recorded')
   await (await connect(pushed)).close()
 })
 
-t.test('what a push has done is recorded, whatever was recorded before it', async t => {
+t.test('migrate() records what a push has applied, however many migrations are already recorded', async t => {
   const [pushed, migrated] = [await pg.empty(), sqlOf(t, await pg.migrated())]
   await push(pushed)
   const sql = sqlOf(t, pushed)
@@ -58,7 +58,7 @@ t.test('what a push has done is recorded, whatever was recorded before it', asyn
 })
 
 t.test(
-  'a publication of all tables lets users be deleted, and sums forgotten, on migrated tables and on pushed ones',
+  'with a publication of all tables, users and rollups can still be deleted, on migrated tables and on pushed ones',
   async t => {
     const pushed = await pg.empty()
     await push(pushed)
@@ -79,7 +79,7 @@ t.test(
   }
 )
 
-t.test('a push after the migrations changes nothing, and drops nothing', async t => {
+t.test('a push after the migrations changes and drops nothing', async t => {
   const url = await pg.migrated()
   const sql = sqlOf(t, url)
   const before = await catalogue(sql, [])
@@ -88,7 +88,7 @@ t.test('a push after the migrations changes nothing, and drops nothing', async t
   t.ok(before.some(line => line.startsWith('quota_migrations.')))
 })
 
-t.test('migrate() twice is migrate() once', async t => {
+t.test('a second migrate() changes nothing', async t => {
   const url = await pg.empty()
   t.ok((await migrateAt(url)) > 0)
   const sql = sqlOf(t, url)
@@ -97,7 +97,7 @@ t.test('migrate() twice is migrate() once', async t => {
   t.strictSame([await catalogue(sql, []), await sql`SELECT * FROM quota_migrations`], before)
 })
 
-t.test("the tables go where the search_path says, and refer to each other, beside those of 'public'", async t => {
+t.test("the tables are in the search_path's schema and refer to each other, even beside those in 'public'", async t => {
   for (const hasOthers of [false, true]) {
     const url = await pg.empty()
     const admin = sqlOf(t, url)
@@ -127,7 +127,7 @@ t.test("the tables go where the search_path says, and refer to each other, besid
   }
 })
 
-t.test('a migration goes where the tables are, also where another schema has come before theirs', async t => {
+t.test('a migration runs in the schema of the tables, even if another comes first in the search_path', async t => {
   const url = await pg.migrated()
   const admin = sqlOf(t, url)
   await admin`CREATE SCHEMA app`
@@ -171,7 +171,7 @@ t.test("push and migrate leave the application's own tables alone", async t => {
   }
 })
 
-t.test("push leaves the application's own sequences and enum types alone, whatever uses them, or nothing", async t => {
+t.test("push leaves the application's own sequences and enum types alone, whether used or not", async t => {
   const url = await pg.empty()
   const sql = sqlOf(t, url)
   await sql.unsafe(`
@@ -201,10 +201,10 @@ t.test("push leaves the application's own sequences and enum types alone, whatev
   t.strictSame(await catalogue(sql, ['people']), await catalogue(sqlOf(t, await pg.migrated())))
   t.match(await push(url), /No changes detected/)
   t.strictSame(await theirs(), before)
-  t.equal(before[2]!.length, 8, 'and they are all there')
+  t.equal(before[2]!.length, 8, 'all sequences are still there')
 })
 
-t.test('a push that cannot read what else is there says so without the password, and fails', async t => {
+t.test('a push that cannot read what else is in the database fails, and does not show the password', async t => {
   const url = new URL(pg.url())
   url.password = 'not-the-password'
   const error: Error = await push(url.href).then(
@@ -218,7 +218,7 @@ t.test('a push that cannot read what else is there says so without the password,
   t.notMatch(error.message, /not-the-password/)
 })
 
-t.test('drizzle-kit generate finds nothing that the migrations lack, whatever is in the database', async t => {
+t.test('drizzle-kit generate finds nothing to add to the migrations, whatever else is in the database', async t => {
   const url = await pg.empty()
   await sqlOf(t, url)`CREATE SEQUENCE invoice_no`
   const dir = t.testdir()
@@ -231,7 +231,7 @@ t.test('drizzle-kit generate finds nothing that the migrations lack, whatever is
   t.strictSame(readdirSync(join(dir, 'drizzle')), files)
 })
 
-t.test("an application's schema that has ours in it can be pushed, and then serves", async t => {
+t.test("an application's schema that includes ours can be pushed, and reservations then work", async t => {
   const url = await pg.empty()
   const dir = t.testdir({
     'drizzle.config.js':
@@ -254,7 +254,7 @@ export const users = pgTable('users', { id: serial('id').primaryKey(), quotaUser
   t.strictSame(await standing(db, 'alice', 'calls'), [0, 3, 7])
 })
 
-t.test("a push of an application's schema leaves what init has recorded, with the filter of the example", async t => {
+t.test("a push of an application's schema with the example's tablesFilter keeps the table of migrations", async t => {
   const url = await pg.migrated()
   const { tablesFilter } = ownDrizzle as { tablesFilter?: string[] }
   const config = { dialect: 'postgresql', schema: './schema.ts', tablesFilter, dbCredentials: { url } }
@@ -266,7 +266,7 @@ t.test("a push of an application's schema leaves what init has recorded, with th
   t.strictSame(await catalogue(sql, []), before)
 })
 
-t.test('the four documented statements answer as they stand', async t => {
+t.test('the four documented SQL statements work as they are written', async t => {
   const url = await pg.migrated()
   const db = await connect(url)
   t.teardown(() => db.close())
@@ -291,7 +291,7 @@ t.test('the four documented statements answer as they stand', async t => {
 })
 
 t.test(
-  'every table that grows with users leads its key with the user, and refers only along it or to the types',
+  'tables that grow with users have keys that begin with the user and refer only by user or to the types; no triggers or functions',
   async t => {
     const sql = sqlOf(t, await pg.migrated())
     const keys = await sql`

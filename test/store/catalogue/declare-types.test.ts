@@ -9,7 +9,7 @@ import { costing, hold, standing } from '../../fixtures/charges.ts'
 const onBoth = await both(t)
 const AT = new Date('2026-03-10T12:00:00Z')
 
-onBoth('a declared type is kept with its defaults filled in', async (t, db) => {
+onBoth('a declared type is stored with its defaults filled in', async (t, db) => {
   await declareTypes(db, { calls: { limit: 10 }, bytes: { name: 'Storage', unit: 'byte', limit: -1, kind: 'level' } })
   t.match(await listTypes(db), [
     { key: 'bytes', name: 'Storage', unit: 'byte', kind: 'level', period: 'never', defaultLimit: -1, isActive: true },
@@ -17,7 +17,7 @@ onBoth('a declared type is kept with its defaults filled in', async (t, db) => {
   ])
 })
 
-onBoth('a deploy changes what it says, and leaves what an operator set', async (t, db) => {
+onBoth('a deploy applies what changed in its declaration, and leaves what an operator set', async (t, db) => {
   await declareTypes(db, { calls: { name: 'Calls', limit: 10 } })
   await hold(db, 'alice', { calls: 1 })
   await db.query("UPDATE quota_types SET default_limit = 500, unit = 'request'")
@@ -31,7 +31,7 @@ onBoth('a deploy changes what it says, and leaves what an operator set', async (
   t.strictSame(await standing(db, 'bob', 'calls'), [0, 0, 20])
 })
 
-onBoth('a flow does not become a level, nor the reverse, and nothing of it is changed', async (t, db) => {
+onBoth('declaring a flow as a level, or the reverse, is refused and changes nothing', async (t, db) => {
   await declareTypes(db, { calls: { limit: 10 }, bytes: { limit: 5, kind: 'level' } })
   await t.rejects(declareTypes(db, { calls: { limit: 99, kind: 'level' } }), {
     code: 'FST_QUOTA_KIND_CHANGED',
@@ -44,7 +44,7 @@ onBoth('a flow does not become a level, nor the reverse, and nothing of it is ch
   ])
 })
 
-onBoth('a flow that never ended ends when it gets a period, and its use is kept as history', async (t, db) => {
+onBoth('an endless flow ends when it is given a period, and its usage is kept as history', async (t, db) => {
   await declareTypes(db, { calls: { limit: 10, period: 'never' } })
   const held = await hold(db, 'alice', { calls: 8 })
   await declareTypes(db, { calls: { limit: 10, period: 'month' } })

@@ -13,7 +13,7 @@ const MAX = Number.MAX_SAFE_INTEGER
 
 const typeOf = async (db: Database, key = 'calls') => (await listTypes(db)).find(type => type.key === key)
 
-onBoth('makes a type with its defaults, or with all that is said', async (t, db) => {
+onBoth('creates a type as given, with defaults for the rest', async (t, db) => {
   t.equal(await setType(db, 'calls', { default_limit: 10 }, BY), 'created')
   const common = { description: null, isActive: true }
   t.match(await typeOf(db), { ...common, name: 'calls', unit: 'call', kind: 'flow', period: 'month', defaultLimit: 10 })
@@ -24,7 +24,7 @@ onBoth('makes a type with its defaults, or with all that is said', async (t, db)
   t.match(await typeOf(db, 'free'), { defaultLimit: -1, period: 'hour' })
 })
 
-onBoth('changes only what is said, and null takes the description away', async (t, db) => {
+onBoth('changes only what is given, and null removes the description', async (t, db) => {
   await declareTypes(db, { calls: { name: 'Calls', description: 'All', unit: 'request', limit: 10, period: 'day' } })
   const before = (await typeOf(db))!
   t.equal(await setType(db, 'calls', { default_limit: 0 }, BY), 'updated')
@@ -37,7 +37,7 @@ onBoth('changes only what is said, and null takes the description away', async (
   t.match(await typeOf(db), { name: 'Calls', description: null, unit: 'request', period: 'year', defaultLimit: 0 })
 })
 
-onBoth('changes nothing where it would be another kind, or makes nothing without a limit', async (t, db) => {
+onBoth('refuses to change the kind, or to create a type without a limit, and changes nothing', async (t, db) => {
   await declareTypes(db, { calls: { limit: 10 } })
   const before = await listTypes(db)
   t.equal(await setType(db, 'calls', { kind: 'level', default_limit: 5 }, BY), 'another kind')
@@ -46,7 +46,7 @@ onBoth('changes nothing where it would be another kind, or makes nothing without
   t.equal((await auditOf(db, '')).filter(({ actor }) => actor === BY.actor).length, 0)
 })
 
-onBoth('says who, why and what in the audit log, which is no user’s', async (t, db) => {
+onBoth('writes who, why and what into the audit log, under no user', async (t, db) => {
   await setType(db, 'calls', { default_limit: 10 }, BY)
   await setType(db, 'calls', { default_limit: MAX, description: 'x' }, BY)
   const rows = (await auditOf(db, '')).sort((a, b) => String(a.action).localeCompare(String(b.action)))
@@ -69,7 +69,7 @@ onBoth('says who, why and what in the audit log, which is no user’s', async (t
   for (const row of rows) t.match(row, { actor: BY.actor, reason: BY.reason, request_id: BY.requestId })
 })
 
-onBoth('of several at once one makes it, and the others change it', async (t, db) => {
+onBoth('of several calls at once one creates the type, and the others update it', async (t, db) => {
   const outcomes = await Promise.all(
     Array.from({ length: 6 }, (_, i) => setType(db, 'calls', { default_limit: i }, BY))
   )
@@ -80,7 +80,7 @@ onBoth('of several at once one makes it, and the others change it', async (t, db
   t.strictSame(kinds.sort(), ['another kind', 'created'])
 })
 
-onBoth('what was set stays until the declaration says something else of it', async (t, db) => {
+onBoth('what an operator set stays until the declaration of that property changes', async (t, db) => {
   await declareTypes(db, { calls: { name: 'Calls', limit: 10 } })
   await setType(
     db,
@@ -97,11 +97,11 @@ onBoth('what was set stays until the declaration says something else of it', asy
   t.match(
     await typeOf(db, 'made'),
     { name: 'made', defaultLimit: 2, description: null },
-    'what code names is the code’s'
+    'a type that the code declares takes the values of the code'
   )
 })
 
-onBoth('a flow that never ended ends now for every user, and its use is kept as history', async (t, db) => {
+onBoth('an endless flow given a period ends now for every user; its usage is kept as history', async (t, db) => {
   await setType(db, 'calls', { default_limit: 10, period: 'never' }, BY)
   const held = await hold(db, 'alice', { calls: 3 })
   await commit(db, 'alice', costing(await hold(db, 'alice', { calls: 5 })), null)
@@ -119,7 +119,7 @@ onBoth('a flow that never ended ends now for every user, and its use is kept as 
   t.match(second!.end, /-01T00:00:00\.000Z$/)
 })
 
-onBoth('a level has no end, whatever it is called, and running periods of other lengths keep theirs', async (t, db) => {
+onBoth('changing a type keeps the end of running periods, and gives a level none', async (t, db) => {
   await declareTypes(db, { calls: { limit: 10 }, bytes: { limit: 10, kind: 'level' } })
   await hold(db, 'alice', { calls: 3, bytes: 3 })
   const ends = () => db.query('SELECT quota_type_id, period_end FROM quota_limits ORDER BY quota_type_id')

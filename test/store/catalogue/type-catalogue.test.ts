@@ -25,7 +25,7 @@ function counted(): { db: Database; reads(): number } {
 
 const now = performance.now.bind(performance)
 
-/** Lets so much more time have passed than has, until the test is over. */
+/** Puts `performance.now()` ahead by this much, until the test is over. */
 function later(t: Test, milliseconds: number): void {
   t.intercept(performance, 'now', { value: () => now() + milliseconds })
 }
@@ -38,7 +38,7 @@ async function opened(on: Database = db): Promise<TypeCatalogue> {
 
 const limitOf = async (types: TypeCatalogue, key = 'calls') => (await types.get(key, 'here')).defaultLimit
 
-t.test('gives a type by its key, and names the key and the place where there is none', async t => {
+t.test('gives a type by its key, and names an unknown key and where it was used', async t => {
   await declareTypes(db, { calls: { limit: 10 } })
   const types = await opened()
   t.match(await types.get('calls', 'here'), { key: 'calls', defaultLimit: 10, isActive: true })
@@ -46,7 +46,7 @@ t.test('gives a type by its key, and names the key and the place where there is 
     await t.rejects(types.get(key, 'named in a test'), { ...UNKNOWN, message: `'${key}' (named in a test)` }, key)
 })
 
-t.test('sees what this process changed at once', async t => {
+t.test('sees changes at once after a refresh()', async t => {
   await declareTypes(db, { calls: { limit: 10 } })
   const types = await opened()
   await setType(db, 'calls', { default_limit: 20 }, BY)
@@ -55,7 +55,7 @@ t.test('sees what this process changed at once', async t => {
   t.equal(await limitOf(types), 20)
 })
 
-t.test('sees what another process changed from the second use on, once two and a half seconds have passed', async t => {
+t.test('after 2.5 seconds a use reads the types again without waiting, and the next one sees changes', async t => {
   await declareTypes(db, { calls: { limit: 10 } })
   const types = await opened()
   await setType(db, 'calls', { default_limit: 20, is_active: false }, BY)
@@ -63,14 +63,14 @@ t.test('sees what another process changed from the second use on, once two and a
   later(t, 2_000)
   t.equal(await limitOf(types), 10)
   await sleep(100)
-  t.equal(await limitOf(types), 10, 'it is not asked for anew before')
+  t.equal(await limitOf(types), 10, 'not read again before that')
   later(t, 2_501)
-  t.equal(await limitOf(types), 10, 'who asks first does not wait for it')
+  t.equal(await limitOf(types), 10, 'the first use does not wait')
   await sleep(100)
   t.match(await types.get('calls', 'here'), { defaultLimit: 20, isActive: false })
 })
 
-t.test('sees what another process changed five seconds ago, also where nobody has asked since', async t => {
+t.test('after five seconds without a use, the next one waits and sees changes of another process', async t => {
   await declareTypes(db, { calls: { limit: 10 } })
   const { db: on, reads } = counted()
   const types = await opened(on)
@@ -78,10 +78,10 @@ t.test('sees what another process changed five seconds ago, also where nobody ha
   later(t, 5_001)
   t.equal(types.known, undefined)
   t.strictSame(await Promise.all(Array.from({ length: 50 }, () => limitOf(types))), Array(50).fill(20))
-  t.equal(reads(), 2, 'and all who ask wait for one reading')
+  t.equal(reads(), 2, 'all uses wait for one read')
 })
 
-t.test('sees what another process changed also where the clock of this one is put back', async t => {
+t.test('sees changes of another process even if the clock of this one is set back', async t => {
   await declareTypes(db, { calls: { limit: 10 } })
   const types = await opened()
   const { now: clock } = Date
@@ -93,7 +93,7 @@ t.test('sees what another process changed also where the clock of this one is pu
   t.equal(await limitOf(types), 20)
 })
 
-t.test('reads once, however many ask when two and a half seconds have passed', async t => {
+t.test('reads once after 2.5 seconds, however many uses there are', async t => {
   await declareTypes(db, { calls: { limit: 10 } })
   const { db: on, reads } = counted()
   const types = await opened(on)
@@ -106,7 +106,7 @@ t.test('reads once, however many ask when two and a half seconds have passed', a
   t.equal(reads(), 2)
 })
 
-t.test('finds a type that another process made, a second after it was asked for in vain', async t => {
+t.test('finds a type that another process created, one second after not finding it', async t => {
   const types = await opened()
   await declareTypes(db, { calls: { limit: 10 } })
   await t.rejects(types.get('calls', 'here'), UNKNOWN)
@@ -114,14 +114,14 @@ t.test('finds a type that another process made, a second after it was asked for 
   t.equal(await limitOf(types), 10)
 })
 
-t.test('an operator finds a type that another process made at once', async t => {
+t.test('find(), which operators use, sees a type that another process created at once', async t => {
   const types = await opened()
   await t.rejects(types.find('calls', 'here'), UNKNOWN)
   await declareTypes(db, { calls: { limit: 10 } })
   t.match(await types.find('calls', 'here'), { key: 'calls' })
 })
 
-t.test('reads once a second at most, however many keys are guessed', async t => {
+t.test('reads at most once a second, however many keys are guessed', async t => {
   const { db: on, reads } = counted()
   const types = await opened(on)
   const guess = (i: number) => t.rejects(types.get(`guess_${i}`, 'here'), UNKNOWN)
@@ -132,10 +132,10 @@ t.test('reads once a second at most, however many keys are guessed', async t => 
   t.equal(reads(), 2)
   later(t, 4_000)
   await Promise.all(Array.from({ length: 20 }, (_, i) => guess(i)))
-  t.equal(reads(), 3, 'also where they are guessed at once')
+  t.equal(reads(), 3, 'even if they are guessed at the same time')
 })
 
-t.test('an answer that comes late does not undo a newer one', async t => {
+t.test('a read that is answered late does not replace a newer one', async t => {
   await declareTypes(db, { calls: { limit: 10 } })
   let answer = () => {}
   let isFirst = true
@@ -161,7 +161,7 @@ t.test('an answer that comes late does not undo a newer one', async t => {
   t.equal(await limitOf(types), 20)
 })
 
-t.test('keeps what it has read for five seconds while the database does not answer', async t => {
+t.test('serves what it has read for five seconds while the database fails, and then rejects', async t => {
   const own = await embedded(t)
   await declareTypes(own, { calls: { limit: 10 } })
   const types = await opened(own)

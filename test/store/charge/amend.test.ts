@@ -13,7 +13,7 @@ import { type Amounts, BY, costing, hold, logOf, periodsOf, standing, wanted } f
 const onBoth = await both(t)
 const JANUARY = new Date('2026-01-20T12:00:00Z')
 
-/** Charged as held. */
+/** Holds these amounts, and charges them in full. */
 async function charged(db: Database, amounts: Amounts, at?: Date) {
   const held = await hold(db, 'alice', amounts, at && { at })
   await commit(db, 'alice', costing(held), '/chat')
@@ -21,7 +21,7 @@ async function charged(db: Database, amounts: Amounts, at?: Date) {
 }
 const amountsOf = async (db: Database) => (await logOf(db, 'alice')).map(([amount]) => amount)
 
-onBoth('less gives the difference back, and the row keeps its id, time and route', async (t, db) => {
+onBoth('amending to less gives the difference back, and the log row keeps its id, time and route', async (t, db) => {
   await declareTypes(db, { calls: { limit: 10 } })
   const held = await charged(db, { calls: 8 })
   const [before] = await listUsage(db, {}, { limit: 1 })
@@ -32,7 +32,7 @@ onBoth('less gives the difference back, and the row keeps its id, time and route
 })
 
 onBoth(
-  'more is charged in full, also past the limit, and twice is once',
+  'amending to more is charged in full, even past the limit, and only once',
   async (t, db) => {
     await declareTypes(db, { calls: { limit: 10 }, bytes: { limit: 10, kind: 'level' } })
     const held = await charged(db, { calls: 3, bytes: 4 })
@@ -45,7 +45,7 @@ onBoth(
   { overLimit: true }
 )
 
-onBoth('what is held by others stays held', async (t, db) => {
+onBoth('amending leaves other reservations held', async (t, db) => {
   await declareTypes(db, { calls: { limit: 10 } })
   const held = await charged(db, { calls: 3 })
   const other = await hold(db, 'alice', { calls: 2 })
@@ -54,7 +54,7 @@ onBoth('what is held by others stays held', async (t, db) => {
   await release(db, 'alice', other)
 })
 
-onBoth('of a period that is closed by now, that period is moved', async (t, db) => {
+onBoth('amending a charge of a closed period changes that period, not the running one', async (t, db) => {
   await declareTypes(db, { calls: { limit: 10, period: 'month' } })
   const held = await charged(db, { calls: 3 }, JANUARY)
   await charged(db, { calls: 1 })
@@ -63,7 +63,7 @@ onBoth('of a period that is closed by now, that period is moved', async (t, db) 
   t.strictSame(await standing(db, 'alice', 'calls'), [1, 0, 9])
 })
 
-onBoth('a row that is old leaves a mark, so that the sums are made anew', async (t, db) => {
+onBoth('amending an old log row leaves a mark, so that its rollups are computed again', async (t, db) => {
   await declareTypes(db, { calls: { limit: 10 } })
   const held = await charged(db, { calls: 3 }, new Date(Date.now() - 3_600_000))
   await db.query('DELETE FROM quota_usage_marks')
@@ -72,7 +72,7 @@ onBoth('a row that is old leaves a mark, so that the sums are made anew', async 
   t.equal(marks.length, 1)
 })
 
-onBoth('what has no row is left alone: held, given back, or gone with its user', async (t, db) => {
+onBoth('amending a charge without a log row changes nothing: still held, released, or user deleted', async (t, db) => {
   await declareTypes(db, { calls: { limit: 10 } })
   const held = await hold(db, 'alice', { calls: 3 })
   await amend(db, 'alice', costing(held, { calls: 5 }))
@@ -86,7 +86,7 @@ onBoth('what has no row is left alone: held, given back, or gone with its user',
   t.strictSame(await amountsOf(db), [])
 })
 
-onBoth('a level that was set lower since is not amended below what is held of it', async (t, db) => {
+onBoth('amending is refused where a level that was set lower since would fall below what is held', async (t, db) => {
   await declareTypes(db, { bytes: { limit: 10, kind: 'level' } })
   const held = await charged(db, { bytes: 6 })
   const [to] = await wanted(db, { bytes: 3 })

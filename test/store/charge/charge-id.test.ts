@@ -2,7 +2,7 @@ import t from 'tap'
 import { validate, version } from 'uuid'
 import { chargeId } from '../../../src/store/charge/charge-id.ts'
 
-t.test('is a UUID of version 7, begins with its time, and is another one each time', async t => {
+t.test('charge ids are version 7 UUIDs that begin with their time, ascend and never repeat', async t => {
   const before = Date.now()
   const ids = Array.from({ length: 10_000 }, chargeId)
   const after = Date.now()

@@ -36,7 +36,7 @@ const level = async (db: Database, move: 'set' | 'credit', amount: number, idemp
   })
 }
 
-onBoth('charges at once: the counter and one log row, and no reservation', async (t, db) => {
+onBoth('a direct charge moves the counter and writes one log row, without a reservation', async (t, db) => {
   await declareTypes(db, { calls: { limit: 10 } })
   const outcome = await consume(db, 'alice', { calls: 4 })
   t.match(outcome, { admitted: true, charges: [{ balance: { used: 4, reserved: 0, remaining: 6 } }] })
@@ -46,7 +46,7 @@ onBoth('charges at once: the counter and one log row, and no reservation', async
   t.equal((await db.query('SELECT 1 FROM quota_reservations')).length, 0)
 })
 
-onBoth('a charge that does not fit changes nothing, and remembers no key', async (t, db) => {
+onBoth('a charge that does not fit changes nothing, and its idempotency key is not stored', async (t, db) => {
   await declareTypes(db, { calls: { limit: 10 } })
   await hold(db, 'alice', { calls: 7 })
   t.match(await consume(db, 'alice', { calls: 4 }, 'k'), {
@@ -58,7 +58,7 @@ onBoth('a charge that does not fit changes nothing, and remembers no key', async
 })
 
 onBoth(
-  'the amount 0 is charged, and has its log row, also past a limit that was lowered',
+  'the amount 0 is charged and logged, even past a limit that was lowered',
   async (t, db) => {
     await declareTypes(db, { calls: { limit: 10 } })
     await consume(db, 'alice', { calls: 5 })
@@ -69,7 +69,7 @@ onBoth(
   { overLimit: true }
 )
 
-onBoth('a key that was used undoes the charge that brings it again, and remembers the first answer', async (t, db) => {
+onBoth('a repeated idempotency key rolls the second charge back, and keeps the first answer', async (t, db) => {
   await declareTypes(db, { calls: { limit: 10 } })
   await hold(db, 'alice', { calls: 2 })
   const first = await consume(db, 'alice', { calls: 4 }, 'k')
@@ -84,7 +84,7 @@ onBoth('a key that was used undoes the charge that brings it again, and remember
     (await logOf(db, 'alice')).map(([amount]) => amount),
     [4, 1]
   )
-  if (!first.admitted) return t.fail('the first charge fits')
+  if (!first.admitted) return t.fail('the first charge was denied')
   const { typeId, balance } = first.charges[0]!
   const { limit, used, reserved, periodStart, resetsAt } = balance
   t.strictSame(await recallCharge(db, 'alice', 'k'), {
@@ -94,14 +94,14 @@ onBoth('a key that was used undoes the charge that brings it again, and remember
   })
 })
 
-onBoth('a key belongs to its user', async (t, db) => {
+onBoth('an idempotency key belongs to its user: another user can use the same one', async (t, db) => {
   await declareTypes(db, { calls: { limit: 10, period: 'never' } })
   t.equal((await consume(db, 'alice', { calls: 4 }, 'k')).admitted, true)
   t.equal((await consume(db, 'bob', { calls: 5 }, 'k')).admitted, true)
   t.match(await recallCharge(db, 'bob', 'k'), { amount: 5, balance: { resetsAt: null } })
 })
 
-onBoth('a credit lowers a level, never below 0, and leaves what is held', async (t, db) => {
+onBoth('a credit lowers a level, never below 0, and leaves reservations alone', async (t, db) => {
   await declareTypes(db, { bytes: { limit: 100, kind: 'level' } })
   t.equal(await level(db, 'credit', 5), undefined)
   await consume(db, 'alice', { bytes: 40 })
@@ -114,7 +114,7 @@ onBoth('a credit lowers a level, never below 0, and leaves what is held', async 
   )
 })
 
-onBoth('setting a level logs the difference, in both directions, also past the limit', async (t, db) => {
+onBoth('setting a level logs the difference, in both directions, even past the limit', async (t, db) => {
   await declareTypes(db, { bytes: { limit: 100, kind: 'level' } })
   await consume(db, 'alice', { bytes: 40 })
   await hold(db, 'alice', { bytes: 20 })
@@ -128,7 +128,7 @@ onBoth('setting a level logs the difference, in both directions, also past the l
   )
 })
 
-onBoth('a key that was used undoes the move of a level', async (t, db) => {
+onBoth('a repeated idempotency key rolls the second change of a level back', async (t, db) => {
   await declareTypes(db, { bytes: { limit: 100, kind: 'level' } })
   await consume(db, 'alice', { bytes: 40 })
   await level(db, 'credit', 10, 'k')
@@ -137,7 +137,7 @@ onBoth('a key that was used undoes the move of a level', async (t, db) => {
   t.match(await recallCharge(db, 'alice', 'k'), { amount: -10, balance: { used: 30, limit: 100 } })
 })
 
-onBoth('forgets keys that are older than a day, at most a thousand at once', async (t, db) => {
+onBoth('deletes idempotency keys that are older than a day, at most a thousand at once', async (t, db) => {
   await declareTypes(db, { calls: { limit: 10 } })
   await consume(db, 'alice', { calls: 1 }, 'young')
   await db.query(

@@ -33,14 +33,14 @@ onBoth('a commit charges what was held, as one log row with the id and the time 
   ])
 })
 
-onBoth('a commit of less gives the rest back', async (t, db) => {
+onBoth('a commit of less than was held gives the rest back', async (t, db) => {
   await declareTypes(db, { calls: { limit: 10 } })
   const held = await hold(db, 'alice', { calls: 8 })
   await commit(db, 'alice', costing(held, { calls: 2 }), null)
   t.strictSame(await standing(db, 'alice', 'calls'), [2, 0, 8])
 })
 
-onBoth('a commit of 0 keeps its log row', async (t, db) => {
+onBoth('a commit of 0 still writes its log row', async (t, db) => {
   await declareTypes(db, { calls: { limit: 10 } })
   await commit(db, 'alice', costing(await hold(db, 'alice', { calls: 8 }), { calls: 0 }), null)
   t.strictSame(await standing(db, 'alice', 'calls'), [0, 0, 10])
@@ -48,7 +48,7 @@ onBoth('a commit of 0 keeps its log row', async (t, db) => {
 })
 
 onBoth(
-  'a commit of more than was held is charged in full, also past the limit',
+  'a commit of more than was held is charged in full, even past the limit',
   async (t, db) => {
     await declareTypes(db, { calls: { limit: 10 } })
     const held = await hold(db, 'alice', { calls: 4 })
@@ -90,7 +90,7 @@ onBoth('a second commit charges nothing, whatever amount it names', async (t, db
 })
 
 onBoth(
-  'a commit after the reservation expired is charged in full, and once',
+  'a commit after the reservation expired is charged in full, and only once',
   async (t, db) => {
     await declareTypes(db, { calls: { limit: 10 } })
     const held = await hold(db, 'alice', { calls: 3 }, { at: AT, leaseMs: 1000 })
@@ -105,7 +105,7 @@ onBoth(
   { overLimit: true }
 )
 
-onBoth('a commit after the time is up, but before anybody gave it back, is charged once', async (t, db) => {
+onBoth('a commit after the lease ended, but before the reservation was given back, is charged once', async (t, db) => {
   await declareTypes(db, { calls: { limit: 10 } })
   const held = await hold(db, 'alice', { calls: 3 }, { at: AT, leaseMs: 1000 })
   await commit(db, 'alice', costing(held), null)
@@ -120,7 +120,7 @@ onBoth('a commit whose user was deleted is refused with SQLSTATE 23502', async (
   await t.rejects(commit(db, 'alice', costing(held), null), { code: 'FST_QUOTA_STORE', cause: { code: '23502' } })
 })
 
-onBoth('a release gives everything back, and a second one nothing', async (t, db) => {
+onBoth('a release gives everything back, and a second one changes nothing', async (t, db) => {
   await declareTypes(db, { a: { limit: 10 }, b: { limit: 10 } })
   const held = await hold(db, 'alice', { a: 3, b: 4 })
   await hold(db, 'alice', { a: 2 })
@@ -140,7 +140,7 @@ onBoth('a release after the commit changes nothing', async (t, db) => {
   t.strictSame(await standing(db, 'alice', 'calls'), [3, 0, 7])
 })
 
-onBoth("a commit or release under another user's name changes nothing of the holder's", async (t, db) => {
+onBoth("a release or void under another user's name changes nothing, for neither user", async (t, db) => {
   await declareTypes(db, { calls: { limit: 10 } })
   const held = await hold(db, 'alice', { calls: 3 })
   await hold(db, 'bob', { calls: 1 })
@@ -150,7 +150,7 @@ onBoth("a commit or release under another user's name changes nothing of the hol
   t.strictSame(await standing(db, 'bob', 'calls'), [0, 1, 9])
 })
 
-onBoth('voiding undoes a charge with its log row, once', async (t, db) => {
+onBoth('voiding undoes a charge and deletes its log row, and changes nothing the second time', async (t, db) => {
   await declareTypes(db, { a: { limit: 10 }, b: { limit: 10, kind: 'level' } })
   const held = await hold(db, 'alice', { a: 3, b: 4 })
   await commit(db, 'alice', costing(held, { a: 5 }), null)
@@ -166,7 +166,7 @@ onBoth('voiding undoes a charge with its log row, once', async (t, db) => {
   }
 })
 
-onBoth('voiding gives back what is only held, and what was never held is left alone', async (t, db) => {
+onBoth('voiding gives back what is only held, and ignores a charge that was never held', async (t, db) => {
   await declareTypes(db, { calls: { limit: 10 }, bytes: { limit: 10, kind: 'level' } })
   const held = await hold(db, 'alice', { calls: 3, bytes: 4 })
   await voidCharges(db, 'alice', [...held, { ...held[0]!, id: v7() }])
@@ -174,7 +174,7 @@ onBoth('voiding gives back what is only held, and what was never held is left al
   t.strictSame(await standing(db, 'alice', 'bytes'), [0, 0, 10])
 })
 
-onBoth('a level that was set lower since is not undone below what is held of it', async (t, db) => {
+onBoth('voiding is refused where a level that was set lower since would fall below what is held', async (t, db) => {
   await declareTypes(db, { bytes: { limit: 10, kind: 'level' } })
   const charged = await hold(db, 'alice', { bytes: 4 })
   await commit(db, 'alice', costing(charged), null)
@@ -186,17 +186,17 @@ onBoth('a level that was set lower since is not undone below what is held of it'
   t.strictSame(await standing(db, 'alice', 'bytes'), [3, 0, 7])
 })
 
-onBoth('a late commit charges who was written down within the same millisecond', async (t, db) => {
+onBoth('a late commit charges a user who was created within the same millisecond as the charge', async (t, db) => {
   await declareTypes(db, { calls: { limit: 10 } })
   const held = await hold(db, 'alice', { calls: 1 }, { at: AT, leaseMs: 1000 })
-  // Rounded up, where the charge's own instant is cut off.
+  // As if it had been rounded up, while the time of the charge is cut off.
   await db.query("UPDATE quota_users SET created_at = created_at + interval '1 millisecond'")
   await expireReservations(db, 'alice', LATER)
   await commit(db, 'alice', costing(held), null)
   t.strictSame(await logOf(db, 'alice'), [[1, AT.toISOString()]])
 })
 
-onBoth('a late commit does not charge whoever came under the id of a user that was deleted', async (t, db) => {
+onBoth('a late commit does not charge a new user who has the id of a deleted one', async (t, db) => {
   await declareTypes(db, { calls: { limit: 10 }, bytes: { limit: 10, kind: 'level' } })
   const held = await hold(db, 'alice', { calls: 1, bytes: 1 }, { at: AT })
   await db.query("DELETE FROM quota_users WHERE id = 'alice'")

@@ -10,7 +10,7 @@ import { hold, standing, tryHold } from '../../fixtures/charges.ts'
 const onBoth = await both(t)
 const after = (seconds: number) => new Date(Date.parse('2026-03-10T12:00:00Z') + seconds * 1000)
 
-onBoth('a reservation holds until its time is up, and not a moment longer', async (t, db) => {
+onBoth('a reservation holds until its lease ends, and not a moment longer', async (t, db) => {
   await declareTypes(db, { calls: { limit: 10 } })
   await hold(db, 'alice', { calls: 10 }, { at: after(0), leaseMs: 60_000 })
   t.match(await tryHold(db, 'alice', { calls: 1 }, { at: after(59.999) }), {
@@ -20,7 +20,7 @@ onBoth('a reservation holds until its time is up, and not a moment longer', asyn
   t.equal((await tryHold(db, 'alice', { calls: 10 }, { at: after(60) })).admitted, true)
 })
 
-onBoth('the reserve that needs it gives dead reservations of every type back, without a sweeper', async (t, db) => {
+onBoth('a reserve that needs room gives back expired reservations of every type, without a sweeper', async (t, db) => {
   await declareTypes(db, { a: { limit: 10 }, b: { limit: 10 } })
   await hold(db, 'alice', { a: 6, b: 9 }, { at: after(0), leaseMs: 1000 })
   await hold(db, 'alice', { a: 4 }, { at: after(0), leaseMs: 60_000 })
@@ -29,7 +29,7 @@ onBoth('the reserve that needs it gives dead reservations of every type back, wi
   t.strictSame(await listExpired(db, 10, after(10)), [])
 })
 
-onBoth('a denial after giving back shows what is really left', async (t, db) => {
+onBoth('a denial shows what is left once expired reservations are given back', async (t, db) => {
   await declareTypes(db, { calls: { limit: 10 } })
   await hold(db, 'alice', { calls: 6 }, { at: after(0), leaseMs: 1000 })
   t.match(await tryHold(db, 'alice', { calls: 11 }, { at: after(10) }), {
@@ -37,7 +37,7 @@ onBoth('a denial after giving back shows what is really left', async (t, db) => 
   })
 })
 
-onBoth('an expired reservation does not show in the balances, and looking writes nothing', async (t, db) => {
+onBoth('an expired reservation is not in the balances, and reading them writes nothing', async (t, db) => {
   await declareTypes(db, { calls: { limit: 10 } })
   await hold(db, 'alice', { calls: 6 }, { at: after(0), leaseMs: 1000 })
   await hold(db, 'alice', { calls: 1 }, { at: after(0), leaseMs: 60_000 })
@@ -46,7 +46,7 @@ onBoth('an expired reservation does not show in the balances, and looking writes
   t.equal((await db.query('SELECT 1 FROM quota_reservations')).length, 2)
 })
 
-onBoth("gives back one user's, once, and says how many", async (t, db) => {
+onBoth("gives back one user's expired reservations, once, and returns how many", async (t, db) => {
   await declareTypes(db, { a: { limit: 10 }, b: { limit: 10 } })
   await hold(db, 'alice', { a: 1, b: 2 }, { at: after(0), leaseMs: 1000 })
   await hold(db, 'alice', { a: 3 }, { at: after(0), leaseMs: 1000 })
@@ -58,7 +58,7 @@ onBoth("gives back one user's, once, and says how many", async (t, db) => {
   t.strictSame(await listExpired(db, 10, after(10)), ['bob'])
 })
 
-onBoth('what DELETE in psql leaves held is not given back to who comes under the id, and expires', async (t, db) => {
+onBoth('reservations left by a DELETE in psql expire, and do not affect a new user with the same id', async (t, db) => {
   await declareTypes(db, { a: { limit: 10 }, b: { limit: 10 } })
   await hold(db, 'alice', { a: 6, b: 1 }, { at: after(0), leaseMs: 1000 })
   await hold(db, 'bob', { a: 2 }, { at: after(0), leaseMs: 1000 })
@@ -71,7 +71,7 @@ onBoth('what DELETE in psql leaves held is not given back to who comes under the
   t.strictSame(await standing(db, 'alice', 'a', after(10)), [0, 1, 9])
 })
 
-onBoth('lists at most as many users as asked for, each once', async (t, db) => {
+onBoth('lists each user with expired reservations once, and at most as many as asked for', async (t, db) => {
   await declareTypes(db, { a: { limit: 10 }, b: { limit: 10 } })
   for (const user of ['carol', 'alice', 'bob']) await hold(db, user, { a: 1, b: 1 }, { at: after(0), leaseMs: 1000 })
   t.strictSame(await listExpired(db, 2, after(10)), ['alice', 'bob'])
@@ -79,7 +79,7 @@ onBoth('lists at most as many users as asked for, each once', async (t, db) => {
   t.strictSame(await listExpired(db, 10, after(0)), [])
 })
 
-onBoth('renewing keeps what is named, counted from now, and only that', async (t, db) => {
+onBoth('renewing extends only the named reservations of the named user, counted from now', async (t, db) => {
   await declareTypes(db, { calls: { limit: 10, period: 'never' } })
   const anHourAgo = new Date(Date.now() - 3_600_000)
   const [kept] = await hold(db, 'alice', { calls: 3 }, { at: anHourAgo, leaseMs: 1000 })
@@ -99,7 +99,7 @@ onBoth('renewing keeps what is named, counted from now, and only that', async (t
   t.equal(await expireReservations(db, 'alice', tenMinutesOn), 1)
 })
 
-onBoth('renewing what was given back already brings nothing to life', async (t, db) => {
+onBoth('renewing does not revive a reservation that was already given back', async (t, db) => {
   await declareTypes(db, { calls: { limit: 10 } })
   const [held] = await hold(db, 'alice', { calls: 3 }, { at: after(0), leaseMs: 1000 })
   await expireReservations(db, 'alice', after(10))
@@ -108,7 +108,7 @@ onBoth('renewing what was given back already brings nothing to life', async (t, 
   await renewReservations(db, [], 60_000)
 })
 
-onBoth('what lives is renewed when it is due, whoever has left, and not beyond the time that it has', async (t, db) => {
+onBoth('live reservations are renewed when due, but not once they have left or are past their limit', async (t, db) => {
   await declareTypes(db, { calls: { limit: 100, period: 'never' } })
   const anHourAgo = new Date(Date.now() - 3_600_000)
   const set = new LiveReservationSet(60_000)
@@ -135,14 +135,14 @@ onBoth('what lives is renewed when it is due, whoever has left, and not beyond t
   const end = performance.now() + 20_000
   t.ok(
     due.every(({ renewAt }) => renewAt > 0 && renewAt <= end),
-    'and again after a third of its lease'
+    'due again after a third of the lease'
   )
   t.equal(await expireReservations(db, 'alice'), 3)
   t.strictSame(await standing(db, 'alice', 'calls'), [0, 2 + 4 + 32, 100 - 38])
 })
 
 onBoth(
-  'of what lives all charges are renewed, again where that failed, and nothing that was dropped',
+  'all charges of a live reservation are renewed, even after a failed attempt, and dropped ones are not',
   async (t, db) => {
     await declareTypes(db, { a: { limit: 100, period: 'never' }, b: { limit: 100, period: 'never' } })
     const when = { at: new Date(Date.now() - 3_600_000), leaseMs: 1000 }

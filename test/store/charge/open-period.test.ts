@@ -27,7 +27,7 @@ const consumeAt = async (db: Database, amount: number, at: string) =>
     idempotencyKey: null
   })
 
-onBoth('the charge that comes after the end rolls the period over, and the closed one is kept', async (t, db) => {
+onBoth('the first charge after the end of a period rolls it over, and the closed one is kept', async (t, db) => {
   await declareTypes(db, { calls: { limit: 10 } })
   await consumeAt(db, 7, '2026-01-31T23:59:59.999Z')
   t.equal((await consumeAt(db, 4, '2026-01-31T23:59:59.999Z')).admitted, false)
@@ -62,7 +62,7 @@ onBoth('a reserve of several types rolls over those that have ended, and only th
   t.match(once!.balance, { reserved: 2, periodStart: iso('2026-03-10T12:59:00Z'), resetsAt: null })
 })
 
-onBoth('after three idle periods the running one opens, and no empty ones between', async (t, db) => {
+onBoth('after three idle periods only the current one opens, and no empty ones in between', async (t, db) => {
   await declareTypes(db, { calls: { limit: 10 } })
   await consumeAt(db, 7, '2026-01-10')
   await consumeAt(db, 1, '2026-05-20')
@@ -75,7 +75,7 @@ onBoth('after three idle periods the running one opens, and no empty ones betwee
   )
 })
 
-onBoth('a limit that was changed in the running period is kept, and stands in the closed row', async (t, db) => {
+onBoth('a limit changed during a period is kept in the next, and recorded in the closed one', async (t, db) => {
   await declareTypes(db, { calls: { limit: 10 } })
   await consumeAt(db, 7, '2026-01-10')
   await db.query('UPDATE quota_limits SET limit_amount = 30')
@@ -94,7 +94,7 @@ onBoth("periods begin and end at the midnights of the user's zone", async (t, db
   t.match(next!.balance, { reserved: 1, periodStart: iso('2026-03-09T04:00:00Z') })
 })
 
-onBoth("an anchored month is counted from the user's own day, and a 31st comes back", async (t, db) => {
+onBoth("an anchored month begins on the user's own day, and is back on the 31st after a short month", async (t, db) => {
   await declareTypes(db, { calls: { limit: 10 } })
   await db.query("INSERT INTO quota_users (id, period_anchor) VALUES ('alice', '2025-12-31')")
   for (const at of ['2026-01-31', '2026-02-28', '2026-03-31']) await consumeAt(db, 1, `${at}T10:00:00Z`)
@@ -104,7 +104,7 @@ onBoth("an anchored month is counted from the user's own day, and a 31st comes b
   )
 })
 
-onBoth('a zone that was changed never makes the next period overlap the closed one', async (t, db) => {
+onBoth('a changed time zone never makes the next period overlap the closed one', async (t, db) => {
   await declareTypes(db, { calls: { limit: 10, period: 'day' } })
   await consumeAt(db, 1, '2026-03-10T12:00:00Z')
   await db.query("UPDATE quota_users SET time_zone = 'America/New_York'")
@@ -118,7 +118,7 @@ onBoth('a zone that was changed never makes the next period overlap the closed o
   )
 })
 
-onBoth('a zone that is none is refused by its name', async (t, db) => {
+onBoth('an invalid time zone is refused, and named in the error', async (t, db) => {
   await declareTypes(db, { calls: { limit: 10 } })
   await db.query("INSERT INTO quota_users (id, time_zone) VALUES ('alice', 'Mars/Base')")
   await t.rejects(tryHold(db, 'alice', { calls: 1 }), { code: 'FST_QUOTA_CALENDAR', message: /Mars\/Base/ })
@@ -139,7 +139,7 @@ onBoth('a reservation is charged to the period that admitted it, however late', 
   t.strictSame(await standing(db, 'alice', 'calls', day('2026-02-01')), [0, 4, 6])
 })
 
-onBoth('a reservation of a closed period that expired, and is committed after all, counts there', async (t, db) => {
+onBoth('an expired reservation of a closed period that is committed late counts in that period', async (t, db) => {
   await declareTypes(db, { calls: { limit: 10 } })
   const held = await hold(db, 'alice', { calls: 3 }, { at: day('2026-01-31T23:59:59Z'), leaseMs: 60_000 })
   await hold(db, 'alice', { calls: 1 }, { at: day('2026-02-01') })
@@ -152,7 +152,7 @@ onBoth('a reservation of a closed period that expired, and is committed after al
   t.strictSame(await standing(db, 'alice', 'calls', day('2026-02-02')), [0, 0, 10])
 })
 
-onBoth('one settlement of two periods moves both', async (t, db) => {
+onBoth('one commit of charges of two periods changes both', async (t, db) => {
   await declareTypes(db, { calls: { limit: 10 } })
   const old = await hold(db, 'alice', { calls: 3 }, { at: day('2026-01-31T23:59:59Z') })
   const young = await hold(db, 'alice', { calls: 4 }, { at: day('2026-02-01') })
@@ -178,7 +178,7 @@ onBoth('a counter that was inserted by hand, without a period row, rolls over li
   )
 })
 
-onBoth('opening again changes nothing', async (t, db) => {
+onBoth('opening periods again changes nothing', async (t, db) => {
   await declareTypes(db, { calls: { limit: 10 } })
   await consumeAt(db, 5, '2026-01-10')
   for (let i = 0; i < 2; i++) await openPeriods(db, 'alice', day('2026-02-10'))
@@ -188,7 +188,7 @@ onBoth('opening again changes nothing', async (t, db) => {
   t.equal((await periodsOf(db, 'alice', 'calls')).length, 2)
 })
 
-/** Does something before the statement that opens what was read. */
+/** The same database, which does something between reading the periods and opening them. */
 const interrupted = (db: Database, meanwhile: () => Promise<unknown>): Database => {
   let isFirst = true
   const query: Database['query'] = async (text, ...rest) => {
@@ -201,7 +201,7 @@ const interrupted = (db: Database, meanwhile: () => Promise<unknown>): Database 
   return Object.create(db, { query: { value: query } })
 }
 
-onBoth('the next period ends where its type has begun to restart since it was read', async (t, db) => {
+onBoth('the next period has an end if its type was given a period after it was read', async (t, db) => {
   await declareTypes(db, { calls: { limit: 10, period: 'month' }, more: { limit: 10, period: 'day' } })
   await hold(db, 'alice', { calls: 8, more: 8 }, { at: day('2026-01-10') })
   await setType(db, 'calls', { period: 'never' }, BY)
@@ -219,7 +219,7 @@ onBoth('the next period ends where its type has begun to restart since it was re
     t.match(await periodsOf(db, 'alice', type), [{ used: 8, closed: true }, { closed: false }])
 })
 
-onBoth("a new user's first period ends where its type has begun to restart since it was read", async (t, db) => {
+onBoth("a new user's first period has an end if its type was given a period after it was read", async (t, db) => {
   await declareTypes(db, { calls: { limit: 10, period: 'never' }, bytes: { limit: 10, kind: 'level' } })
   await ensureUser(
     interrupted(db, () => setType(db, 'calls', { period: 'month' }, BY)),
@@ -232,7 +232,7 @@ onBoth("a new user's first period ends where its type has begun to restart since
   for (const type of ['calls', 'bytes']) t.match(await periodsOf(db, 'alice', type), [{ closed: false }])
 })
 
-onBoth('a flow that never restarts opens without an end, and rolls over to none', async (t, db) => {
+onBoth('a flow that never restarts opens without an end, also when it rolls over from a month', async (t, db) => {
   await declareTypes(db, { calls: { limit: 10, period: 'never' }, more: { limit: 10 } })
   await hold(db, 'alice', { calls: 1, more: 1 }, { at: day('2026-01-10') })
   t.match((await viewQuotas(db, 'alice', 'calls')).quotas, [{ resetsAt: null }])
@@ -242,7 +242,7 @@ onBoth('a flow that never restarts opens without an end, and rolls over to none'
 })
 
 onBoth(
-  'a counter that was moved to an earlier period by hand rolls over into the one that it came from',
+  'a counter that was moved to an earlier period by hand rolls over into the period that it came from',
   async (t, db) => {
     await declareTypes(db, { calls: { limit: 10 } })
     await consumeAt(db, 2, '2026-02-10')

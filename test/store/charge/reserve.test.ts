@@ -52,7 +52,7 @@ onBoth('takes all types or none, and lists every one that does not fit', async (
   t.equal((await hold(db, 'alice', { c: 1, b: 7, a: 5 }, { at: AT })).length, 3)
 })
 
-onBoth('says how many seconds it is to the end of the period, and null where there is none', async (t, db) => {
+onBoth('a denial says in how many seconds the period ends, and null if it has no end', async (t, db) => {
   await declareTypes(db, { daily: { limit: 0, period: 'day' }, once: { limit: 0, period: 'never' } })
   const outcome = await tryHold(db, 'alice', { daily: 1, once: 1 }, { at: new Date('2026-03-10T23:58:59.500Z') })
   t.match(outcome, { violations: [{ retryAfter: 61 }, { retryAfter: null }] })
@@ -66,7 +66,7 @@ onBoth('admits the amount 0 at a limit that is reached, and at the limit 0', asy
 })
 
 onBoth(
-  'admits the amount 0 also past a limit that was lowered, alone and beside what fits',
+  'admits the amount 0 even past a limit that was lowered, alone and beside another type that fits',
   async (t, db) => {
     await declareTypes(db, { calls: { limit: 10 }, tokens: { limit: 10 } })
     await hold(db, 'alice', { calls: 5 })
@@ -80,7 +80,7 @@ onBoth(
   { overLimit: true }
 )
 
-onBoth('never denies an unlimited quota, up to 2^53−1', async (t, db) => {
+onBoth('denies an unlimited quota only beyond 2^53−1', async (t, db) => {
   await declareTypes(db, { calls: { limit: -1 }, most: { limit: MAX_AMOUNT } })
   const [calls, most] = await hold(db, 'alice', { calls: MAX_AMOUNT - 1, most: MAX_AMOUNT })
   t.match(calls!.balance, { limit: -1, reserved: MAX_AMOUNT - 1, remaining: -1 })
@@ -114,7 +114,7 @@ onBoth('opens the counter of a type that is newer than the user, in one call wit
   t.strictSame(await standing(db, 'alice', 'bytes'), [0, 2, 3])
 })
 
-onBoth('refuses a type whose row is gone, by its name, and takes nothing of the other', async (t, db) => {
+onBoth('a type whose row is gone is refused by name, and nothing of the other type is held', async (t, db) => {
   await declareTypes(db, { calls: { limit: 10 }, gone: { limit: 10 } })
   const charges = await wanted(db, { calls: 1, gone: 1 })
   await db.query("DELETE FROM quota_types WHERE type_key = 'gone'")
@@ -125,7 +125,7 @@ onBoth('refuses a type whose row is gone, by its name, and takes nothing of the 
   t.strictSame(await standing(db, 'alice', 'calls'), [0, 0, 10])
 })
 
-onBoth('takes an id once: the same reservation again takes nothing', async (t, db) => {
+onBoth('an id is taken once: reserving with it again is refused, and holds nothing', async (t, db) => {
   await declareTypes(db, { calls: { limit: 10 } })
   const charges = await wanted(db, { calls: 4 })
   await reserve(db, { userId: 'alice', charges, leaseMs: 60_000 })
@@ -133,7 +133,7 @@ onBoth('takes an id once: the same reservation again takes nothing', async (t, d
   t.strictSame(await standing(db, 'alice', 'calls'), [0, 4, 6])
 })
 
-onBoth("keeps one user's use out of another's, whatever characters the id has", async (t, db) => {
+onBoth("keeps one user's usage apart from another's, whatever characters the id has", async (t, db) => {
   await declareTypes(db, { calls: { limit: 1 } })
   for (const userId of ["o'brien", '$1', '{"a":1}', 'ÄÖ 漢字 😀', '%', 'x'.repeat(255)]) {
     t.equal((await tryHold(db, userId, { calls: 1 })).admitted, true, userId)

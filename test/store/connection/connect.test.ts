@@ -16,7 +16,7 @@ import { embeddedDir, freePort, server } from '../../fixtures/database.ts'
 
 const pg = await server(t)
 
-t.test('refuses what is no connection, says what to write, and never the password', async t => {
+t.test('refuses an invalid connection, says what is expected, and never shows the password', async t => {
   const refused: [unknown, RegExp][] = [
     ['postgresql+asyncpg://me:hunter2@db:5432/app', /postgresql\+asyncpg.*write postgresql:\/\/ instead/],
     ['postgres+psycopg://me:hunter2@db/app', /write postgresql:\/\/ instead/],
@@ -51,18 +51,18 @@ t.test('refuses what is no connection, says what to write, and never the passwor
   })
 })
 
-/** All at once: each waits for as long as a boot does. */
+/** These tests run at once: each waits as long as an application may take to start. */
 const WAITING = { timeout: 10_000, buffered: true }
 t.jobs = 4
 
-t.test('a port where nobody listens is FST_QUOTA_UNREACHABLE, within 10 seconds', WAITING, async t => {
+t.test('a port where nothing listens gives FST_QUOTA_UNREACHABLE within 10 seconds', WAITING, async t => {
   const port = await freePort()
   const error = await connect(`postgres://me:hunter2@127.0.0.1:${port}/app`).catch((error: Error) => error)
   t.match(error, { code: 'FST_QUOTA_UNREACHABLE', message: /ECONNREFUSED/ })
   t.notMatch((error as Error).message, /hunter2/)
 })
 
-t.test('so is a server that takes the connection and never answers', WAITING, async t => {
+t.test('a server that accepts but never answers gives FST_QUOTA_UNREACHABLE within 10 seconds', WAITING, async t => {
   const silent = createServer(socket => socket.on('error', () => {}))
   await new Promise<void>(resolve => silent.listen(0, '127.0.0.1', resolve))
   t.teardown(() => silent.close())
@@ -72,7 +72,7 @@ t.test('so is a server that takes the connection and never answers', WAITING, as
 
 for (const hosts of ['one', 'two'] as const)
   t.test(
-    `so is a proxy that closes what it takes (${hosts} in the URL), which is not tried again and again`,
+    `a proxy that closes every connection gives FST_QUOTA_UNREACHABLE, and is not flooded (${hosts} in the URL)`,
     WAITING,
     async t => {
       let taken = 0
@@ -86,14 +86,14 @@ for (const hosts of ['one', 'two'] as const)
       const { port } = closing.address() as { port: number }
       const url = `postgres://me@127.0.0.1:${port}${hosts === 'two' ? `,localhost:${port}` : ''}/app`
       await t.rejects(connect(url), { code: 'FST_QUOTA_UNREACHABLE', message: /ECONNREFUSED|closed/ })
-      t.ok(taken < 200, `${taken} times`)
+      t.ok(taken < 200, `${taken} attempts`)
       taken = 0
       await sleep(300)
-      t.equal(taken, 0, 'nor when it was given up')
+      t.equal(taken, 0, 'no attempt after giving up')
     }
   )
 
-t.test('a wrong password and an unknown database are said without waiting', { timeout: 4_500 }, async t => {
+t.test('a wrong password and an unknown database are reported without waiting', { timeout: 4_500 }, async t => {
   const wrong = pg.url().replace('postgres:postgres@', 'postgres:hunter2@')
   const error = await connect(wrong).catch((error: Error) => error)
   t.match(error, { code: 'FST_QUOTA_UNREACHABLE', message: /password authentication failed/ })
@@ -101,14 +101,14 @@ t.test('a wrong password and an unknown database are said without waiting', { ti
   await t.rejects(connect(pg.url('nowhere')), { code: 'FST_QUOTA_UNREACHABLE', message: /"nowhere" does not exist/ })
 })
 
-t.test('a database without our tables is refused, with the command that makes them', async t => {
+t.test('a database without our tables is refused, and the error names the command that creates them', async t => {
   await t.rejects(connect(await pg.empty()), {
     code: 'FST_QUOTA_SCHEMA',
     message: /table quota_\w+.* and \d+ more missing.*npx fastify-quota init/
   })
 })
 
-t.test('a column that is missing is named', async t => {
+t.test('a missing column is named in the error, and an extra column is accepted', async t => {
   const url = await pg.migrated()
   const sql = postgres(url, { max: 1 })
   t.teardown(() => sql.end())
@@ -118,7 +118,7 @@ t.test('a column that is missing is named', async t => {
   await (await connect(url)).close()
 })
 
-t.test('a key that statements find rows by is named where it is missing; its name and order are free', async t => {
+t.test('a missing unique key is named in the error; its name and column order do not matter', async t => {
   const url = await pg.migrated()
   const sql = postgres(url, { max: 1, onnotice: () => {} })
   t.teardown(() => sql.end())
@@ -131,7 +131,7 @@ t.test('a key that statements find rows by is named where it is missing; its nam
   )
   await sql`CREATE UNIQUE INDEX ON quota_rollups (day_start, time_zone) INCLUDE (day_end)`
   await sql`CREATE UNIQUE INDEX ON quota_types (type_key)`
-  // What ON CONFLICT passes over.
+  // None of these can serve ON CONFLICT.
   await sql`CREATE INDEX ON usage_logs (user_id, id)`
   await sql`CREATE UNIQUE INDEX ON usage_logs (user_id, id) WHERE amount > 0`
   await sql`CREATE UNIQUE INDEX ON usage_logs (user_id, id, amount)`
@@ -148,7 +148,7 @@ t.test('a key that statements find rows by is named where it is missing; its nam
 })
 
 t.test(
-  'a role with the rights of the README is let in; without one of them it is refused, and what it may not do is named',
+  'a role with the rights of the README is accepted; without one of them it is refused, and the missing right is named',
   async t => {
     const url = await pg.migrated()
     const sql = postgres(url, { max: 1 })
@@ -181,7 +181,7 @@ t.test(
 )
 
 t.test(
-  'a role for whom row level security hides rows, or takes none, is refused: it would serve and never charge',
+  'a role for whom row level security hides rows or blocks writes is refused, since it would serve without charging',
   async t => {
     const url = await pg.migrated()
     const sql = postgres(url, { max: 1, onnotice: () => {} })
@@ -206,7 +206,7 @@ t.test(
   }
 )
 
-t.test("the application's own Drizzle database stays open", async t => {
+t.test("close() leaves the application's own Drizzle database open", async t => {
   const sql = postgres(await pg.migrated(), { max: 1 })
   t.teardown(() => sql.end())
   const db = await connect(drizzle(sql))
@@ -214,7 +214,7 @@ t.test("the application's own Drizzle database stays open", async t => {
   t.equal((await db.query<{ one: number }>('SELECT 1 AS one'))[0]?.one, 1)
 })
 
-t.test('a Drizzle database whose transactions take in what others ask is refused, and a pool is not', async t => {
+t.test('a Drizzle database on a single pg Client is refused, and on a Pool of any size accepted', async t => {
   const url = await pg.migrated()
   const client = new Client(url)
   await client.connect()
@@ -230,7 +230,7 @@ t.test('a Drizzle database whose transactions take in what others ask is refused
   }
 })
 
-t.test('columns keep their names: a client that renames them is refused, and the option has no effect', async t => {
+t.test('a Drizzle client that renames columns is refused, and the transform option has no effect', async t => {
   const url = await pg.migrated()
   const client = postgres(url, { max: 1, transform: postgres.camel })
   t.teardown(() => client.end())
@@ -242,7 +242,7 @@ t.test('columns keep their names: a client that renames them is refused, and the
   t.match(await tryHold(db, 'alice', { calls: 1 }), { admitted: false })
 })
 
-t.test('a default isolation above READ COMMITTED is refused, and what to do is said', async t => {
+t.test('refuses a Drizzle client or URL with an isolation above READ COMMITTED, and says what to do', async t => {
   const url = await pg.migrated()
   const database = new URL(url).pathname.slice(1)
   const admin = postgres(url, { max: 1 })
@@ -255,7 +255,7 @@ t.test('a default isolation above READ COMMITTED is refused, and what to do is s
       code: 'FST_QUOTA_CONNECTION',
       message: `runs statements as ${isolation.toUpperCase()}, `
     })
-    // Ours ask for what they need.
+    // Our own connections set the level that they need.
     await (await connect(url)).close()
   }
   await t.rejects(connect(`${url}?default_transaction_isolation=serializable`), {
@@ -267,7 +267,7 @@ t.test('a default isolation above READ COMMITTED is refused, and what to do is s
   await (await connect(drizzle(client))).close()
 })
 
-t.test('an error of a statement carries its SQLSTATE, and neither its values nor its text in the message', async t => {
+t.test('the error of a statement carries its SQLSTATE, and its message does not show the SQL text', async t => {
   const url = await pg.migrated()
   const client = postgres(url, { max: 1 })
   t.teardown(() => client.end())
@@ -281,7 +281,7 @@ t.test('an error of a statement carries its SQLSTATE, and neither its values nor
   }
 })
 
-t.test('a damaged directory is told by its name, with what can be done, and is let go', async t => {
+t.test('a damaged directory is named in the error, and is not left locked', async t => {
   for (const file of ['global/pg_control', 'PG_VERSION']) {
     const dataDir = await embeddedDir(t)
     await writeFile(join(dataDir, file), '')
@@ -300,7 +300,7 @@ t.test('a statement that takes longer than its deadline is given up', async t =>
   await db.close()
 })
 
-t.test('gives the rows of an answer, whatever became of the one before it on its connection', async t => {
+t.test('a statement that fails after some rows does not affect the rows of the next one', async t => {
   const client = postgres(pg.url(), { max: 1, onnotice: () => {} })
   t.teardown(() => client.end())
   for (const db of [await open({ url: pg.url(), max: 1 }), await open(drizzle(client))]) {
@@ -312,8 +312,8 @@ t.test('gives the rows of an answer, whatever became of the one before it on its
   }
 })
 
-t.test('takes what was never answered for a failure, not for no rows', async t => {
-  // What postgres.js resolves a statement with whose connection was reset at the wrong moment.
+t.test('a statement that was never answered fails, instead of giving no rows', async t => {
+  // What postgres.js resolves a statement with when its connection is reset at the wrong moment.
   const unanswered = Object.assign([], { command: null })
   t.throws(() => rowsOf(unanswered), { code: 'FST_QUOTA_STORE' })
   t.strictSame(rowsOf(Object.assign([], { command: 'SELECT' })), [])

@@ -8,14 +8,14 @@ const pass = (t: Test, milliseconds: number) => t.intercept(performance, 'now', 
 const failed = (code: string) => new FST_QUOTA_STORE('it failed', { cause: Object.assign(new Error(code), { code }) })
 const of = (...names: string[]) => new Hosts(names.map(name => ({ host: [name] })))
 
-/** The names in the order in which they are asked, where each is left after this error. */
+/** The names of the hosts that are tried, in order, when each fails with this error. */
 function asked(hosts: Hosts, error: Error, wasSent: boolean): (string | undefined)[] {
   const names = [hosts.address.host?.[0]]
   while (hosts.isElsewhere(error, hosts.generation, wasSent)) names.push(hosts.address.host?.[0])
   return names
 }
 
-t.test('where none is to be had they are tried one after the other, and again a second later', async t => {
+t.test('hosts that cannot be reached are tried in turn, with at most one new round a second', async t => {
   const hosts = of('one', 'two', 'three')
   t.strictSame(asked(hosts, failed('ECONNREFUSED'), false), ['one', 'two', 'three', 'one', 'two', 'three'])
   t.strictSame(asked(hosts, failed('57P03'), false), ['three'])
@@ -23,21 +23,21 @@ t.test('where none is to be had they are tried one after the other, and again a 
   t.strictSame(asked(hosts, failed('CONNECT_TIMEOUT'), false), ['three', 'one', 'two', 'three'])
 })
 
-t.test('one is left once, however many failed on it', async t => {
+t.test('statements that fail together on one host move on by one host, not by one each', async t => {
   const hosts = of('one', 'two')
   const { generation } = hosts
   for (let i = 0; i < 3; i++) t.ok(hosts.isElsewhere(failed('25006'), generation, true))
   t.strictSame(hosts.address, { host: ['two'] })
 })
 
-t.test('of one address only a server that takes no writes is left, once a second', async t => {
+t.test('a single host is tried again only if it takes no writes, at most once a second', async t => {
   const hosts = of('one')
   for (const code of ['ECONNREFUSED', '57P03']) t.strictSame(asked(hosts, failed(code), false), ['one'])
   t.strictSame(asked(hosts, failed('25006'), true), ['one', 'one'])
   t.equal(hosts.generation, 1)
 })
 
-t.test('none is left for what was sent, for a word about a statement, or for a late answer', async t => {
+t.test('stays with a host that drops a sent statement, refuses a login or connection, or is late', async t => {
   const hosts = of('one', 'two')
   t.strictSame(asked(hosts, failed('ECONNRESET'), true), ['one'])
   for (const error of [failed('28P01'), failed('53300'), new FST_QUOTA_STORE('no answer within 900 ms')])

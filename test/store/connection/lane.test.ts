@@ -7,7 +7,7 @@ import { untilWaiting } from '../../fixtures/lock-waits.ts'
 
 const pg = await server(t)
 
-t.test('no more is sent than connections take, and what waited for one has only what is left of its time', async t => {
+t.test('a statement is not sent before a connection is free, and the wait counts against its deadline', async t => {
   const [db, watching] = [await open({ url: pg.url(), max: 1 }), await open(pg.url())]
   const sql = postgres(pg.url(), { max: 1 })
   t.teardown(async () => {

@@ -13,10 +13,10 @@ import { embeddedDir } from '../../fixtures/database.ts'
 import { violations } from '../../fixtures/invariants.ts'
 import { child, children } from '../../fixtures/processes.ts'
 
-/** The last ones mostly wait for heartbeats. */
+/** The last tests mostly wait for heartbeats. */
 t.jobs = 2
 
-t.test('a second process is refused, by the directory and the pid; after kill -9 the next one takes over', async t => {
+t.test('a second process is refused, naming directory and pid; after kill -9 of the first it takes over', async t => {
   const dataDir = await embeddedDir(t)
   const owner = await child(t)
   t.strictSame(await owner.ask({ do: 'connect', dataDir }), { value: true })
@@ -47,7 +47,7 @@ t.test('two connections of one process share the directory; it stays open until 
   t.notOk(existsSync(join(dataDir, 'fastify-quota.pid')))
 })
 
-t.test('who opens the directory again while it is being closed waits, and has it', async t => {
+t.test('opening the directory while it is being closed waits, and then succeeds', async t => {
   const dataDir = await embeddedDir(t)
   const former = await connect({ dataDir })
   await declareTypes(former, { calls: { limit: 10 } })
@@ -60,7 +60,7 @@ t.test('who opens the directory again while it is being closed waits, and has it
   await other.close()
 })
 
-t.test('tables that no migration fits are told, and leave the directory to whoever mends them', async t => {
+t.test('tables that no migration fits are reported, and the directory is released for their repair', async t => {
   const dataDir = t.testdir()
   const mending = await PGlite.create(dataDir)
   await mending.query('CREATE TABLE quota_types (id int)')
@@ -92,7 +92,7 @@ t.test('closing and opening again keeps everything', async t => {
   await again.close()
 })
 
-t.test('a file whose process is gone, or whose pid another process has now, does not keep anybody out', async t => {
+t.test('a lock file whose process is gone, whose pid was reused, or that has no pid keeps nobody out', async t => {
   const dir = t.testdir()
   const file = join(dir, 'fastify-quota.pid')
   for (const owner of ['999999999 1\n', `${process.pid} 1\n`, 'nonsense\n', '']) {
@@ -103,7 +103,7 @@ t.test('a file whose process is gone, or whose pid another process has now, does
   }
 })
 
-t.test('the file of an earlier version, which says no place, keeps others out while its process lives', async t => {
+t.test('a lock file of an earlier version, naming no machine, keeps others out while its process lives', async t => {
   const dir = t.testdir()
   const file = join(dir, 'fastify-quota.pid')
   const unlock = await lockDirectory(dir)
@@ -113,7 +113,7 @@ t.test('the file of an earlier version, which says no place, keeps others out wh
   await t.rejects(lockDirectory(dir), { code: 'FST_QUOTA_DIRECTORY_IN_USE', message: new RegExp(`process ${pid},`) })
 })
 
-t.test('the file is touched also while the engine, or anything else, keeps the process busy', async t => {
+t.test('the lock file is touched even while the event loop is blocked', async t => {
   const dir = t.testdir()
   const unlock = await lockDirectory(dir)
   const touchedMs = () => statSync(join(dir, 'fastify-quota.pid')).mtimeMs
@@ -125,7 +125,7 @@ t.test('the file is touched also while the engine, or anything else, keeps the p
 })
 
 t.test(
-  'an owner in another container keeps the directory as long as it touches its file, and no longer',
+  'an owner in another container keeps the directory as long as it touches its lock file, and no longer',
   { buffered: true },
   async t => {
     const dir = t.testdir()
@@ -140,7 +140,7 @@ t.test(
       })
     }
     await unlock()
-    t.equal(await readFile(file, 'utf8'), '999999999 1 elsewhere\n', 'whose file is not its own leaves it')
+    t.equal(await readFile(file, 'utf8'), '999999999 1 elsewhere\n', 'unlocking leaves a file that another owner wrote')
     const unlockNext = await lockDirectory(dir)
     t.match(await readFile(file, 'utf8'), new RegExp(`^${process.pid} `))
     await unlockNext()
@@ -149,7 +149,7 @@ t.test(
 )
 
 t.test(
-  'of several processes at once exactly one gets the directory, also over the file of a dead one',
+  'of several processes at once exactly one gets the directory, even where the lock file of a dead one is left',
   { buffered: true },
   async t => {
     const contenders = await children(t, 4)

@@ -5,7 +5,7 @@ import { makePrivateDirectory } from '../../../src/store/connection/make-private
 
 const modeOf = (dir: string) => statSync(dir).mode & 0o7777
 
-t.test("a directory that is made is its owner's alone, whatever the umask; those above it are as any other", t => {
+t.test('creates a directory with mode 0700 even under umask 0, and its parents with the default mode', t => {
   const base = t.testdir()
   const former = process.umask(0)
   t.teardown(() => process.umask(former))
@@ -15,7 +15,7 @@ t.test("a directory that is made is its owner's alone, whatever the umask; those
   t.end()
 })
 
-t.test('one of ours that is there loses what the group and others may, and one that everybody shares nothing', t => {
+t.test('an existing directory loses the rights of group and others, unless it is sticky like /tmp', t => {
   for (const [before, after] of [
     [0o777, 0o700],
     [0o755, 0o700],
@@ -32,7 +32,7 @@ t.test('one of ours that is there loses what the group and others may, and one t
   t.end()
 })
 
-t.test('one of another owner is left as it is', { skip: process.getuid?.() !== 0 && 'needs root' }, t => {
+t.test('a directory of another owner is left as it is', { skip: process.getuid?.() !== 0 && 'needs root' }, t => {
   const dir = t.testdir()
   chownSync(dir, 12345, 12345)
   chmodSync(dir, 0o770)

@@ -6,7 +6,7 @@ import { answeredLate, NOT_SENT } from '../../../src/store/late-answer.ts'
 
 const PATIENCE_MS = 50
 
-/** What a statement rejects with whose driver says so, in time or later. */
+/** The error of a statement for which the driver reports this code, before its deadline or after it. */
 const failed = (code: string, afterMs = 0): Promise<unknown> =>
   withDeadline(
     new Promise((_, reject) => setTimeout(() => reject(Object.assign(new Error('planted'), { code })), afterMs)),
@@ -20,28 +20,28 @@ const NOT_DONE = [
 
 for (const code of NOT_DONE) {
   for (const afterMs of [0, 60])
-    t.test(`not done: ${code}, after ${afterMs} ms`, async t => {
+    t.test(`a statement that fails with ${code} after ${afterMs} ms was not carried out`, async t => {
       t.notOk(await mayBeDone(await failed(code, afterMs), PATIENCE_MS))
     })
 }
 
 for (const code of ['57P01', '08006', 'ECONNRESET', 'EPIPE', 'CONNECTION_CLOSED', 'CONNECTION_DESTROYED'])
-  t.test(`may be done, and is over once the patience is: ${code}`, async t => {
+  t.test(`waits, then says that a statement whose connection was lost (${code}) may have been carried out`, async t => {
     const error = await failed(code)
     const start = performance.now()
     t.ok(await mayBeDone(error, PATIENCE_MS))
     t.ok(performance.now() - start >= PATIENCE_MS - 1)
   })
 
-t.test('what was not sent is not done', async t => {
+t.test('a statement that was never sent was not carried out', async t => {
   t.notOk(await mayBeDone(answeredLate(new FST_QUOTA_STORE('planted'), NOT_SENT), PATIENCE_MS))
 })
 
-t.test('what is answered late is done, and runs once', async t => {
+t.test('a statement that succeeds after its deadline was carried out, and is run only once', async t => {
   let runs = 0
-  // As a statement of Drizzle, which runs whenever somebody asks for its answer.
+  // Like a statement of Drizzle, which runs each time it is awaited.
   const lazy: PromiseLike<unknown> = {
-    // biome-ignore lint/suspicious/noThenProperty: that is what it is about
+    // biome-ignore lint/suspicious/noThenProperty: the test is about a thenable
     then: (...given) => {
       runs += 1
       return new Promise(resolve => setTimeout(resolve, 60)).then(...(given as []))

@@ -1,4 +1,4 @@
-// In a process of its own: while the engine makes its directory nothing else is done in it, and whoever waits for a server would give up.
+// In a process of its own: while the engine creates its directory it blocks the process, and a test that waits for a server would time out.
 import { PGlite } from '@electric-sql/pglite'
 import { drizzle } from 'drizzle-orm/pglite'
 import t from 'tap'
@@ -6,7 +6,7 @@ import { declareTypes } from '../../../src/store/catalogue/declare-types.ts'
 import { connect } from '../../../src/store/connection/connect.ts'
 import { tryHold } from '../../fixtures/charges.ts'
 
-t.test("an application's own PGlite has the tables made: no command reaches it", async t => {
+t.test("creates the tables in an application's own PGlite, which no command can reach", async t => {
   const engine = new PGlite()
   t.teardown(() => engine.close())
   const db = await connect(drizzle(engine))

@@ -6,7 +6,7 @@ import { pooler } from '../../fixtures/pooler.ts'
 const pg = await server(t)
 const url = await pg.migrated()
 
-/** How many statements the connection has prepared by name after a few. */
+/** How many statements a connection has prepared by name after it has run a few. */
 async function prepared(t: import('tap').Test, url: string): Promise<number> {
   const db = await connect({ url, max: 1 })
   t.teardown(() => db.close())
@@ -15,20 +15,20 @@ async function prepared(t: import('tap').Test, url: string): Promise<number> {
   return row?.n ?? 0
 }
 
-t.test("prepares statements by name on a server's own connection", async t => {
+t.test('prepares statements by name on a direct connection to the server', async t => {
   t.not(await prepared(t, url), 0)
 })
 
-t.test('prepares none behind a pooler, where the next statement may meet another server', async t => {
+t.test('prepares nothing by name behind a pooler, where the next statement may run on another connection', async t => {
   t.equal(await prepared(t, await pooler(t, url)), 0)
 })
 
-t.test('prepares as the URL says, whatever stands between', async t => {
+t.test("the URL's prepare parameter decides, with and without a pooler", async t => {
   t.equal(await prepared(t, `${url}?prepare=false`), 0)
   t.not(await prepared(t, `${await pooler(t, url)}?prepare=true`), 0)
 })
 
-t.test('takes the pool size from the URL or the options', async t => {
+t.test('takes the pool size from the URL', async t => {
   const db = await connect(`${url}?max=2`)
   t.teardown(() => db.close())
   const pids = await Promise.all(

@@ -11,7 +11,7 @@ const listed = (addresses: readonly Address[]) => ({
   port: addresses.flatMap(({ port = [] }) => port)
 })
 
-/** What postgres.js makes of it. */
+/** The options that postgres.js ends up with. */
 function made(url: string, options: object = {}) {
   const { url: rest, addresses, ...settings } = readServer({ url, ...options })
   const [address] = addresses.length === 1 ? addresses : [listed(addresses)]
@@ -61,7 +61,7 @@ t.test('reads IPv6 addresses, several hosts, and sockets', async t => {
   t.match(made('postgres://me@/app?host=/cloudsql/a:b:c&port=7'), { path: '/cloudsql/a:b:c/.s.PGSQL.7' })
 })
 
-t.test("leaves out what is libpq's or Prisma's, and keeps what is the server's or postgres.js'", async t => {
+t.test('drops the parameters of libpq and Prisma, and keeps those of the server and postgres.js', async t => {
   const neon = 'postgres://me@db/app?sslmode=require&channel_binding=require&keepalives=1&keepalives_idle=30'
   t.match(made(neon), { ssl: 'require', prepare: true, sent: {} })
   t.strictSame(Object.keys(made(neon).sent), [])
@@ -73,15 +73,15 @@ t.test("leaves out what is libpq's or Prisma's, and keeps what is the server's o
   t.strictSame(made('postgres://me@db/app?sslrootcert=system&target_session_attrs=any').sent, {})
 })
 
-t.test("prepares nothing by name for Prisma's pgbouncer=true, unless told", async t => {
+t.test("prepares nothing by name with Prisma's pgbouncer=true, unless prepare is set", async t => {
   const url = 'postgres://me@db/app?pgbouncer=true'
   t.equal(readServer({ url }).prepare, false)
   t.equal(readServer({ url: `${url}&prepare=true` }).prepare, true)
   t.equal(readServer({ url, prepare: true }).prepare, true)
-  t.notOk('prepare' in readServer({ url: 'postgres://me@db/app' }), 'else it is found out')
+  t.notOk('prepare' in readServer({ url: 'postgres://me@db/app' }), 'otherwise it is detected')
 })
 
-t.test('what is given beside the URL wins', async t => {
+t.test('options given beside the URL win over it', async t => {
   const url = 'postgres://me:secret@db:1/app?max=3&connect_timeout=7'
   t.match(readServer({ url }), { max: 3, connect_timeout: 7 })
   t.match(readServer({ url, max: 4 }), { max: 4 })
@@ -98,7 +98,7 @@ t.test('what is given beside the URL wins', async t => {
   t.match(made(url, { db: 'else', username: 'you' }), { database: 'else', user: 'you' })
 })
 
-t.test('refuses what it cannot read, without the password', async t => {
+t.test('refuses a URL that it cannot read, without repeating the password', async t => {
   for (const [url, message] of [
     ['postgres://me:hunter2@db:99999/app', /valid URL/],
     ['postgres://me:hunter2@a,,b/app', /valid URL/],
@@ -112,20 +112,20 @@ t.test('refuses what it cannot read, without the password', async t => {
   t.doesNotThrow(() => readServer({ url: 'postgres://me@db/app?sslrootcert=/ca.pem', ssl: { ca: 'x' } }))
 })
 
-t.test('labels a URL by all but its password', async t => {
+t.test('labels a server by its URL without the password', async t => {
   t.equal(labelServer('postgres://me:hunter2@db:1/app?password=hunter2'), 'postgres://me@db:1/app')
   t.equal(labelServer('postgres://me:hunter2@one:1,two:2/app'), 'postgres://me@one:1,two:2/app')
   t.equal(labelServer('postgres://db'), 'postgres://db')
   t.equal(labelServer('postgres://me:hunter2#@db'), 'a URL that is not valid')
 })
 
-t.test('connects with such URLs', async t => {
+t.test('connects with parameters of libpq, Prisma and the server, and to an IPv6 address', async t => {
   const pg = await server(t)
   const sql = postgres(pg.url(), { max: 1 })
   t.teardown(() => sql.end())
   await sql.unsafe('CREATE DATABASE "my db/ü?" TEMPLATE migrated')
   const url = pg.url(encodeURIComponent('my db/ü?'))
-  // A server of its own behind the address of another kind.
+  // The same server behind an IPv6 address.
   const { port } = new URL(url)
   const six = createServer(socket => socket.pipe(dial(Number(port), '127.0.0.1')).pipe(socket)).listen(0, '::1')
   await once(six, 'listening')

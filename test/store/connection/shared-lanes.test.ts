@@ -10,7 +10,7 @@ const pg = await server(t)
 
 type Run = Lane['run']
 
-/** What each statement is run on, and a lock that one of them can wait for. */
+/** The lanes, and a lock that a statement can wait for. */
 async function lanes(t: Test) {
   const url = await pg.empty()
   const lanes = new SharedLanes(
@@ -27,7 +27,7 @@ async function lanes(t: Test) {
   return {
     lanes,
     pidOf,
-    /** The connection that is shared: on a busy machine the first statement may be slow, and keeps both kinds apart for a while. */
+    /** The shared connection. On a busy machine the first statement may be slow, which keeps both kinds apart for a while. */
     async shared() {
       for (;;) {
         const pid = await pidOf(lanes.runCharging)
@@ -35,16 +35,16 @@ async function lanes(t: Test) {
         await sleep(200)
       }
     },
-    /** Runs until the lock is let go. */
+    /** Runs until the lock is released. */
     wait: (run: Run) => ask(run, 'pg_advisory_lock_shared(1)'),
     letGo: () => sql`SELECT pg_advisory_unlock(1)`
   }
 }
 
-/** Long enough to be slow. */
+/** Long enough for a statement to count as slow. */
 const whileSlow = () => sleep(SLOW_MS + 50)
 
-t.test('those that hold and those that charge share a connection while they are quick', async t => {
+t.test('statements that hold and statements that charge share a connection while they are quick', async t => {
   const { lanes: of, pidOf, wait, letGo, shared } = await lanes(t)
   const { runHolding, runCharging } = of
   const pid = await shared()
@@ -54,7 +54,7 @@ t.test('those that hold and those that charge share a connection while they are 
   t.strictSame(await Promise.all([first, ...others]), [pid, pid, pid, pid])
 })
 
-t.test('a charge that is slow holds up nobody who comes, and so for a while after it', async t => {
+t.test('a slow charge does not delay later statements, and both kinds stay apart for a while after it', async t => {
   const { lanes: of, pidOf, wait, letGo, shared } = await lanes(t)
   const both = await shared()
   const charge = wait(of.runCharging)
@@ -62,14 +62,14 @@ t.test('a charge that is slow holds up nobody who comes, and so for a while afte
   const apart = await pidOf(of.runHolding)
   t.not(apart, both)
   const spare = await pidOf(of.runSpareCharging)
-  t.notOk([both, apart].includes(spare), 'nor is another charge')
+  t.notOk([both, apart].includes(spare), 'another charge is on neither of them')
   await letGo()
   t.equal(await charge, both)
   t.equal(await pidOf(of.runHolding), apart, 'they stay apart')
   t.equal(await pidOf(of.runCharging), both)
 })
 
-t.test('where one that holds is slow, another goes beside it', async t => {
+t.test('while a statement that holds is slow, another one runs on a second connection', async t => {
   const { lanes: of, pidOf, wait, letGo, shared } = await lanes(t)
   const both = await shared()
   const held = wait(of.runHolding)
@@ -79,7 +79,7 @@ t.test('where one that holds is slow, another goes beside it', async t => {
   t.equal(await held, both)
 })
 
-t.test('what is slow on a connection of its own has its spare on the one that is shared', async t => {
+t.test('a statement that holds on its own connection has its spare on the shared one', async t => {
   const { lanes: of, pidOf, wait, letGo, shared } = await lanes(t)
   const both = await shared()
   const charge = wait(of.runCharging)

@@ -19,7 +19,7 @@ const isThere = async (id: string) => (await db.query('SELECT 1 FROM quota_users
 const pidOf = async (query: Query) => (await query<{ pid: number }>('SELECT pg_backend_pid() AS pid'))[0]!.pid
 const end = (pid: number) => db.query('SELECT pg_terminate_backend($1::int, 5000)', [pid])
 
-t.test('does all of it, or nothing', async t => {
+t.test('a transaction does everything or nothing', async t => {
   const answer = await transaction(db, async query => {
     await insert(query, 'both')
     await insert(query, 'of them')
@@ -42,10 +42,10 @@ t.test('does all of it, or nothing', async t => {
   )
   t.notOk(await isThere('first'))
   await insert(db.query, 'first')
-  t.ok(await isThere('first'), 'nothing of it is left open that others would wait for')
+  t.ok(await isThere('first'), 'the failed transaction holds no lock that others would wait for')
 })
 
-t.test('what may take its time is not ended by the settings of a role, nor are rows that are read slowly', async t => {
+t.test('timeouts set for the role end neither statements nor transactions nor rows that are read slowly', async t => {
   const name = new URL(url).pathname.slice(1)
   await db.query(`ALTER ROLE postgres IN DATABASE ${name} SET statement_timeout = '100ms'`)
   await db.query(`ALTER ROLE postgres IN DATABASE ${name} SET idle_in_transaction_session_timeout = '100ms'`)
@@ -66,7 +66,7 @@ t.test('what may take its time is not ended by the settings of a role, nor are r
   await db.query(`ALTER ROLE postgres IN DATABASE ${name} RESET ALL`)
 })
 
-t.test('is not taken for done where the server has rolled it back', async t => {
+t.test('a transaction that the server rolled back is reported as failed', async t => {
   const swallowing = transaction(db, async query => {
     await insert(query, 'lost')
     await query('SELECT 1 / 0').catch(() => {})
@@ -85,7 +85,7 @@ const losses: Record<string, (query: Query) => Promise<unknown>> = {
 }
 
 for (const [when, lose] of Object.entries(losses))
-  t.test(`a connection that is lost ${when} undoes it, and goes on with none of it on another`, async t => {
+  t.test(`a connection lost ${when} undoes the transaction, and nothing of it runs on another connection`, async t => {
     for (let round = 0; round < 5; round++) {
       const losing = transaction(db, async query => {
         await insert(query, 'before')
@@ -98,7 +98,7 @@ for (const [when, lose] of Object.entries(losses))
     t.equal(await transaction(db, async () => 'works again'), 'works again')
   })
 
-t.test("one of the application's own client ends with its connection, and leaves the client well", async t => {
+t.test("on the application's own client a lost connection fails the transaction, not the client", async t => {
   const network = await proxy(t, url)
   const client = postgres(network.url, { max: 2, fetch_types: false, backoff: () => 0, onnotice: () => {} })
   t.teardown(() => client.end({ timeout: 1 }))
@@ -118,13 +118,13 @@ t.test("one of the application's own client ends with its connection, and leaves
   t.strictSame(row, { level: 'read committed' })
 })
 
-t.test('one whose connection was lost while nobody used it begins on another', async t => {
+t.test('a transaction begins on a new connection if the idle one was lost', async t => {
   await end(await transaction(db, pidOf))
   t.type(await transaction(db, pidOf), 'number')
 })
 
 t.test(
-  'there are no more at once than a few; who waits for too long was not begun, and what takes too long is undone',
+  'at most three transactions run at once; one that waits too long is never begun, and one that runs too long is undone',
   async t => {
     let running = 0
     let most = 0
@@ -155,7 +155,7 @@ t.test(
   }
 )
 
-t.test('a close ends those that run, and begins none that waits', async t => {
+t.test('close() ends the transactions that run, and begins none of those that wait', async t => {
   const closing = await connect({ url, max: 1 })
   let begun = 0
   const work = async (query: Query) => {
@@ -164,7 +164,7 @@ t.test('a close ends those that run, and begins none that waits', async t => {
   }
   const [running, ...waiting] = [1, 2, 3].map(() => transaction(closing, work))
   const outcomes = Promise.all([
-    t.rejects(running!, { code: 'FST_QUOTA_STORE', message: /CONNECTION_/ }, 'not by its deadline'),
+    t.rejects(running!, { code: 'FST_QUOTA_STORE', message: /CONNECTION_/ }, 'ended by the close, not by its deadline'),
     ...waiting.map(one => t.rejects(one, { code: 'FST_QUOTA_STORE', message: /it is closed/ }))
   ])
   while (begun === 0) await new Promise(resolve => setTimeout(resolve, 5))
@@ -174,7 +174,7 @@ t.test('a close ends those that run, and begins none that waits', async t => {
 })
 
 t.test(
-  'behind a pooler it prepares nothing by name, its COMMIT neither, and has its settings all the same',
+  'behind a pooler a transaction prepares nothing by name, not even COMMIT, and still applies its settings',
   async t => {
     const settings = async (through: Database) => {
       const names = () =>
@@ -188,6 +188,6 @@ t.test(
     const behind = await connect(await pooler(t, url))
     t.teardown(() => behind.close())
     t.strictSame(await settings(behind), { names: 0, row: { wait: '4s', level: 'read committed' } })
-    t.not((await settings(db)).names, 0, 'on a connection of its own it does')
+    t.not((await settings(db)).names, 0, 'on a direct connection it does')
   }
 )

@@ -8,7 +8,7 @@ interface Item {
   n: number
 }
 
-/** A group whose statements are answered by hand. */
+/** A group whose statements the test answers by hand. */
 function byHand({
   size = 100,
   spareAfterMs,
@@ -43,7 +43,7 @@ function byHand({
   return { sent, join, idle: () => idle }
 }
 
-t.test('what comes in one turn of the event loop leaves together, and at once where nothing is under way', async t => {
+t.test('items of one turn of the event loop share a statement, sent at once if none is under way', async t => {
   const { sent, join } = byHand()
   const answers = [1, 2, 3].map(n => join(n))
   await turn()
@@ -52,7 +52,7 @@ t.test('what comes in one turn of the event loop leaves together, and at once wh
   t.strictSame(await Promise.all(answers), [10, 20, 30])
 })
 
-t.test('what comes while a statement is under way shares the next one, in the order in which it came', async t => {
+t.test('items that arrive while a statement is under way share the next one, in order of arrival', async t => {
   const { sent, join, idle } = byHand()
   join(1)
   await turn()
@@ -64,10 +64,10 @@ t.test('what comes while a statement is under way shares the next one, in the or
   t.equal(idle(), 0)
   await sent[1]!.answer()
   t.strictSame(await Promise.all(answers), [20, 30])
-  t.equal(idle(), 1, 'says when nothing is left')
+  t.equal(idle(), 1, 'onIdle() is called once nothing is left')
 })
 
-t.test('each is told of what failed, and the next statement is sent all the same', async t => {
+t.test('a failed statement rejects each of its items, and the next statement is sent all the same', async t => {
   const { sent, join } = byHand()
   const answers = Promise.allSettled([join(1), join(2)])
   await turn()
@@ -78,7 +78,7 @@ t.test('each is told of what failed, and the next statement is sent all the same
   t.equal(await next, 30)
 })
 
-t.test('each is answered by what was given for it, and one that cannot be fails no neighbour', async t => {
+t.test('each item gets its own answer, and one whose answer throws fails no other item', async t => {
   const answer = ({ n }: Item, given: number | undefined) => {
     if (n === 2) throw new Error('no')
     return given ?? Promise.resolve(n)
@@ -90,7 +90,7 @@ t.test('each is answered by what was given for it, and one that cannot be fails 
   t.match(await answers, [{ value: 10 }, { reason: { message: 'no' } }, { value: -3 }, { value: 40 }])
 })
 
-t.test('nothing is asked by itself for who waits no longer', async t => {
+t.test('answer() is not called for an item that is past its deadline', async t => {
   const alive = setInterval(() => {}, 1_000)
   t.teardown(() => clearInterval(alive))
   const asked: number[] = []
@@ -104,8 +104,8 @@ t.test('nothing is asked by itself for who waits no longer', async t => {
   t.strictSame(asked, [2])
 })
 
-t.test('who has waited long enough is told, and not sent any more', async t => {
-  // As the connection of the statement does.
+t.test('an item past its deadline is rejected, and is not sent if it was still waiting', async t => {
+  // Keeps the process alive, as the connection of a statement does.
   const alive = setInterval(() => {}, 1_000)
   t.teardown(() => clearInterval(alive))
   const { sent, join } = byHand()
@@ -120,13 +120,13 @@ t.test('who has waited long enough is told, and not sent any more', async t => {
   const next = join(5)
   await sent[0]!.answer()
   t.equal(await stays, 30)
-  t.strictSame(await answerTo(first), [10, 20, 30], 'what became of it can be known')
+  t.strictSame(await answerTo(first), [10, 20, 30], 'its late answer is still available')
   t.strictSame(sent[1]!.items, [5])
   await sent[1]!.answer()
   t.equal(await next, 50)
 })
 
-t.test('who comes later with less time left is told as soon as that is over', async t => {
+t.test('an item that arrives later with an earlier deadline is rejected at that deadline', async t => {
   const alive = setInterval(() => {}, 1_000)
   t.teardown(() => clearInterval(alive))
   const { sent, join } = byHand()
@@ -137,7 +137,7 @@ t.test('who comes later with less time left is told as soon as that is over', as
   t.equal(await first, 10)
 })
 
-t.test('the next statement leaves before those of the last are told', async t => {
+t.test('the next statement is sent before the items of the last one get their answers', async t => {
   let sentBy = () => 0
   const toldAt: number[] = []
   const answer = (_: Item, given: number | undefined) => {
@@ -154,7 +154,7 @@ t.test('the next statement leaves before those of the last are told', async t =>
   await sent[1]!.answer()
 })
 
-t.test('a user with many waits behind those with few, and each user is served in order', async t => {
+t.test('a user with many items does not delay users with few, and each user is served in order', async t => {
   const { sent, join } = byHand({ size: 4 })
   join(0)
   await turn()
@@ -168,7 +168,7 @@ t.test('a user with many waits behind those with few, and each user is served in
   await sent[2]!.answer()
 })
 
-t.test('one more statement goes beside one that is slow, and no third', async t => {
+t.test('one spare statement is sent beside a slow one, and no third', async t => {
   const alive = setInterval(() => {}, 1_000)
   t.teardown(() => clearInterval(alive))
   const { sent, join, idle } = byHand({ spareAfterMs: 20 })
@@ -176,7 +176,7 @@ t.test('one more statement goes beside one that is slow, and no third', async t 
   await turn()
   const second = join(2)
   await turn()
-  t.equal(sent.length, 1, 'not before its time')
+  t.equal(sent.length, 1, 'not before the first is slow')
   while (sent.length < 2) await turn()
   t.strictSame(
     sent.map(({ items, isSpare }) => [items, isSpare]),
@@ -190,18 +190,18 @@ t.test('one more statement goes beside one that is slow, and no third', async t 
   t.equal(sent.length, 2)
   await sent[1]!.answer()
   t.equal(await second, 20)
-  t.match(sent[2], { items: [3], isSpare: true }, 'in the place of the spare')
+  t.match(sent[2], { items: [3], isSpare: true }, 'takes the place of the spare')
   await sent[0]!.answer()
   t.equal(await slow, 10)
   const fourth = join(4)
   await turn()
-  t.match(sent[3], { items: [4], isSpare: false }, 'in the place of the first')
+  t.match(sent[3], { items: [4], isSpare: false }, 'takes the place of the first')
   await Promise.all([sent[2]!.answer(), sent[3]!.answer()])
   t.strictSame(await Promise.all([third, fourth]), [30, 40])
-  t.equal(idle(), 1, 'says when nothing is left')
+  t.equal(idle(), 1, 'onIdle() is called once nothing is left')
 })
 
-t.test('a second statement follows the first once as many wait, and ten, and no third', async t => {
+t.test('a second statement follows once as many items wait as the first has, at least ten, and no third', async t => {
   const { sent, join } = byHand({ spareAfterMs: 60_000 })
   const all = Array.from({ length: 12 }, (_, n) => join(n))
   await turn()

@@ -2,12 +2,12 @@ import { setTimeout as sleep, setImmediate as turn } from 'node:timers/promises'
 import t from 'tap'
 import { UserTurns } from '../../../src/store/group/user-turns.ts'
 
-/** The timer of who waits keeps no process alive. */
+/** Keeps the process alive, which the timer of a waiting turn does not. */
 const meanwhile = <T>(waiting: T): Promise<T> => sleep(200).then(() => waiting)
 
 const later = (patienceMs = 60_000): number => performance.now() + patienceMs
 
-/** Work that ends by hand. */
+/** Work that the test ends by hand. */
 function work() {
   const begun: string[] = []
   const ends = new Map<string, (error?: Error) => void>()
@@ -23,7 +23,7 @@ function work() {
   return { begun, doing, end }
 }
 
-t.test("a user's work is done one by one, the first come first, beside that of others", async t => {
+t.test("a user's work runs one at a time, in order of arrival, alongside that of other users", async t => {
   const turns = new UserTurns()
   const { begun, doing, end } = work()
   const all = [
@@ -44,10 +44,10 @@ t.test("a user's work is done one by one, the first come first, beside that of o
   const again = turns.run('alice', later(), doing('fourth'))
   await turn()
   await end('fourth')
-  t.equal(await again, 'fourth done', 'also when nothing of this user was under way')
+  t.equal(await again, 'fourth done', 'also when nothing of this user is under way')
 })
 
-t.test('what fails is told to who asked for it, and the next has its turn', async t => {
+t.test('work that fails rejects for its own caller, and the next has its turn', async t => {
   const turns = new UserTurns()
   const { begun, doing, end } = work()
   const first = turns.run('alice', later(), doing('first')).catch((error: Error) => error.message)
@@ -60,7 +60,7 @@ t.test('what fails is told to who asked for it, and the next has its turn', asyn
   t.equal(await second, 'second done')
 })
 
-t.test('who waits too long for a turn is told so, and its work is not begun any more', async t => {
+t.test('a turn that does not come by its deadline is rejected, and its work never begins', async t => {
   const turns = new UserTurns()
   const { begun, doing, end } = work()
   const first = turns.run('alice', later(), doing('first'))
@@ -75,7 +75,7 @@ t.test('who waits too long for a turn is told so, and its work is not begun any 
   t.equal(await third, 'third done')
 })
 
-t.test('work that takes too long is told of, and what comes after it waits until it has ended', async t => {
+t.test('work that runs past its deadline is rejected, and the next still waits until it has ended', async t => {
   const turns = new UserTurns()
   const { begun, doing, end } = work()
   await meanwhile(t.rejects(turns.run('alice', later(30), doing('slow')), { code: 'FST_QUOTA_STORE' }))

@@ -40,7 +40,7 @@ async function live(db: Database, userId: string): Promise<void> {
 
 const TYPES = { bytes: { limit: 100, kind: 'level' }, calls: { limit: 10 }, free: { limit: -1 } } as const
 
-onBoth('takes everything of the user along, and nothing of anybody else', async (t, db) => {
+onBoth('deletes everything of the user, and nothing of anybody else', async (t, db) => {
   await declareTypes(db, TYPES)
   for (const user of ['alice', 'bob', "O'Brien", 'al%', 'a_ice']) await live(db, user)
   await hold(db, 'alice', { calls: 2, bytes: 1 })
@@ -59,7 +59,7 @@ onBoth('takes everything of the user along, and nothing of anybody else', async 
   t.strictSame(await standing(db, 'bob', 'calls'), [5, 0, 5])
 })
 
-onBoth('says what there was in the audit log, once, and nothing of nobody', async (t, db) => {
+onBoth('writes one audit row with what was deleted, without the email, and none for an unknown user', async (t, db) => {
   await declareTypes(db, TYPES)
   await live(db, 'alice')
   await hold(db, 'alice', { calls: 2 })
@@ -85,7 +85,7 @@ onBoth('deletes a user who has no counter yet', async (t, db) => {
   t.match(await auditOf(db, 'alice'), [{ action: 'delete_user', before: { quotas: {} } }])
 })
 
-onBoth('of several at once one deletes', async (t, db) => {
+onBoth('of several deletions at once exactly one deletes the user', async (t, db) => {
   await declareTypes(db, TYPES)
   await live(db, 'alice')
   const deleted = await Promise.all(Array.from({ length: 4 }, () => deleteUser(db, 'alice', BY)))
@@ -94,7 +94,7 @@ onBoth('of several at once one deletes', async (t, db) => {
 })
 
 onBoth(
-  'a commit that comes later is refused (23503), a release finds nothing, and neither leaves a row',
+  'a commit after the deletion is refused with SQLSTATE 23502, a release finds nothing, and neither leaves a row',
   async (t, db) => {
     await declareTypes(db, TYPES)
     const late = await hold(db, 'alice', { calls: 2, bytes: 1 })
@@ -108,7 +108,7 @@ onBoth(
 )
 
 for (const type of ['calls', 'bytes', 'once']) {
-  onBoth(`what was held before is not charged to whoever comes again under the id: ${type}`, async (t, db) => {
+  onBoth(`what was held before a deletion is not charged to a new user with the same id: ${type}`, async (t, db) => {
     await declareTypes(db, { ...TYPES, once: { limit: 10, period: 'never' } })
     const late = await hold(db, 'alice', { [type]: 2 })
     const given = await hold(db, 'alice', { [type]: 1 })
@@ -124,7 +124,7 @@ for (const type of ['calls', 'bytes', 'once']) {
 }
 
 onBoth(
-  'a user who is deleted five times while one reserve opens the counters is admitted, and is not told that a type is gone',
+  'a reserve whose user is deleted five times while it opens the counters is admitted, and does not report a type as gone',
   async (t, db) => {
     await declareTypes(db, TYPES)
     const charges = await wanted(db, { calls: 1, bytes: 1 })
@@ -148,7 +148,7 @@ onBoth(
   }
 )
 
-t.test('under the load of its own requests', async t => {
+t.test('a user with requests under way', async t => {
   const pg = await server(t)
   const database = async (url: string, max: number) => {
     const db = await connect({ url, max })
@@ -156,7 +156,7 @@ t.test('under the load of its own requests', async t => {
     return db
   }
 
-  t.test('a deletion waits for what is being settled, and takes what was reserved meanwhile along', async t => {
+  t.test('a deletion waits for a commit under way, and deletes what it charged', async t => {
     const db = await database(await pg.migrated(), 10)
     await declareTypes(db, TYPES)
     const held = await hold(db, 'alice', { calls: 2, bytes: 1 })
@@ -171,7 +171,7 @@ t.test('under the load of its own requests', async t => {
     t.match(await auditOf(db, 'alice'), [{ before: { quotas: { calls: { used: 2 }, bytes: { used: 1 } } } }])
   })
 
-  t.test('a reserve that waits for a deletion makes the user anew', async t => {
+  t.test('a reserve that waits for a deletion creates the user again', async t => {
     const db = await database(await pg.migrated(), 10)
     await declareTypes(db, TYPES)
     await hold(db, 'alice', { calls: 9, bytes: 1 })
@@ -188,10 +188,10 @@ t.test('under the load of its own requests', async t => {
     t.strictSame(await violations(db), [])
   })
 
-  t.test('while twenty reserve, commit and release for the user, only commits of the deleted are refused', async t => {
+  t.test('while twenty clients reserve, commit and release for the user, deletions make only commits fail', async t => {
     const url = await pg.migrated()
     const db = await database(url, 4)
-    // As many processes: one has few connections.
+    // They stand for as many processes, since one has few connections.
     const clients = await Promise.all(Array.from({ length: 20 }, () => database(url, 1)))
     await declareTypes(db, { ...TYPES, calls: { limit: -1 }, bytes: { limit: -1, kind: 'level' } })
     const failures: Record<string, number> = {}

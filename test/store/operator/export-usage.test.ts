@@ -14,7 +14,7 @@ import { both } from '../../fixtures/both.ts'
 
 const onBoth = await both(t)
 
-/** Rows of amount 0, which no counter feels, some of them at one instant; their number stands in the metadata. */
+/** Writes rows of amount 0, which move no counter, three at each instant; their number is in the metadata. */
 async function log(db: Database, userId: string, count: number, from = 0): Promise<void> {
   await declareTypes(db, { calls: { limit: 10, period: 'never' } })
   await ensureUser(db, userId)
@@ -35,7 +35,7 @@ async function all(db: Database, filter: UsageFilter = {}, page: Partial<UsagePa
 
 const numbers = (rows: readonly UsageEntry[]): number[] => rows.map(({ metadata }) => JSON.parse(metadata).n)
 
-onBoth('gives every row once, in the order of the list, however many there are', async (t, db) => {
+onBoth('exports every row once, in the order of the list, however many there are', async (t, db) => {
   t.strictSame(await all(db), [])
   await log(db, 'alice', 2500)
   await log(db, 'bob', 1)
@@ -49,7 +49,7 @@ onBoth('gives every row once, in the order of the list, however many there are',
   t.equal((await all(db, { endpoint: '/b' })).length, 0)
 })
 
-onBoth('gives exactly a batch, a limit, and what follows a position or an offset', async (t, db) => {
+onBoth('exports full batches, up to a limit, and from a position or an offset on', async (t, db) => {
   await log(db, 'alice', 2000)
   const whole = await all(db)
   t.equal(whole.length, 2000)
@@ -59,7 +59,7 @@ onBoth('gives exactly a batch, a limit, and what follows a position or an offset
   t.strictSame(await all(db, {}, { offset: 1990 }), whole.slice(1990))
 })
 
-onBoth('is not disturbed by rows that are written while it is read', async (t, db) => {
+onBoth('an export is not disturbed by rows that are written while it is read', async (t, db) => {
   await log(db, 'alice', 2500)
   const seen: number[] = []
   for await (const batch of exportUsage(db, {}, {})) {
@@ -72,10 +72,10 @@ onBoth('is not disturbed by rows that are written while it is read', async (t, d
   )
 })
 
-onBoth('asks for no more than is read, and leaves nothing behind where the reader stops', async (t, db) => {
+onBoth('exports at most 1000 rows at a time, and leaves no transaction open when the reader stops', async (t, db) => {
   await log(db, 'alice', 3000)
   for await (const batch of exportUsage(db, {}, {})) {
-    t.ok(batch.length <= 1000, 'a step is small')
+    t.ok(batch.length <= 1000, 'a batch has at most 1000 rows')
     break
   }
   if (db.kind === 'embedded') return
@@ -86,13 +86,13 @@ onBoth('asks for no more than is read, and leaves nothing behind where the reade
   t.strictSame([...(await db.query(busy))], [])
 })
 
-onBoth("on a connection of our own it is one moment's log", async (t, db) => {
+onBoth('on a connection of our own an export is the log as it was at one moment', async (t, db) => {
   await log(db, 'alice', 2500)
   const seen: number[] = []
   for await (const batch of exportUsage(db, {}, {})) {
     seen.push(...numbers(batch))
     await db.query('DELETE FROM usage_logs')
   }
-  if (db.stream === undefined) t.ok(seen.length < 2500, 'elsewhere it is a moment a step')
+  if (db.stream === undefined) t.ok(seen.length < 2500, 'elsewhere each batch is of its own moment')
   else t.equal(seen.length, 2500)
 })

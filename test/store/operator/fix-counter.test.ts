@@ -37,7 +37,7 @@ onBoth('a counter that is too high or too low is set to what is charged and held
 })
 
 onBoth(
-  'a counter without what is held is set to the open reservations, and these can be settled again',
+  'a counter that lost what is held is set to the open reservations, and these can be settled again',
   async (t, db) => {
     await declareTypes(db, { calls: { limit: 100 } })
     const [first, second] = [await hold(db, 'alice', { calls: 3 }), await hold(db, 'alice', { calls: 4 })]
@@ -50,7 +50,7 @@ onBoth(
   }
 )
 
-onBoth('a closed period is set to its own log rows and late work, and the running one is left alone', async (t, db) => {
+onBoth('a closed period is set to its own log rows and reservations; the running one is left alone', async (t, db) => {
   await declareTypes(db, { calls: { limit: 100 } })
   await spend(db, { calls: 5 })
   const late = await hold(db, 'alice', { calls: 3 })
@@ -77,7 +77,7 @@ onBoth('a level is set to the sum of its whole log', async (t, db) => {
 })
 
 onBoth(
-  'an unlimited counter, and one of a lowered limit, are set to what they are',
+  'an unlimited counter and one above a lowered limit are repaired like any other',
   async (t, db) => {
     await declareTypes(db, { calls: { limit: -1 }, more: { limit: 10 } })
     await spend(db, { calls: 1_000_000, more: 8 })
@@ -90,7 +90,7 @@ onBoth(
   { overLimit: true }
 )
 
-onBoth('every counter of every user that is wrong is repaired at once, and no other is touched', async (t, db) => {
+onBoth('every wrong counter of every user is repaired at once, and no other is touched', async (t, db) => {
   await declareTypes(db, { a: { limit: 100 }, b: { limit: 100 } })
   for (const user of ['alice', 'bob', 'carol']) await spend(db, { a: 1, b: 2 }, user)
   await resetQuota(db, 'bob', 'a', BY)
@@ -134,9 +134,9 @@ onBoth('a repair is in the audit log: who, why, before and after', async (t, db)
     t.equal(new Date(period_start!).toISOString(), start, 'and which period')
 })
 
-onBoth('where every counter is right nothing is written, and no audit row', async (t, db) => {
+onBoth('nothing is written, not even an audit row, if every counter is right', async (t, db) => {
   await declareTypes(db, { calls: { limit: 100 }, bytes: { limit: 100, kind: 'level' } })
-  t.strictSame(await fixCounters(db, BY), [], 'nor where there is none')
+  t.strictSame(await fixCounters(db, BY), [], 'there is no counter yet')
   await spend(db, { calls: 5, bytes: 5 })
   await hold(db, 'alice', { calls: 2 })
   await resetQuota(db, 'alice', 'calls', BY)
@@ -147,14 +147,14 @@ onBoth('where every counter is right nothing is written, and no audit row', asyn
   t.strictSame(await rows(), before)
   await spoil(db, 'used_amount = 9', 'calls')
   t.equal((await fixCounters(db, BY)).length, 1)
-  t.strictSame(await fixCounters(db, BY), [], 'what was repaired is right')
+  t.strictSame(await fixCounters(db, BY), [], 'a repaired counter is right')
   t.strictSame(
     (await auditOf(db, 'alice')).map(row => row.action),
     ['reset', 'reconcile']
   )
 })
 
-onBoth('what no counter can hold is told and left as it is, and the others are repaired', async (t, db) => {
+onBoth('a sum that no counter can hold is reported, its counter left alone, and the others repaired', async (t, db) => {
   await declareTypes(db, { a: { limit: -1 }, b: { limit: 10, kind: 'level' }, c: { limit: 10 } })
   await spend(db, { a: 5, b: 5, c: 5 })
   await hold(db, 'alice', { a: 1 })
@@ -181,6 +181,6 @@ onBoth('what no counter can hold is told and left as it is, and the others are r
       ['b', 5, null],
       ['c', 5, null]
     ],
-    'once the log is right they can be'
+    'repaired once the log is right'
   )
 })

@@ -29,7 +29,7 @@ const all = (db: Database, filter: UserFilter = {}, sort: UserSort = 'usage_perc
 const ranks = async (...parts: Parameters<typeof all>) =>
   (await all(...parts)).map(({ userId, quota, usagePercent }) => [userId, quota.type, usagePercent])
 
-/** Page after page, by nothing but the position of the last row; `between` runs after each of them. */
+/** Reads page after page, each from the position of the last row; `between` runs after each page. */
 async function pages(db: Database, sort: UserSort, limit: number, between = async () => {}): Promise<UserRank[]> {
   const seen: UserRank[] = []
   for (let after: RankPosition | undefined; ; ) {
@@ -59,7 +59,7 @@ onBoth('ranks every user once, by the quota nearest to its limit, then by id', a
   t.match((await all(db))[1], { email: null, quota: { used: 0, reserved: 5, remaining: 5, unit: 'call' } })
 })
 
-onBoth('ranks by what was used of any type, or of one', async (t, db) => {
+onBoth('ranks by the most used type, or by one given type', async (t, db) => {
   await declareTypes(db, { a: { limit: 10 }, c: { limit: -1 } })
   await use(db, 'alice', { a: 9, c: 3 })
   await use(db, 'bob', { a: 2, c: 70 })
@@ -74,7 +74,7 @@ onBoth('ranks by what was used of any type, or of one', async (t, db) => {
   ])
 })
 
-onBoth('filters by user, whose calendar and address stand beside', async (t, db) => {
+onBoth("filters by user, and shows the user's email, time zone and period anchor", async (t, db) => {
   await declareTypes(db, { a: { limit: 10 } })
   for (const user of ['alice', "O'Brien", 'al%']) await use(db, user, { a: 5 })
   await db.query(
@@ -88,7 +88,7 @@ onBoth('filters by user, whose calendar and address stand beside', async (t, db)
   t.strictSame(await all(db, { userId: '%' }), [])
 })
 
-onBoth('filters by a share of a limit, which unlimited quotas have none of', async (t, db) => {
+onBoth('filters by usage percentage, which unlimited quotas do not have', async (t, db) => {
   await declareTypes(db, { a: { limit: 3 }, c: { limit: -1 } })
   await use(db, 'alice', { a: 1, c: 10 ** 12 })
   await use(db, 'bob', { a: 2 })
@@ -102,7 +102,7 @@ onBoth('filters by a share of a limit, which unlimited quotas have none of', asy
   t.strictSame(await all(db, { typeId: c!.typeId, minUsagePercent: 0 }), [])
 })
 
-onBoth('names the user whose time zone is none', async (t, db) => {
+onBoth('names the user whose time zone is invalid', async (t, db) => {
   await declareTypes(db, { a: { limit: 10 } })
   await use(db, 'alice', { a: 1 })
   await use(db, 'bob', { a: 2 }, new Date('2026-01-10T12:00:00Z'))
@@ -113,7 +113,7 @@ onBoth('names the user whose time zone is none', async (t, db) => {
   })
 })
 
-onBoth('counts nothing of a period that has ended, and shows the one that runs', async (t, db) => {
+onBoth('counts nothing of a period that has ended, and shows the current one', async (t, db) => {
   await declareTypes(db, { a: { limit: 10 }, bytes: { limit: 10, kind: 'level' } })
   await use(db, 'alice', { a: 9, bytes: 2 }, new Date('2026-01-10T12:00:00Z'))
   await use(db, 'bob', { a: 1 })
@@ -137,7 +137,7 @@ onBoth('counts nothing of a period that has ended, and shows the one that runs',
 })
 
 onBoth(
-  'ranks 0 as a limit that is used up, a lowered one above it, and reckons with all that numbers hold',
+  'ranks a limit of 0 as used up, usage past a lowered limit above that, and copes with amounts up to 2^53−1',
   async (t, db) => {
     await declareTypes(db, { a: { limit: MAX } })
     const used = { none: 0, one: 1, most: MAX - 1, lowered: MAX, nothing: 0, unlimited: MAX }
@@ -160,7 +160,7 @@ onBoth(
 )
 
 for (const sort of ['usage_percent', 'used', 'user_id'] as const) {
-  onBoth(`pages by position show every user once, while more are added: ${sort}`, async (t, db) => {
+  onBoth(`pages by position show every user once, even while more are added: ${sort}`, async (t, db) => {
     await declareTypes(db, { a: { limit: 7 }, b: { limit: 9 }, c: { limit: -1 } })
     const users = [...ODD_USERS, ...Array.from({ length: 12 }, (_, i) => `user-${i}`)]
     for (const [i, user] of users.entries()) await use(db, user, { a: i % 3, b: i % 4, c: 3 })
@@ -181,7 +181,7 @@ for (const sort of ['usage_percent', 'used', 'user_id'] as const) {
   })
 }
 
-onBoth('by id it is the order of the ids, and an offset leaves out so many', async (t, db) => {
+onBoth('sorts by user id as the database does, and an offset skips that many users', async (t, db) => {
   await declareTypes(db, { a: { limit: 10 } })
   for (const user of ODD_USERS) await use(db, user, { a: 1 })
   const order = (await db.query<{ id: string }>('SELECT id FROM quota_users ORDER BY id')).map(({ id }) => id)

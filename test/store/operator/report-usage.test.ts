@@ -37,7 +37,7 @@ async function lines(db: Database, month: string): Promise<(string | number)[][]
 const zone = (db: Database, id: string, timeZone: string | null, periodAnchor: string | null = null) =>
   setUsers(db, [{ id, email: null, timeZone, periodAnchor }], BY)
 
-onBoth('tells what was charged in a month, closed or running, and leaves out what is held', async (t, db) => {
+onBoth('reports what was charged in a month, closed or running, and leaves out what is held', async (t, db) => {
   await declareTypes(db, { calls: { limit: 10, unit: 'page' } })
   await use(db, 'alice', { calls: 3 }, '2026-10-31T23:59:59.999Z')
   await use(db, 'alice', { calls: 4 }, '2026-11-01T00:00:00Z')
@@ -53,7 +53,7 @@ onBoth('tells what was charged in a month, closed or running, and leaves out wha
   t.strictSame(value, { userId: 'alice', type: 'calls', unit: 'page', used: 5, limit: 10, calls: 2, denials: 0 })
 })
 
-onBoth('counts a charge that comes late where it was admitted', async (t, db) => {
+onBoth('counts a late charge in the month in which it was admitted', async (t, db) => {
   await declareTypes(db, { calls: { limit: 10 } })
   const held = await hold(db, 'alice', { calls: 3 }, { at: new Date('2026-11-30T23:59:59Z') })
   await use(db, 'alice', { calls: 1 }, '2026-12-01T00:00:01Z')
@@ -62,7 +62,7 @@ onBoth('counts a charge that comes late where it was admitted', async (t, db) =>
   t.strictSame(await lines(db, '2026-12'), [['alice', 'calls', 1, 10, 1, 0]])
 })
 
-onBoth('counts a period in the month that it begins in where its user is now', async (t, db) => {
+onBoth("counts a period in the month in which it begins by its user's current time zone", async (t, db) => {
   await declareTypes(db, { calls: { limit: 10 } })
   await zone(db, 'alice', 'Europe/Berlin')
   await use(db, 'alice', { calls: 3 }, '2026-10-10T12:00:00Z')
@@ -74,12 +74,12 @@ onBoth('counts a period in the month that it begins in where its user is now', a
   }
   t.strictSame(await used(), [undefined, 3, 4])
   await zone(db, 'alice', 'America/New_York')
-  t.strictSame(await used(), [3, 4, undefined], 'midnight in Berlin is the evening before')
+  t.strictSame(await used(), [3, 4, undefined], 'midnight in Berlin is the evening before in New York')
   await zone(db, 'alice', 'Asia/Tokyo')
   t.strictSame(await used(), [undefined, 3, 4])
 })
 
-onBoth('adds up the use and the limits of the periods that a reset cut a month into', async (t, db) => {
+onBoth('adds up the usage and the limits of the periods that a reset splits a month into', async (t, db) => {
   await declareTypes(db, { calls: { limit: 10 } })
   const month = await currentMonth(db)
   await use(db, 'alice', { calls: 10 })
@@ -88,7 +88,7 @@ onBoth('adds up the use and the limits of the periods that a reset cut a month i
   await use(db, 'alice', { calls: 4 })
   t.strictSame(await lines(db, month), [['alice', 'calls', 14, 35, 2, 0]])
   await adjustQuota(db, 'alice', 'calls', -1, BY)
-  t.strictSame(await lines(db, month), [['alice', 'calls', 14, -1, 2, 0]], 'unlimited once is unlimited')
+  t.strictSame(await lines(db, month), [['alice', 'calls', 14, -1, 2, 0]], 'unlimited if one of them is')
 })
 
 onBoth('adds up the hours, days and weeks that began in the month', async (t, db) => {
@@ -111,7 +111,7 @@ onBoth('adds up the hours, days and weeks that began in the month', async (t, db
   ])
 })
 
-onBoth('counts an anchored month where it begins, with the denials until it ends', async (t, db) => {
+onBoth('counts an anchored month in the month in which it begins, with the denials until it ends', async (t, db) => {
   await declareTypes(db, { calls: { limit: 10 } })
   await zone(db, 'alice', null, '2026-01-15')
   await use(db, 'alice', { calls: 1 }, '2026-11-14T12:00:00Z')
@@ -124,7 +124,7 @@ onBoth('counts an anchored month where it begins, with the denials until it ends
   t.strictSame(await lines(db, '2026-12'), [['alice', 'calls', 4, 10, 1, 6]])
 })
 
-onBoth('cuts what is longer than a month out of the log, with the limit as it was in the end', async (t, db) => {
+onBoth('counts a month of a longer period from the log, with the limit at the end of that period', async (t, db) => {
   await declareTypes(db, { yearly: { limit: 100, period: 'year' }, once: { limit: 50, period: 'never' } })
   await use(db, 'alice', { yearly: 1, once: 1 }, '2026-10-31T23:59:59Z')
   await use(db, 'alice', { yearly: 2, once: 2 }, '2026-11-01T00:00:00Z')
@@ -141,7 +141,7 @@ onBoth('cuts what is longer than a month out of the log, with the limit as it wa
   ])
 })
 
-onBoth('counts a week in the month that it began in, and in no other', async (t, db) => {
+onBoth('counts a week in the month in which it began, and in no other', async (t, db) => {
   await declareTypes(db, { weekly: { limit: 7, period: 'week' } })
   await use(db, 'alice', { weekly: 3 }, '2026-10-28T10:00:00Z')
   await use(db, 'alice', { weekly: 2 }, '2026-11-01T10:00:00Z')
@@ -152,7 +152,7 @@ onBoth('counts a week in the month that it began in, and in no other', async (t,
   t.strictSame(await lines(db, '2026-11'), [])
 })
 
-onBoth('tells of a level what was stored when the month ended, and how often it moved in it', async (t, db) => {
+onBoth('reports a level as it was at the end of the month, and how many charges the month had', async (t, db) => {
   await declareTypes(db, { bytes: { limit: 100, kind: 'level', unit: 'byte' } })
   await use(db, 'alice', { bytes: 10 }, '2026-09-10T00:00:00Z')
   await use(db, 'alice', { bytes: 20 }, '2026-11-10T00:00:00Z')
@@ -165,7 +165,7 @@ onBoth('tells of a level what was stored when the month ended, and how often it 
   t.strictSame(await lines(db, '2027-02'), [['alice', 'bytes', 65, 100, 0, 0]])
 })
 
-onBoth("means the month of each user's own time zone", async (t, db) => {
+onBoth("reports the month in each user's own time zone", async (t, db) => {
   await declareTypes(db, {
     calls: { limit: 10 },
     once: { limit: 10, period: 'never' },
@@ -195,7 +195,7 @@ onBoth("means the month of each user's own time zone", async (t, db) => {
   )
 })
 
-onBoth('adds the denials from the hour in which the month began', async (t, db) => {
+onBoth('counts denials from the hour in which the month began until it ended', async (t, db) => {
   await declareTypes(db, { calls: { limit: 0 }, spare: { limit: 1 } })
   await zone(db, 'kolkata', 'Asia/Kolkata')
   for (const user of ['alice', 'kolkata']) await hold(db, user, { calls: 0 }, { at: new Date('2026-11-10') })
@@ -222,7 +222,7 @@ onBoth('reports a type that was switched off', async (t, db) => {
 
 const setPeriod = (db: Database, period: string) => db.query('UPDATE quota_types SET period = $1', [period])
 
-onBoth("cuts a year out of the log also where the type's period is a week by now", async (t, db) => {
+onBoth("counts a month of a year from the log even if the type's period is now a week", async (t, db) => {
   await declareTypes(db, { changed: { limit: 50, period: 'year' } })
   await use(db, 'alice', { changed: 6 }, '2026-11-10T00:00:00Z')
   await deny(db, 'alice', 'changed', '2026-11-10T00:00:00Z', 2)
@@ -231,12 +231,12 @@ onBoth("cuts a year out of the log also where the type's period is a week by now
   t.strictSame(await lines(db, '2026-01'), [])
 })
 
-onBoth('counts a month and a week where they began also where the type has years by now', async (t, db) => {
+onBoth("counts a month and a week where they began even if the type's period is now a year", async (t, db) => {
   await declareTypes(db, { monthly: { limit: 50 }, weekly: { limit: 50, period: 'week' } })
   await use(db, 'alice', { weekly: 1 }, '2026-10-28T00:00:00Z')
   await use(db, 'alice', { monthly: 5, weekly: 2 }, '2026-11-01T00:00:00Z')
   await setPeriod(db, 'year')
-  // The year's rest from 2 November is longer than a month, and that from 1 December is not.
+  // The rest of the year is longer than a month from 2 November on, and not from 1 December on.
   await use(db, 'alice', { monthly: 1, weekly: 4 }, '2026-11-10T00:00:00Z')
   await use(db, 'alice', { monthly: 7, weekly: 8 }, '2026-12-10T00:00:00Z')
   await use(db, 'alice', { monthly: 9, weekly: 9 }, '2027-03-10T00:00:00Z')
@@ -257,7 +257,7 @@ onBoth('counts a month and a week where they began also where the type has years
 })
 
 onBoth(
-  'adds the log of what never ended to the periods that followed it in a month, and the other way round',
+  'adds up an endless period, taken from the log, and the periods that follow it in a month, and the other way round',
   async (t, db) => {
     await declareTypes(db, { changed: { limit: 50, period: 'never' } })
     await use(db, 'alice', { changed: 1 }, '2026-09-10T00:00:00Z')
@@ -280,7 +280,7 @@ onBoth(
 )
 
 onBoth(
-  'reports a log that was brought along, and stands in no period',
+  'reports imported log rows that belong to no period',
   async (t, db) => {
     await declareTypes(db, { calls: { limit: 10 } })
     await use(db, 'alice', { calls: 1 }, '2026-11-10T00:00:00Z')
@@ -293,7 +293,7 @@ onBoth(
   { logAlone: true }
 )
 
-onBoth('reads each of many users once, in one order, whatever their ids are', async (t, db) => {
+onBoth('reports each of many users once, in order of id, whatever characters the ids have', async (t, db) => {
   await declareTypes(db, { calls: { limit: 10 }, unused: { limit: 10 } })
   const ids = Array.from({ length: 1_100 }, (_, i) => `${['u', 'U', '=', 'ü', "'", '\\', '{"'][i % 7]}${i}`)
   const counted = 'SELECT u.id, t.id, $1::timestamptz, $2::timestamptz FROM quota_users u, quota_types t'
@@ -323,10 +323,10 @@ onBoth('reads each of many users once, in one order, whatever their ids are', as
     found.map(([user]) => user),
     ordered.map(row => row.id)
   )
-  t.equal((await lines(db, '2026-10')).length, 0, 'and reads on where a batch has no line')
+  t.equal((await lines(db, '2026-10')).length, 0, 'a month without usage has no lines')
 })
 
-onBoth('names the user whose time zone is none', async (t, db) => {
+onBoth('names the user whose time zone is invalid', async (t, db) => {
   await declareTypes(db, { calls: { limit: 10 } })
   await use(db, 'alice', { calls: 1 }, '2026-11-10T00:00:00Z')
   await db.query("UPDATE quota_users SET time_zone = 'Mars/Olympus'")
@@ -336,7 +336,7 @@ onBoth('names the user whose time zone is none', async (t, db) => {
   })
 })
 
-onBoth('reports nothing where there is no user', async (t, db) => {
+onBoth('reports nothing without users, and gives the current month as YYYY-MM', async (t, db) => {
   t.strictSame(await lines(db, '2026-11'), [])
   t.match(await currentMonth(db), /^20\d\d-(0[1-9]|1[0-2])$/)
 })

@@ -78,7 +78,7 @@ onBoth('a reset of everything leaves levels untouched, and one of a level does n
   t.equal((await auditOf(db, 'alice')).length, 2)
 })
 
-onBoth('a reset of one type leaves the others, and an unknown type none', async (t, db) => {
+onBoth('a reset of one type leaves the others alone, and one of an unknown type does nothing', async (t, db) => {
   await declareTypes(db, { a: { limit: 10 }, b: { limit: 10 } })
   await hold(db, 'alice', { a: 1, b: 2 })
   await resetQuota(db, 'alice', 'a', BY)
@@ -87,7 +87,7 @@ onBoth('a reset of one type leaves the others, and an unknown type none', async 
   t.strictSame(await standing(db, 'alice', 'b'), [0, 2, 8])
 })
 
-onBoth('a reset and an adjustment find the counters of types that are newer than the user', async (t, db) => {
+onBoth('a reset and an adjustment also work for types that are newer than the user', async (t, db) => {
   await declareTypes(db, { a: { limit: 10 } })
   await ensureUser(db, 'alice')
   await declareTypes(db, { b: { limit: 10 } })
@@ -133,7 +133,7 @@ onBoth(
   }
 )
 
-onBoth('an adjusted limit holds at once, and what is used stays used', async (t, db) => {
+onBoth('an adjusted limit applies at once, and what is used stays used', async (t, db) => {
   await declareTypes(db, { calls: { limit: 10 } })
   await commit(db, 'alice', costing(await hold(db, 'alice', { calls: 8 })), null)
   t.match(await adjustQuota(db, 'alice', 'calls', 12, BY), { limit: 12, used: 8, reserved: 0, remaining: 4 })
@@ -142,7 +142,7 @@ onBoth('an adjusted limit holds at once, and what is used stays used', async (t,
 })
 
 onBoth(
-  'a limit may be lowered below the use: nothing more is admitted, nothing is taken back',
+  'a limit may be lowered below the usage: nothing more is admitted, nothing is taken back',
   async (t, db) => {
     await declareTypes(db, { calls: { limit: 10 } })
     const held = await hold(db, 'alice', { calls: 8 })
@@ -154,14 +154,14 @@ onBoth(
   { overLimit: true }
 )
 
-onBoth('a limit that is adjusted after the end of a period is the limit of the next', async (t, db) => {
+onBoth('a limit that is adjusted after the end of a period applies only to the next', async (t, db) => {
   await declareTypes(db, { calls: { limit: 10 } })
   await commit(db, 'alice', costing(await hold(db, 'alice', { calls: 8 }, { at: new Date('2026-01-10') })), null)
   t.match(await adjustQuota(db, 'alice', 'calls', 50, BY), { limit: 50, used: 0, remaining: 50 })
   t.match(await periodsOf(db, 'alice', 'calls'), [{ limit: 10, used: 8, closed: true }, { closed: false }])
 })
 
-onBoth('−1 is unlimited from now on, and a number ends that', async (t, db) => {
+onBoth('adjusting a limit to −1 makes it unlimited, and a number ends that', async (t, db) => {
   await declareTypes(db, { calls: { limit: 0 } })
   await ensureUser(db, 'alice')
   t.match(await adjustQuota(db, 'alice', 'calls', -1, BY), { limit: -1, remaining: -1 })
@@ -169,7 +169,7 @@ onBoth('−1 is unlimited from now on, and a number ends that', async (t, db) =>
   t.match(await adjustQuota(db, 'alice', 'calls', 2_000_000, BY), { limit: 2_000_000, remaining: 1_000_000 })
 })
 
-onBoth('an adjustment is in the audit log, and leaves the default of others alone', async (t, db) => {
+onBoth('an adjustment is in the audit log, and leaves the limit of others alone', async (t, db) => {
   await declareTypes(db, { calls: { limit: 10 } })
   await ensureUser(db, 'alice')
   await adjustQuota(db, 'alice', 'calls', 50, BY)
@@ -181,14 +181,11 @@ onBoth('an adjustment is in the audit log, and leaves the default of others alon
   t.strictSame(await standing(db, 'bob', 'calls'), [0, 0, 10])
 })
 
-onBoth(
-  'adjusting a type or a user that is nowhere gives nothing, makes nobody, and writes no audit row',
-  async (t, db) => {
-    await declareTypes(db, { calls: { limit: 10 } })
-    t.equal(await adjustQuota(db, 'alice', 'calls', 5, BY), undefined)
-    t.equal((await db.query('SELECT 1 FROM quota_users')).length, 0)
-    await ensureUser(db, 'alice')
-    t.equal(await adjustQuota(db, 'alice', 'nowhere', 5, BY), undefined)
-    t.strictSame(await auditOf(db, 'alice'), [])
-  }
-)
+onBoth('adjusting an unknown type or user returns nothing, creates no user, and writes no audit row', async (t, db) => {
+  await declareTypes(db, { calls: { limit: 10 } })
+  t.equal(await adjustQuota(db, 'alice', 'calls', 5, BY), undefined)
+  t.equal((await db.query('SELECT 1 FROM quota_users')).length, 0)
+  await ensureUser(db, 'alice')
+  t.equal(await adjustQuota(db, 'alice', 'nowhere', 5, BY), undefined)
+  t.strictSame(await auditOf(db, 'alice'), [])
+})

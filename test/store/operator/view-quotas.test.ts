@@ -10,7 +10,7 @@ import { BY, costing, hold, standing } from '../../fixtures/charges.ts'
 const onBoth = await both(t)
 const AT = new Date('2026-03-10T12:00:00Z')
 
-onBoth('shows an unknown user what a first request would give, and writes nothing', async (t, db) => {
+onBoth('shows an unknown user the quotas that a first request would create, and writes nothing', async (t, db) => {
   await declareTypes(db, {
     calls: { name: 'Calls', limit: 10 },
     bytes: { unit: 'byte', limit: -1, kind: 'level' },
@@ -49,7 +49,7 @@ onBoth('shows an unknown user what a first request would give, and writes nothin
   t.equal((await db.query('SELECT 1 FROM quota_users')).length, 0)
 })
 
-onBoth('shows one type when asked for one, and none for a key that is nowhere', async (t, db) => {
+onBoth('shows one type when asked for one, and none for an unknown key', async (t, db) => {
   await declareTypes(db, { a: { limit: 10 }, b: { limit: 10 } })
   await hold(db, 'alice', { a: 1 })
   t.strictSame(
@@ -59,14 +59,14 @@ onBoth('shows one type when asked for one, and none for a key that is nowhere', 
   t.strictSame((await viewQuotas(db, 'alice', 'nowhere')).quotas, [])
 })
 
-onBoth('tells what is charged from what is held', async (t, db) => {
+onBoth('shows what is charged apart from what is held', async (t, db) => {
   await declareTypes(db, { calls: { limit: 10 } })
   await commit(db, 'alice', costing(await hold(db, 'alice', { calls: 3 })), null)
   await hold(db, 'alice', { calls: 4 })
   t.strictSame(await standing(db, 'alice', 'calls'), [3, 4, 3])
 })
 
-onBoth('shows an ended period as the new one, without writing it', async (t, db) => {
+onBoth('shows the new period once the old one has ended, without writing it', async (t, db) => {
   await declareTypes(db, { calls: { limit: 10 } })
   await hold(db, 'alice', { calls: 4 }, { at: AT })
   const [quota] = (await viewQuotas(db, 'alice', 'calls', new Date('2026-05-31T23:59:59Z'))).quotas
@@ -80,7 +80,7 @@ onBoth('shows an ended period as the new one, without writing it', async (t, db)
   t.equal((await db.query('SELECT 1 FROM quota_limits WHERE used_amount = 4')).length, 1)
 })
 
-onBoth('shows a new period as it will be opened, behind the end of the one before', async (t, db) => {
+onBoth('shows a new period as it will be opened, beginning at the end of the one before', async (t, db) => {
   await declareTypes(db, { calls: { limit: 10, period: 'day' } })
   await hold(db, 'alice', { calls: 4 }, { at: AT })
   await db.query("UPDATE quota_users SET time_zone = 'America/New_York'")
@@ -95,7 +95,7 @@ onBoth('shows a new period as it will be opened, behind the end of the one befor
   t.strictSame(await seen(), [[opens, ends]])
 })
 
-onBoth('keeps showing a type that was switched off to those who have it', async (t, db) => {
+onBoth('shows a type that was switched off only to users who already have it', async (t, db) => {
   await declareTypes(db, { calls: { limit: 10 } })
   await hold(db, 'alice', { calls: 1 })
   await db.query('UPDATE quota_types SET is_active = false')
@@ -106,14 +106,14 @@ onBoth('keeps showing a type that was switched off to those who have it', async 
   t.strictSame((await viewQuotas(db, 'bob')).quotas, [])
 })
 
-onBoth('a type that is newer than the user shows with its default', async (t, db) => {
+onBoth('shows a type that is newer than the user with its default limit', async (t, db) => {
   await declareTypes(db, { calls: { limit: 10 } })
   await hold(db, 'alice', { calls: 1 })
   await declareTypes(db, { fresh: { limit: 7 } })
   t.strictSame(await standing(db, 'alice', 'fresh'), [0, 0, 7])
 })
 
-onBoth('finds no difference after charges, closed periods and resets', async (t, db) => {
+onBoth('reconciling finds no difference after charges, closed periods and resets', async (t, db) => {
   await declareTypes(db, { calls: { limit: 10 }, bytes: { limit: 10, kind: 'level' } })
   const old = await hold(db, 'alice', { calls: 3, bytes: 2 }, { at: new Date('2026-01-10') })
   await hold(db, 'alice', { calls: 4 }, { at: AT })
@@ -124,7 +124,7 @@ onBoth('finds no difference after charges, closed periods and resets', async (t,
   t.strictSame(await findDiscrepancies(db), [])
 })
 
-onBoth('finds a counter that is wrong, in the running period, a closed one and a level', async (t, db) => {
+onBoth('reconciling finds a wrong counter of the running period, of a closed one and of a level', async (t, db) => {
   await declareTypes(db, { calls: { limit: 10 }, bytes: { limit: 10, kind: 'level' } })
   await commit(
     db,
@@ -165,7 +165,7 @@ onBoth('finds a counter that is wrong, in the running period, a closed one and a
   await db.query('UPDATE quota_periods SET used_amount = used_amount - 2 WHERE closed_at IS NOT NULL')
 })
 
-onBoth('finds a reservation and a log row that vanished behind its back', async (t, db) => {
+onBoth('reconciling finds a reservation and a log row that were deleted by hand', async (t, db) => {
   await declareTypes(db, { calls: { limit: 10 } })
   await commit(db, 'alice', costing(await hold(db, 'alice', { calls: 3 })), null)
   await hold(db, 'bob', { calls: 4 })

@@ -47,7 +47,7 @@ async function declared(db: Database) {
   for (const user of ['alice', 'bob', 'carol']) await log(db, user, 0, '2026-01-01T00:00:00Z')
 }
 
-onBoth('adds up by day, also days on which nothing happened, and only its own type', async (t, db) => {
+onBoth('adds up one type by day, including days without usage', async (t, db) => {
   await declared(db)
   await log(db, 'alice', 3, '2026-03-08T10:00:00Z')
   await log(db, 'alice', 4, '2026-03-10T10:00:00Z')
@@ -66,7 +66,7 @@ onBoth('adds up by day, also days on which nothing happened, and only its own ty
   ])
 })
 
-onBoth('counts the first instant of the range, the last one of today, and nothing beside them', async (t, db) => {
+onBoth('counts from the first instant of the range to the last one of today, and nothing outside', async (t, db) => {
   await declared(db)
   for (const [amount, at] of [
     [1, '2026-03-07T23:59:59.999Z'],
@@ -83,7 +83,7 @@ onBoth('counts the first instant of the range, the last one of today, and nothin
   )
 })
 
-onBoth('cuts at the midnights and hours of the zone, also on a DST night', async (t, db) => {
+onBoth('splits at the midnights and hours of the time zone, even on the night of a clock change', async (t, db) => {
   await declared(db)
   // Berlin's 29 March 2026 has 23 hours: 23:00Z of the 28th to 22:00Z.
   await log(db, 'alice', 1, '2026-03-28T22:59:59.999Z')
@@ -128,10 +128,10 @@ onBoth('counts denials by their hour, and adds up those of one user, type and ho
     [0, 142, 5]
   )
   const [row] = await db.query<{ n: number }>('SELECT count(*)::int AS n FROM quota_denials')
-  t.equal(row?.n, 5, 'a user who is not there, or not any more, is not counted')
+  t.equal(row?.n, 5, 'a user who does not exist is not counted')
 })
 
-onBoth('names the users who used most, no more than asked for, equals by their id', async (t, db) => {
+onBoth('names the users who used most, no more than asked for, with ties in order of id', async (t, db) => {
   await declareTypes(db, { calls: { limit: -1, period: 'never' } })
   for (const [user, amount] of [
     ['d', 1],
@@ -149,7 +149,7 @@ onBoth('names the users who used most, no more than asked for, equals by their i
   t.equal(uniqueUsers, 4)
 })
 
-onBoth('of a level it says by how much it grew', async (t: Test, db) => {
+onBoth('the usage of a level is the amount by which it grew or shrank', async (t: Test, db) => {
   await declareTypes(db, { calls: { limit: 100, kind: 'level' } })
   await log(db, 'alice', 60, '2026-03-09T01:00:00Z')
   await db.query(

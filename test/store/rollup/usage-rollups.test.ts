@@ -1,5 +1,5 @@
-// Statistics from what is added up are those of the log, whatever is done to the log meanwhile. Days of 'UTC' are added up here, those of
-// 'Etc/UTC' never: what one says the other must say.
+// Statistics from rollups equal those from the log, whatever is done to the log meanwhile. Days of 'UTC' are rolled up here, and those of
+// 'Etc/UTC' never are: both must give the same statistics.
 import { setTimeout as sleep } from 'node:timers/promises'
 import { drizzle } from 'drizzle-orm/postgres-js'
 import postgres from 'postgres'
@@ -37,7 +37,7 @@ async function begin(db: Database): Promise<void> {
   await db.query("INSERT INTO quota_users (id) VALUES ('user-0')")
 }
 
-/** Charges of these users and both types, all over the last days, by a statement of nobody's. */
+/** Charges of these users and both types, all over the last days, written past all counters. */
 const scatter = (db: Database, rows: number, users = 7) =>
   db.query(
     `INSERT INTO usage_logs (user_id, quota_type_id, amount, created_at)
@@ -46,13 +46,13 @@ const scatter = (db: Database, rows: number, users = 7) =>
     [rows, users, DAYS]
   )
 
-/** Every day, however few rows it has. */
+/** Rolls up every day, however few rows it has. */
 async function rolled(db: Database, zone = 'UTC'): Promise<void> {
   const safe = new SafeTime()
   await lookAround(db, safe)
   await lookAround(db, safe)
   await forgetMarked(db)
-  if (!(await rollUsage(db, zone, safe, { fewest: 1 }))) throw new Error('somebody else was at it')
+  if (!(await rollUsage(db, zone, safe, { fewest: 1 }))) throw new Error('another process is rolling up')
   await rollWindow(db, zone, DAYS + 1, safe)
 }
 
@@ -70,7 +70,7 @@ async function sameAsLog(t: Test, db: Database, what: string, zones: [string, st
 const countOf = async (db: Database, table: string): Promise<number> =>
   Number((await db.query<{ n: number }>(`SELECT count(*) AS n FROM ${table}`))[0]!.n)
 
-onBoth('says what the log says, before and after it is added up, and does not read it twice', async (t, db) => {
+onBoth('statistics are the same before and after the rollup, which is then read instead of the log', async (t, db) => {
   await begin(db)
   await scatter(db, 3_000)
   await sameAsLog(t, db, 'before')
@@ -79,10 +79,10 @@ onBoth('says what the log says, before and after it is added up, and does not re
   t.equal(
     await countOf(db, `quota_usage_days WHERE time_zone = 'UTC/${DAYS + 1} days'`),
     2 * 7,
-    'a row a user and type for all days together'
+    'one row per user and type for all days together'
   )
   await sameAsLog(t, db, 'after')
-  // What is deleted without a mark is still there: proof that the sums are read.
+  // What is deleted without a mark still counts, which proves that the rollups are read.
   await db.query("DELETE FROM usage_logs WHERE created_at < now() - interval '36 hours'")
   const { id: typeId } = (await db.query<{ id: number }>('SELECT id FROM quota_types'))[0]!
   const view = (timeZone: string) =>
@@ -91,17 +91,17 @@ onBoth('says what the log says, before and after it is added up, and does not re
   t.equal(calls(await view('UTC')), 3_000)
   t.ok(calls(await view('Etc/UTC')) < 1_500)
   await forgetRollups(db)
-  await sameAsLog(t, db, 'forgotten')
+  await sameAsLog(t, db, 'after the rollups are deleted')
   await rolled(db)
   await db.query('DELETE FROM quota_rollups')
   await rolled(db)
-  await sameAsLog(t, db, 'added up anew where only that was emptied')
+  await sameAsLog(t, db, 'rolled up again after only quota_rollups was emptied')
 })
 
 const hoursAgo = (hours: number) => new Date(Date.now() - hours * 3_600_000)
 const by = { actor: 'test', reason: null, requestId: null }
 
-/** Held then, and charged now. */
+/** Held at that time, and charged now. */
 async function use(db: Database, userId: string, at?: Date) {
   const held = await hold(db, userId, { calls: 50, others: 60 }, { at, leaseMs: 1e9 })
   await commit(db, userId, costing(held, { calls: 40 }), null)
@@ -109,13 +109,13 @@ async function use(db: Database, userId: string, at?: Date) {
 }
 
 const changes: Record<string, (db: Database) => Promise<unknown>> = {
-  'a charge that comes late': db => use(db, 'late', hoursAgo(30)),
-  'late charges of the first moment of a day, and of the last of another': async db => {
+  'a late charge': db => use(db, 'late', hoursAgo(30)),
+  'late charges of the first moment of a day and of the last of another': async db => {
     const midnight = new Date().setUTCHours(-48, 0, 0, 0)
     await use(db, 'late', new Date(midnight))
     await use(db, 'later', new Date(midnight - 86_400_001))
   },
-  'a late charge among many': async db => {
+  'a late charge by the statement that requests share': async db => {
     const [held] = await hold(db, 'late', { calls: 50 }, { at: hoursAgo(30), leaseMs: 1e9 })
     await new Reservations(db, 5_000).commit('late', costing([held!]), null)
   },
@@ -124,13 +124,13 @@ const changes: Record<string, (db: Database) => Promise<unknown>> = {
     await rolled(db)
     await voidCharges(db, 'late', held)
   },
-  'a charge of now': db => use(db, 'fresh'),
+  'a charge made now': db => use(db, 'fresh'),
   'a user is deleted': db => deleteUser(db, 'user-0', by),
   'the oldest rows are pruned': db => pruneUsage(db, hoursAgo(50))
 }
 
 for (const [what, change] of Object.entries(changes))
-  onBoth(`says what the log says after ${what}`, async (t, db) => {
+  onBoth(`statistics equal those from the log after ${what}`, async (t, db) => {
     await begin(db)
     await scatter(db, 1_000)
     await rolled(db)
@@ -140,12 +140,12 @@ for (const [what, change] of Object.entries(changes))
     await sameAsLog(t, db, 'changed')
     await rolled(db)
     t.equal(await countOf(db, 'quota_usage_marks'), 0)
-    await sameAsLog(t, db, 'added up anew')
+    await sameAsLog(t, db, 'rolled up again')
     const names = await db.query<{ user_id: string }>("SELECT user_id FROM quota_usage_days WHERE user_id = 'user-0'")
     t.equal(names.length === 0, what === 'a user is deleted')
   })
 
-/** As if all that was written before that instant could be seen. */
+/** As if all that was written before this instant were visible. */
 function safeUntil(at: Date): SafeTime {
   const safe = new SafeTime()
   for (const transaction of [1n, 3n])
@@ -153,7 +153,7 @@ function safeUntil(at: Date): SafeTime {
   return safe
 }
 
-onBoth('goes on by the hour with the days that are added up together', async (t, db) => {
+onBoth('the window of several days is extended hour by hour, and equals the log', async (t, db) => {
   await begin(db)
   await scatter(db, 2_000)
   const midnight = new Date()
@@ -192,7 +192,7 @@ onBoth('goes on by the hour with the days that are added up together', async (t,
   await roll(10)
   t.equal(await window(), '10:00')
   await same('at ten')
-  // Without a mark nobody looks at the log again: what stands here stays.
+  // Without a mark the log is not read again, so that this wrong sum stays.
   await db.query(
     `UPDATE quota_usage_days SET usage = usage + 50000 WHERE user_id = 'before' AND time_zone = 'UTC/${DAYS} days'`
   )
@@ -201,7 +201,7 @@ onBoth('goes on by the hour with the days that are added up together', async (t,
     { userId: 'between', usage: 4_700, calls: 1 }
   ])
   await rollUsage(db, 'UTC', safeUntil(oClock(15)), { fewest: 1 })
-  await same('while the days are ahead of it')
+  await same('while the days are ahead of the window')
   await roll(15)
   t.equal(await window(), '15:00')
   const { topUsers, uniqueUsers } = await view('UTC', 'hour')
@@ -213,12 +213,12 @@ onBoth('goes on by the hour with the days that are added up together', async (t,
   await same('at three')
   await roll(23)
   t.equal(await window(), '23:00')
-  await same('at eleven, where two who are in it used the same')
+  await same('at eleven, when two users have used the same')
   await roll(24)
   await same('at midnight')
 })
 
-onBoth('adds up in a zone half an hour off, and one day after the other', async (t, db) => {
+onBoth('rolls up a time zone half an hour off, and nothing once the signal is aborted', async (t, db) => {
   await begin(db)
   await scatter(db, 2_000)
   await rolled(db, 'Asia/Kolkata')
@@ -233,7 +233,7 @@ onBoth('adds up in a zone half an hour off, and one day after the other', async 
   t.equal(await countOf(db, "quota_rollups WHERE time_zone = 'Asia/Tokyo'"), 0)
 })
 
-onBoth('adds up the days after a clock changed by half an hour', async (t, db) => {
+onBoth('rolls up the days around a clock change of half an hour', async (t, db) => {
   await begin(db)
   await db.query(
     `INSERT INTO usage_logs (user_id, quota_type_id, amount, created_at)
@@ -242,7 +242,7 @@ onBoth('adds up the days after a clock changed by half an hour', async (t, db) =
   const at = new Date('2026-04-07T10:00:00Z')
   t.ok(await rollUsage(db, 'Australia/Lord_Howe', safeUntil(at), { fewest: 1 }))
   t.ok(await rollWindow(db, 'Australia/Lord_Howe', DAYS, safeUntil(at)))
-  t.equal(await countOf(db, 'quota_rollups'), 5 + 1, 'five days, and four of them together')
+  t.equal(await countOf(db, 'quota_rollups'), 5 + 1, 'five days, and a window of four')
   const { id: typeId } = (await db.query<{ id: number }>('SELECT id FROM quota_types'))[0]!
   for (const interval of ['day', 'hour'] as const) {
     const [sums, log] = await Promise.all(
@@ -254,7 +254,7 @@ onBoth('adds up the days after a clock changed by half an hour', async (t, db) =
   }
 })
 
-onBoth('leaves days to the log that have few rows', async (t, db) => {
+onBoth('does not roll up days that have few rows', async (t, db) => {
   await begin(db)
   await scatter(db, 1_000)
   const safe = new SafeTime()
@@ -264,7 +264,7 @@ onBoth('leaves days to the log that have few rows', async (t, db) => {
   t.equal(await countOf(db, 'quota_rollups'), 0)
 })
 
-onBoth('forgets what no statistic looks back to', async (t, db) => {
+onBoth('deletes rollups that are too old for any statistics', async (t, db) => {
   await begin(db)
   await scatter(db, 100)
   await rolled(db)
@@ -291,7 +291,7 @@ onBoth('forgets what no statistic looks back to', async (t, db) => {
   t.equal(await countOf(db, "quota_usage_days WHERE user_id = 'old'"), 0)
 })
 
-onBoth('forgets days as former rules of a time zone cut them, and the window of the day before', async (t, db) => {
+onBoth('replaces days cut by former rules of a time zone, and the window of the day before', async (t, db) => {
   await begin(db)
   await scatter(db, 1_000)
   await db.query(
@@ -309,7 +309,7 @@ onBoth('forgets days as former rules of a time zone cut them, and the window of 
   await rollUsage(db, 'UTC', yesterday, { fewest: 1 })
   await rollWindow(db, 'UTC', DAYS, yesterday)
   await rolled(db)
-  await sameAsLog(t, db, 'cut anew')
+  await sameAsLog(t, db, 'cut by the present rules')
   t.equal(await countOf(db, "quota_usage_days WHERE user_id = 'former'"), 0)
   t.equal(await countOf(db, 'quota_usage_totals WHERE calls = 9 AND usage = 9 AND users = 9'), 0)
   const windows = () =>
@@ -323,7 +323,7 @@ onBoth('forgets days as former rules of a time zone cut them, and the window of 
   t.equal(await countOf(db, `quota_rollups WHERE time_zone = 'UTC/${DAYS} days'`), 1)
 })
 
-onBoth('who is behind another process adds nothing up twice', async (t, db) => {
+onBoth('a process that another one overtakes adds nothing up twice', async (t, db) => {
   await begin(db)
   await scatter(db, 1_000)
   const early = new Date(new Date().setUTCHours(-20, 0, 0, 0))
@@ -331,7 +331,7 @@ onBoth('who is behind another process adds nothing up twice', async (t, db) => {
     query: {
       value: async (text: string, ...given: [Values]) => {
         const rows = await db.query(text, ...given)
-        // Once it is read what there is.
+        // Between reading what is rolled up already and adding to it.
         if (text.includes('FROM quota_rollups WHERE')) await rolled(db)
         return rows
       }
@@ -342,7 +342,7 @@ onBoth('who is behind another process adds nothing up twice', async (t, db) => {
   await sameAsLog(t, db, 'overtaken')
 })
 
-t.test('days together that are ahead of a day with a mark are left as they are, and not added up twice', async t => {
+t.test('a window that is ahead of a day with a mark is left as it is, and not added up twice', async t => {
   const db = await open(await pg.migrated())
   t.teardown(() => db.close())
   await begin(db)
@@ -367,7 +367,7 @@ t.test('days together that are ahead of a day with a mark are left as they are, 
   t.strictSame(sums, log)
 })
 
-t.test('a database that cannot add up is asked no more, and one that fails is', async t => {
+t.test('a database that does not support rollups (0A000) is not asked again, and one that fails is', async t => {
   for (const [code, asked] of [
     ['0A000', 1],
     ['08006', 2]
@@ -380,7 +380,7 @@ t.test('a database that cannot add up is asked no more, and one that fails is', 
   }
 })
 
-t.test('of nine time zones that were asked for the eldest is kept no longer, and UTC is', async t => {
+t.test('of nine time zones the one asked for longest ago is dropped, but never UTC', async t => {
   const db = await open(await pg.migrated())
   t.teardown(() => db.close())
   await begin(db)
@@ -400,7 +400,7 @@ t.test('of nine time zones that were asked for the eldest is kept no longer, and
   )
 })
 
-t.test('while one process adds up all others leave it at that, and say so', async t => {
+t.test('while one process rolls up, the others do nothing and return false', async t => {
   const db = await open(await pg.migrated())
   t.teardown(() => db.close())
   await begin(db)
@@ -416,7 +416,7 @@ t.test('while one process adds up all others leave it at that, and say so', asyn
   t.equal(await countOf(db, 'quota_rollups'), days)
 })
 
-t.test('who forgets all that is added up waits for who is at it, however long', async t => {
+t.test('deleting all rollups waits for a process that is rolling up, even past the lock_timeout', async t => {
   const url = await pg.migrated()
   const client = postgres(url, { max: 4, connection: { lock_timeout: 50 }, onnotice: () => {} })
   const db = await open(drizzle(client))
@@ -436,7 +436,7 @@ t.test('who forgets all that is added up waits for who is at it, however long', 
   for (const table of ['quota_rollups', 'quota_usage_totals', 'quota_usage_days']) t.equal(await countOf(db, table), 0)
 })
 
-t.test('a charge is late by when it is written, however long ago its transaction began', async t => {
+t.test('whether a charge is late depends on when it is written, not on when its transaction began', async t => {
   const db = await open(await pg.migrated())
   t.teardown(() => db.close())
   await begin(db)
@@ -450,7 +450,7 @@ t.test('a charge is late by when it is written, however long ago its transaction
   t.equal(await countOf(db, 'quota_usage_marks'), 1)
 })
 
-t.test('a charge whose transaction takes long is not lost', async t => {
+t.test('nothing counts as complete before a long transaction that writes a charge has ended', async t => {
   const url = await pg.migrated()
   const db = await open(url)
   const slow = postgres(url, { max: 1 })
@@ -475,14 +475,14 @@ t.test('a charge whose transaction takes long is not lost', async t => {
   })
   await isInserted
   for (let turn = 0; turn < 4; turn++) await lookAround(db, safe)
-  t.equal(safe.until, Number.NEGATIVE_INFINITY, 'nothing is taken for all there is while it writes')
+  t.equal(safe.until, Number.NEGATIVE_INFINITY, 'nothing is complete while it writes')
   commit()
   await done
   await lookAround(db, safe)
   t.ok(Date.now() - safe.until < 25 * 60_000)
 })
 
-t.test('while the log is written late, undone and added up at once', async t => {
+t.test('statistics stay consistent while charges come late, are undone and rolled up, then equal the log', async t => {
   const db = await open(await pg.migrated())
   t.teardown(() => db.close())
   await begin(db)
@@ -508,7 +508,7 @@ t.test('while the log is written late, undone and added up at once', async t => 
     }
     isOver = true
   }
-  // A moment at a time, which no two statements are.
+  // Compares one answer with itself: two statements would see different moments.
   const look = async () => {
     const [type] = await db.query<{ id: number }>('SELECT id FROM quota_types')
     while (!isOver) {
@@ -520,17 +520,17 @@ t.test('while the log is written late, undone and added up at once', async t => 
         topUsers: 100
       })
       const sum = (parts: readonly { usage: number }[]) => parts.reduce((total, { usage }) => total + usage, 0)
-      t.equal(sum(series), sum(topUsers), 'by day and by user it is the same')
+      t.equal(sum(series), sum(topUsers), 'the sums by day and by user are equal')
       await sleep(20)
     }
   }
   await Promise.all([write('alice'), write('bob'), roll(), roll(), look()])
-  await sameAsLog(t, db, 'as it was left')
+  await sameAsLog(t, db, 'before the last rollup')
   await rolled(db)
-  await sameAsLog(t, db, 'at the end')
+  await sameAsLog(t, db, 'after the last rollup')
 })
 
-t.test('the upkeep keeps the time zones and spans that were asked for, and says what fails', async t => {
+t.test('the upkeep rolls up the time zones and windows that were asked for, and reports what fails', async t => {
   const db = await open(await pg.migrated())
   t.teardown(() => db.close().catch(() => {}))
   await begin(db)

@@ -22,7 +22,7 @@ const ROWS = `
 SELECT d.user_id, t.type_key, to_char(d.hour AT TIME ZONE 'UTC', 'DD HH24:MI') AS hour, d.denials::int AS denials
   FROM quota_denials d JOIN quota_types t ON t.id = d.quota_type_id ORDER BY 1, 2, 3`
 
-onBoth('a million denials of a user in an hour are a row', async (t, db) => {
+onBoth('a million denials of one user and type in an hour are one row', async (t, db) => {
   await declareTypes(db, { calls: { limit: 5 }, tokens: { limit: 5 } })
   await ensureUser(db, 'alice')
   await ensureUser(db, 'bob')
@@ -41,7 +41,7 @@ onBoth('a million denials of a user in an hour are a row', async (t, db) => {
   ])
 })
 
-onBoth('where tables are distributed by user all of each user are counted', async (t, db) => {
+onBoth('all denials of each user are counted where tables are distributed by user', async (t, db) => {
   await declareTypes(db, { calls: { limit: 5 }, tokens: { limit: 5 } })
   for (const user of ['alice', 'bob']) await ensureUser(db, user)
   const tally = new DenialTally(db, { distributed: true })
@@ -55,7 +55,7 @@ onBoth('where tables are distributed by user all of each user are counted', asyn
   ])
 })
 
-onBoth('processes that count the same users at once lose none', async (t, db) => {
+onBoth('processes that count denials of the same users at once lose none', async (t, db) => {
   await declareTypes(db, { calls: { limit: 5 } })
   const users = Array.from({ length: 30 }, (_, i) => `user ${i}`)
   for (const user of users) await ensureUser(db, user)
@@ -71,7 +71,7 @@ onBoth('processes that count the same users at once lose none', async (t, db) =>
   ])
 })
 
-onBoth('what cannot be written is kept for the next time', async (t, db) => {
+onBoth('counts that cannot be written are kept for the next flush', async (t, db) => {
   await declareTypes(db, { calls: { limit: 5 } })
   await ensureUser(db, 'alice')
   let isDown = true
@@ -91,7 +91,7 @@ onBoth('what cannot be written is kept for the next time', async (t, db) => {
   t.match(await db.query(ROWS), [{ denials: 4 }])
 })
 
-onBoth('who writes the counts down while they are being written waits for what was heard before', async (t, db) => {
+onBoth('a flush during another one waits until the denials before it are written', async (t, db) => {
   await declareTypes(db, { calls: { limit: 5 } })
   await ensureUser(db, 'alice')
   let goOn = () => {}
@@ -119,7 +119,7 @@ onBoth('who writes the counts down while they are being written waits for what w
   t.match(await db.query(ROWS), [{ denials: 1 }])
 })
 
-onBoth('what was written before something failed is not written again', async (t, db) => {
+onBoth('counts that were written before a flush failed are not written again', async (t, db) => {
   await declareTypes(db, { calls: { limit: 5 } })
   await ensureUser(db, 'alice')
   let calls = 0
@@ -140,7 +140,7 @@ onBoth('what was written before something failed is not written again', async (t
 })
 
 onBoth(
-  'every refusal of a route or a call is counted, and an application that closes writes the last ones down',
+  'every denial by a route or a call is counted, and the last ones are written when the application closes',
   async (t, db) => {
     const app = await metered(
       t,
@@ -164,6 +164,6 @@ onBoth(
     const rows = await db.query<{ type_key: string; denials: number }>(ROWS)
     const counted = new Map<string, number>()
     for (const { type_key, denials } of rows) counted.set(type_key, (counted.get(type_key) ?? 0) + denials)
-    t.strictSame([...counted], [['tokens', 5]], 'only what said no')
+    t.strictSame([...counted], [['tokens', 5]], 'only the type that denied')
   }
 )

@@ -1,4 +1,4 @@
-// What is too old is deleted, and nothing that a counter must still be the sum of.
+// Log rows that are too old are deleted, except those whose sum a counter must still equal.
 import t from 'tap'
 import { v7 } from 'uuid'
 import { declareTypes } from '../../../src/store/catalogue/declare-types.ts'
@@ -41,7 +41,7 @@ async function declared(db: Database) {
   })
 }
 
-onBoth('deletes what closed periods had before a day, and keeps running ones and levels', async (t, db) => {
+onBoth('deletes old log rows of closed periods, and keeps those of running ones and of levels', async (t, db) => {
   await declared(db)
   await use(db, 'alice', 'months', '01-10', '02-10', '02-20', '03-05')
   await use(db, 'alice', 'ever', '01-10', '03-05')
@@ -56,19 +56,19 @@ onBoth('deletes what closed periods had before a day, and keeps running ones and
     'alice stored 01-10',
     'alice stored 03-05'
   ])
-  t.strictSame([...(await findDiscrepancies(db))], [], 'a period whose log was pruned is not taken for wrong')
+  t.strictSame([...(await findDiscrepancies(db))], [], 'a period whose log was pruned is not reported as wrong')
   const used = await db.query<{ used_amount: number }>(
     'SELECT used_amount FROM quota_periods WHERE closed_at IS NOT NULL ORDER BY period_start'
   )
   t.strictSame(
     used.map(row => Number(row.used_amount)),
     [1, 2, 1],
-    'what was used then stays known, and the last one is closed'
+    'the usage of pruned periods stays known, and the last one is closed'
   )
   t.strictSame((await pruneUsage(db, day('02-15'))).deleted, 0)
 })
 
-onBoth('does not delete a running period, however old it is', async (t, db) => {
+onBoth('deletes no log row of a running period, however old it is', async (t, db) => {
   await declared(db)
   await use(db, 'alice', 'ever', '01-10', '02-10')
   t.equal((await pruneUsage(db, day('12-01'))).deleted, 0)
@@ -76,7 +76,7 @@ onBoth('does not delete a running period, however old it is', async (t, db) => {
 })
 
 onBoth(
-  'tells the rows of a period by its edges, and those of the running one from those of closed ones',
+  'assigns rows to periods exactly at their edges, and keeps those of the running period apart from closed ones',
   async (t, db) => {
     await declared(db)
     for (const at of ['2026-01-01', '2026-02-01', '2026-03-01']) await useAt(db, 'alice', 'months', new Date(at))
@@ -88,19 +88,19 @@ onBoth(
     const pruned = await db.query('SELECT 1 FROM quota_periods WHERE pruned_at IS NOT NULL')
     t.equal(pruned.length, 2, 'the first month, and what was reset')
     t.equal((await pruneUsage(db, new Date(Date.now() + 86_400_000))).deleted, 2)
-    t.equal((await left(db)).length, 1, 'what the running period was charged')
+    t.equal((await left(db)).length, 1, 'the charge of the running period')
     t.strictSame([...(await findDiscrepancies(db))], [])
   }
 )
 
-onBoth('closes the last period of users who stayed away, and deletes that too', async (t, db) => {
+onBoth('closes the last period of users who stayed away, and deletes its log rows, too', async (t, db) => {
   await declared(db)
   await use(db, 'alice', 'months', '01-10', '02-10')
   await use(db, 'bob', 'months', '01-10')
   await db.query("UPDATE quota_users SET time_zone = 'Mars/Base' WHERE id = 'bob'")
   const { deleted, errors } = await pruneUsage(db, day('05-01'))
   t.equal(deleted, 2)
-  t.strictSame(await left(db), ['bob months 01-10'], 'who cannot be closed is kept, and keeps nobody else')
+  t.strictSame(await left(db), ['bob months 01-10'], 'what cannot be closed is kept, and holds up nobody else')
   t.match(errors, [{ code: 'FST_QUOTA_CALENDAR' }])
   const [limit] = await db.query<{ used: number }>(
     "SELECT used_amount::int AS used FROM quota_limits l JOIN quota_types t ON t.id = l.quota_type_id WHERE user_id = 'alice' AND type_key = 'months'"
@@ -109,7 +109,7 @@ onBoth('closes the last period of users who stayed away, and deletes that too', 
   t.strictSame([...(await findDiscrepancies(db))], [])
 })
 
-onBoth('deletes a thousand at most, and goes on behind what it kept', async (t, db) => {
+onBoth('deletes at most a thousand rows per step, and continues after those that it kept', async (t, db) => {
   await declared(db)
   await use(db, 'alice', 'months', '01-01', '02-10')
   await use(db, 'bob', 'ever', '01-02')
@@ -132,7 +132,7 @@ onBoth('deletes a thousand at most, and goes on behind what it kept', async (t, 
   t.equal((await left(db)).filter(line => line.startsWith('alice')).length, 1)
 })
 
-onBoth('deletes rows of users who are gone, and denials', async (t, db) => {
+onBoth('deletes old denials, and old log rows of deleted users', async (t, db) => {
   await declared(db)
   await use(db, 'alice', 'ever', '01-10')
   await db.query(
@@ -141,7 +141,7 @@ onBoth('deletes rows of users who are gone, and denials', async (t, db) => {
   )
   t.equal(await pruneDenials(db, day('02-01')), 1)
   t.equal(await pruneDenials(db, day('02-01')), 0)
-  // As psql does it, and a server of an older version: the log has no foreign key.
+  // As psql or a server of an older version would do it: the log has no foreign key.
   await db.query("DELETE FROM quota_users WHERE id = 'alice'")
   t.equal((await pruneUsage(db, day('02-01'))).deleted, 1)
   t.notOk(await deleteUser(db, 'alice', { actor: 'test', reason: null, requestId: null }))
