@@ -52,14 +52,15 @@ t.test('200: by the hour, in a given time zone, and for 1 to 365 days', async t 
 })
 
 t.test('200: zeros for a type that nobody has used', async t => {
-  t.match((await statistics('unused')).json(), {
+  const { top_users, ...figures } = (await statistics('unused')).json()
+  t.strictSame(top_users, [])
+  t.match(figures, {
     total_usage: 0,
     total_calls: 0,
     unique_users: 0,
     avg_usage_per_call: 0,
     peak_usage_date: null,
-    denials: 0,
-    top_users: []
+    denials: 0
   })
 })
 

@@ -103,7 +103,7 @@ t.test('fastify-quota doctor', async t => {
       t.match(stdout.match(/^hint .*\n.*/gm), [
         /^hint +routes +those of your own application .*\n +→ name its file: --app FILE$/
       ])
-      t.match(await db.query('SELECT type_key FROM quota_types'), [{ type_key: 'calls' }], 'and writes nothing')
+      t.same(await db.query('SELECT type_key FROM quota_types'), [{ type_key: 'calls' }], 'and writes nothing')
     }
   )
 

@@ -568,6 +568,27 @@ const WAYS: Record<string, (db: Database, wishes: readonly Wish[]) => Promise<(H
 }
 
 for (const [way, hold] of Object.entries(WAYS))
+  t.test(`a request without room is denied by the statement that it shares, not by another: ${way}`, async t => {
+    const { db, type, reserve } = await begin(t, 10)
+    await seen(['alice', 'bob'], reserve)
+    await reserve('alice', { amount: 7 })
+    const wish = (userId: string, amount: number) => ({
+      userId,
+      id: v7(),
+      typeId: type.typeId,
+      amount,
+      leaseMs: 60_000
+    })
+    t.strictSame(
+      (await hold(db, [wish('alice', 3), wish('bob', 3), wish('alice', 3), wish('bob', 3), wish('carol', 3)])).map(
+        answer => answer && [answer.held, answer.limit_amount - answer.used_amount]
+      ),
+      [[false, 2], [true, 6], [false, 2], [true, 3], undefined]
+    )
+    t.strictSame(await violations(db), [])
+  })
+
+for (const [way, hold] of Object.entries(WAYS))
   t.test(`no request is refused because of a value its counter had before the lock: ${way}`, async t => {
     const { url, db, type, reserve } = await begin(t, 10)
     const users = usersOf(80)

@@ -134,6 +134,13 @@ t.test('what running work gives back is available at once, even to a user who wa
   t.strictSame([await status(user), await status(user)], [402, 402])
   await held.release()
   t.equal(await status(user), 200)
+  const elsewhere = newUser()
+  await app.quota.reserve(elsewhere, { type: 'calls', amount: 10 })
+  t.strictSame([await status(elsewhere), await status(elsewhere)], [402, 402])
+  // As another process does, of which this one hears nothing.
+  await db.query('UPDATE quota_limits SET used_amount = 0 WHERE user_id = $1', [elsewhere])
+  await db.query('DELETE FROM quota_reservations WHERE user_id = $1', [elsewhere])
+  t.equal(await status(elsewhere), 200)
   const other = newUser()
   t.strictSame([await status(other, '/fails'), await status(other, '/all')], [500, 200])
 })

@@ -1,3 +1,4 @@
+import { createHmac } from 'node:crypto'
 import { once } from 'node:events'
 import { connect as connectSocket } from 'node:net'
 import { setImmediate } from 'node:timers/promises'
@@ -138,9 +139,11 @@ t.test('the API of the replaced system', async t => {
     }
   })
 
-  t.test('answers 401 without a token on the routes of the API, but not on /health', async t => {
+  t.test('answers 401 without a token on every route of the API, but not on /health', async t => {
     for (const [method, path] of [
       ['POST', '/process/p/d'],
+      ['POST', '/l3_detect/p/d'],
+      ['POST', '/continue_after_l3/p/d'],
       ['POST', '/upload_dicom_zip'],
       ['POST', '/upload_l3_mask/p/d'],
       ['GET', '/list_patients'],
@@ -156,10 +159,22 @@ t.test('the API of the replaced system', async t => {
     t.match([health.status, await health.json()], [200, { status: 'healthy', database: 'reachable' }])
   })
 
-  t.test('refuses an unsigned token', async t => {
-    const none = `${Buffer.from('{"alg":"none"}').toString('base64url')}.${Buffer.from('{"sub":"alice"}').toString('base64url')}.`
-    const reply = await fetch(`${url}/list_patients`, { headers: { authorization: `Bearer ${none}` } })
-    t.equal(reply.status, 401)
+  t.test('refuses a token that is unsigned, or signed by another algorithm', async t => {
+    const signed = (alg: string, sign: (text: string) => string) => {
+      const text = [{ alg, typ: 'JWT' }, { sub: 'alice' }]
+        .map(part => Buffer.from(JSON.stringify(part)).toString('base64url'))
+        .join('.')
+      return `${text}.${sign(text)}`
+    }
+    const hmac = (hash: string) => (text: string) =>
+      createHmac(hash, SETTINGS.jwtSecret as string)
+        .update(text)
+        .digest('base64url')
+    const status = async (token: string) =>
+      (await fetch(`${url}/list_patients`, { headers: { authorization: `Bearer ${token}` } })).status
+    t.equal(await status(signed('HS256', hmac('sha256'))), 200)
+    t.equal(await status(signed('none', () => '')), 401)
+    t.equal(await status(signed('HS512', hmac('sha512'))), 401)
   })
 
   t.test('finds a user whose id has 255 four-byte characters', async t => {

@@ -118,10 +118,11 @@ t.test('does not overwrite the draft of a process with the same pid in another c
   t.equal(readFileSync(draft, 'utf8'), 'theirs')
 })
 
-t.test('refuses a secrets file that it cannot parse', async t => {
+t.test('refuses a secrets file that it cannot parse, and leaves it as it is', async t => {
   const QUOTA_DATA_DIR = directory(t)
   writeFileSync(join(QUOTA_DATA_DIR, 'secrets.json'), '{ "admin_token": ')
   t.throws(() => readSettings({ QUOTA_DATA_DIR }), { message: /secrets\.json does not hold the secrets/ })
+  t.equal(readFileSync(join(QUOTA_DATA_DIR, 'secrets.json'), 'utf8'), '{ "admin_token": ')
 })
 
 t.test('creates missing parent directories, too', async t => {

@@ -51,7 +51,6 @@ export class Reservations implements Settling {
   readonly #reserving = new UserTurns()
   readonly #settling = new UserTurns()
   readonly #presence: Presence
-  readonly #holding = new Holding()
   /** How many of a user's requests `#holds` left to the others: later ones go behind them. */
   readonly #left = new Map<string, number>()
 
@@ -64,10 +63,11 @@ export class Reservations implements Settling {
     const { holding, charging, metering } = db
     const shared = { size: GROUP_SIZE, more: { spareAfterMs: SLOW_MS } }
     const on = (lane: Shared, isSpare: boolean) => (isSpare ? lane.spare : lane)
-    this.#holds = new Group((wishes, is) => this.#ask(this.#holding.hold, wishes, on(holding, is), undefined), {
+    const { hold } = new Holding()
+    this.#holds = new Group((wishes, is) => this.#ask(hold, wishes, on(holding, is), undefined), {
       ...shared,
       answer: (wish, held, deadline) =>
-        held && isFinal(wish, held.held) ? this.#told(wish, held) : this.#reserveLeft(wish, deadline)
+        held && isFinal(wish, held.held) ? outcomeOf(wish, held) : this.#reserveLeft(wish, deadline)
     })
     this.#charges = new Group((charges, is) => this.#ask(chargeMany, charges, on(charging, is), undefined), {
       ...shared,
@@ -151,14 +151,9 @@ export class Reservations implements Settling {
     const { charges, ...order } = wish
     return this.#afterOthers(wish.userId, async () => {
       const moved = await this.#moveAlone({ do: 'reserve', ...order }, deadline)
-      if (moved?.done || (moved?.full && isFinal(wish, false))) return this.#told(wish, { ...moved, held: moved.done })
+      if (moved?.done || (moved?.full && isFinal(wish, false))) return outcomeOf(wish, { ...moved, held: moved.done })
       return await reserve(this.#until(deadline), { ...order, charges })
     })
-  }
-
-  #told(wish: Reserving, held: Held): Admission {
-    if (!held.held) this.#holding.noteDenial()
-    return outcomeOf(wish, held)
   }
 
   async #commitLeft({ userId, charge, endpoint }: Committing, deadline: number): Promise<Map<string, Balance>> {

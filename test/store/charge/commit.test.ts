@@ -140,7 +140,7 @@ onBoth('a release after the commit changes nothing', async (t, db) => {
   t.strictSame(await standing(db, 'alice', 'calls'), [3, 0, 7])
 })
 
-onBoth("a release or void under another user's name changes nothing, for neither user", async (t, db) => {
+onBoth("a release or void under another user's name changes nothing for either user", async (t, db) => {
   await declareTypes(db, { calls: { limit: 10 } })
   const held = await hold(db, 'alice', { calls: 3 })
   await hold(db, 'bob', { calls: 1 })

@@ -94,7 +94,7 @@ t.test('options given beside the URL win over it', async t => {
   t.match(made(url, { port: 2 }), { host: ['db'], port: [2] })
   t.match(made('postgres://one,two/app', { host: 'other' }), { host: ['other'], port: [5432] })
   t.match(made(url, { host: 'one:3,two' }), { host: ['one', 'two'], port: [3, 3] })
-  t.equal(made(`${url}&target_session_attrs=primary`, { target_session_attrs: 'read-write' }).attributes, 'primary')
+  t.equal(made(`${url}&target_session_attrs=any`, { target_session_attrs: 'read-write' }).attributes, 'primary')
   t.match(made(url, { db: 'else', username: 'you' }), { database: 'else', user: 'you' })
 })
 
