@@ -20,11 +20,11 @@ const MOVED = `CASE WHEN l.used_amount + w.amount <= ${CEILING} THEN w.amount EL
  *   as it is                                                        40
  *   looking first for what is locked, as hold-many does             43
  *   leaving those without room to another statement                 39
- *   with a foreign key of quota_reservations, as before             43
- *   a plan made for each call, as PostgreSQL chooses by itself      52
- *   a row of answers for each counter (Node takes 2 to 3 µs more)   36
- *   without telling what is held                                    37
- *   without the index on usage_logs (user_id, created_at)           35
+ *   with a foreign key of quota_reservations, as before             44
+ *   a plan made for each call, as PostgreSQL chooses by itself      53
+ *   a row of answers for each counter (Node takes 2 to 3 µs more)   37
+ *   without telling what is held                                    38
+ *   without the index on usage_logs (user_id, created_at)           36
  * One statement for everything, with a running sum and the counter moved twice (move-many), took 1.7 times as much as hold-many. A statement costs
  * 170 to 220 when it carries a single request, of which a durable UPDATE of one row is 150: that is why requests share them. Waiting for locked
  * counters instead of looking for them first gives 1.04 times as many requests of 1 000 users, and of a hot user, where four processes meet, 1.15.
