@@ -1,3 +1,4 @@
+import { setTimeout as sleep } from 'node:timers/promises'
 import t from 'tap'
 import type { Reservation } from '../../src/index.ts'
 import { deleteUser } from '../../src/store/operator/delete-user.ts'
@@ -184,8 +185,11 @@ t.test('a reservation is renewed while the process lives, unless ttlMs was given
     (await db.query<{ amount: number }>('SELECT amount FROM quota_reservations WHERE user_id = $1', [user])).map(row =>
       Number(row.amount)
     )
-  while ((await held()).includes(2)) await new Promise(resolve => setTimeout(resolve, 20))
+  const begun = performance.now()
+  while ((await held()).includes(2)) await sleep(20)
   t.strictSame(await held(), [4])
+  await sleep(begun + 1_500 - performance.now())
+  t.strictSame(await held(), [4], 'also after two times reservationTtlMs')
 })
 
 t.test('release gives nothing back twice if the reservation has expired', async t => {
