@@ -560,6 +560,27 @@ t.test(
   }
 )
 
+t.test('after a shared statement that took long, the next ones skip counters that are locked', async t => {
+  const { db, type, reserve } = await begin(t)
+  await seen(['alice'], reserve)
+  const { hold } = new Holding()
+  const { watched: seenThrough, sent } = watched(db)
+  const slow: Pick<Database, 'query'> = {
+    query: async (...given) => {
+      await sleep(SLOW_MS + 1)
+      return await seenThrough.holding.query(...given)
+    }
+  }
+  for (const on of [seenThrough.holding, slow, seenThrough.holding]) {
+    const [answer] = await hold(on, [{ userId: 'alice', id: v7(), typeId: type.typeId, amount: 1, leaseMs: 60_000 }])
+    t.equal(answer?.held, true)
+  }
+  t.strictSame(
+    sent.map(({ text }) => text.includes('SKIP LOCKED')),
+    [false, false, true]
+  )
+})
+
 /** Each way to hold for many. */
 const WAYS: Record<string, (db: Database, wishes: readonly Wish[]) => Promise<(Held | undefined)[]>> = {
   many: (db, wishes) => holdMany(db.holding, new Wishes(wishes)),

@@ -64,7 +64,7 @@ export const admitting = ({ hold, several }: Admitting): string => `
   )`
 
 /** Even an unlimited quota ends at JavaScript's largest safe integer. */
-const CEILING = `CASE WHEN l.limit_amount < 0 THEN ${Number.MAX_SAFE_INTEGER} ELSE l.limit_amount END`
+export const CEILING = `CASE WHEN l.limit_amount < 0 THEN ${Number.MAX_SAFE_INTEGER} ELSE l.limit_amount END`
 
 /** What became of each wanted charge. */
 export const ADMITTED_ROWS = `

@@ -1,11 +1,12 @@
 // Holds for many requests in one statement, where all that ask of a counter ask for the same amount: one row moved per counter, one written per
 // request. Anything less simple is left to other statements.
 
+import { CEILING } from '../charge/admit.ts'
 import { heldAndDeadOf } from '../charge/held.ts'
 import { SLOW_MS } from '../connection/shared-lanes.ts'
 import { type Database, stateOf } from '../database.ts'
 import { holdMany } from './hold-many.ts'
-import { CEILING, type Held, heldWhere, ITEM, TOLD, WANT, type Wish, Wishes } from './wishes.ts'
+import { type Held, heldWhere, ITEM, TOLD, WANT, type Wish, Wishes } from './wishes.ts'
 
 /** How long it waits for a counter that somebody else has locked: for longer than statements take that move counters, but for no transaction. */
 const LOCK_PATIENCE_MS = 20

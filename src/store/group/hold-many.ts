@@ -1,8 +1,9 @@
 // Holds for many requests in one statement, whatever they ask for, and waits for nobody. Where it can be, `hold-alike.ts` is quicker.
 
+import { CEILING } from '../charge/admit.ts'
 import { heldAndDeadOf } from '../charge/held.ts'
 import type { Database } from '../database.ts'
-import { CEILING, type Held, heldWhere, ITEM, TOLD, WANT, type Wishes } from './wishes.ts'
+import { type Held, heldWhere, ITEM, TOLD, WANT, type Wishes } from './wishes.ts'
 
 /**
  * A counter that somebody else has locked is skipped, so that one user who is held up holds up nobody else. Where not all wishes for a counter

@@ -20,9 +20,6 @@ export interface Held extends CounterRow {
   at: number
 }
 
-/** Even an unlimited quota ends at JavaScript's largest safe integer. */
-export const CEILING = `CASE WHEN l.limit_amount < 0 THEN ${Number.MAX_SAFE_INTEGER} ELSE l.limit_amount END`
-
 /** In milliseconds; for an instant that has no fraction of one. */
 const ms = (expression: string) => `round(date_part('epoch', ${expression}) * 1000)`
 
