@@ -24,6 +24,7 @@ import { TypeCatalogue } from './store/catalogue/type-catalogue.ts'
 import { connect } from './store/connection/connect.ts'
 import type { Database } from './store/database.ts'
 import { Reservations } from './store/group/reservations.ts'
+import { stillFull } from './store/group/still-full.ts'
 import { DenialTally } from './upkeep/denial-tally.ts'
 import { LiveReservationSet } from './upkeep/live-reservations.ts'
 import { leaseOf, type OnUpkeepError, startUpkeep } from './upkeep/upkeep.ts'
@@ -87,7 +88,7 @@ async function wire(
   const live = new LiveReservationSet(leaseMs, options)
   const owed = new Owed()
   const denialOfType = new Map(Object.entries(options.quotas).map(([key, { denial }]) => [key, denial]))
-  const denials = new DenialMemory()
+  const denials = new DenialMemory(options.distributed ? undefined : counters => stillFull(db, counters))
   const changed = (userId?: string) => denials.forget(userId)
   const left = (error: unknown) => app.log.debug({ err: error }, 'quota reservation left to expire')
   const holds = new Holds(db, { ...options, leaseMs, changed, left })

@@ -1,6 +1,8 @@
-// What was refused a moment ago and would be refused again: answered without asking the database.
+// What was refused a moment ago and would be refused again: answered without asking the database. Of those who ask again and again, it is asked
+// for all together whether anything has changed.
 import type { QuotaEvent } from '../quota/events.ts'
 import type { Admission, ChargeCost } from '../store/charge/admit.ts'
+import type { FullCounter, StillFull } from '../store/group/still-full.ts'
 import type { Tariff } from './match.ts'
 import type { DeniedAnswer } from './refuse.ts'
 
@@ -12,26 +14,76 @@ export interface Recalled {
   answers: Map<Tariff, { answer: DeniedAnswer; event: QuotaEvent }>
 }
 
-interface Remembered {
-  costs: readonly ChargeCost[]
-  denial: Denial
-  since: number
-  until: number
-  recalled: Recalled
-  /** Until then its answer stays the same: it counts whole seconds. */
-  recalledUntil: number
-}
-
 /** How long after a user was reset, or given more, another process may still not know it. */
 const REMEMBERED_FOR_MS = 1_000
-/** Users; the one that was refused longest ago is forgotten for the next. */
+/** How often the database is asked about what was recalled; its answer has as long again to come in time. */
+const CONFIRM_EVERY_MS = 500
+/** Counters in one statement. */
+const CONFIRM_AT_ONCE = 1_000
+/** Users; the one that the database refused longest ago is forgotten for the next. */
 const MAX_USERS = 10_000
 /** For each user: as many routes that differ in cost. */
 const MAX_DENIALS = 20
 
+class Remembered {
+  readonly userId: string
+  readonly costs: readonly ChargeCost[]
+  /** Recalled, and among those of whom the database is asked next. */
+  isWanted = false
+  #denial: Denial
+  /** When the database was asked, and how long its answer is good for, by `performance.now()`. */
+  #since: number
+  #until: number
+  #recalled: Recalled
+  /** Until then its answer stays the same: it counts whole seconds. */
+  #recalledUntil: number
+
+  constructor(userId: string, costs: readonly ChargeCost[], recalled: Recalled, since: number) {
+    this.userId = userId
+    this.costs = costs
+    this.#denial = recalled.denial
+    this.#since = since
+    this.#until = untilOf(recalled.denial, since)
+    this.#recalled = recalled
+    this.#recalledUntil = since + untilNextSecond(recalled.denial)
+  }
+
+  recalledAt(now: number): Recalled | undefined {
+    if (now >= this.#until) return undefined
+    if (now >= this.#recalledUntil) {
+      this.#recalled = recalledOf(later(this.#denial, now - this.#since))
+      this.#recalledUntil = now + untilNextSecond(this.#recalled.denial)
+    }
+    return this.#recalled
+  }
+
+  get counters(): FullCounter[] {
+    return this.costs.map(({ typeId }, i) => ({
+      userId: this.userId,
+      typeId,
+      balance: this.#denial.violations[i] as Denial['violations'][number]
+    }))
+  }
+
+  /** Nothing had changed at `at`, by the database's clock; it was asked at `since`. */
+  confirm(at: Date, since: number): void {
+    this.#denial = later(this.#denial, at.getTime() - this.#denial.at.getTime())
+    this.#since = since
+    this.#until = untilOf(this.#denial, since)
+  }
+}
+
 export class DenialMemory {
   readonly #users = new Map<string, Remembered[]>()
+  readonly #stillFull: ((counters: readonly FullCounter[]) => Promise<StillFull>) | undefined
   #changes = 0
+  #wanted: Remembered[] = []
+  #isConfirming = false
+
+  /** Without `stillFull`, each user's requests ask again once a second. */
+  constructor(stillFull?: (counters: readonly FullCounter[]) => Promise<StillFull>) {
+    this.#stillFull = stillFull
+  }
 
   /** To be handed to `remember`: where something was forgotten meanwhile, nothing is remembered. */
   get changes(): number {
@@ -42,14 +94,9 @@ export class DenialMemory {
     const denials = this.#users.get(userId)
     if (denials === undefined) return undefined
     const known = denials.find(denial => isSame(denial.costs, costs))
-    if (known === undefined) return undefined
-    const now = performance.now()
-    if (now >= known.until) return undefined
-    if (now >= known.recalledUntil) {
-      known.recalled = recalledOf(later(known.denial, now - known.since))
-      known.recalledUntil = now + untilNextSecond(known.recalled.denial)
-    }
-    return known.recalled
+    const recalled = known?.recalledAt(performance.now())
+    if (known !== undefined && recalled !== undefined && !known.isWanted) this.#want(known)
+    return recalled
   }
 
   /**
@@ -63,13 +110,9 @@ export class DenialMemory {
     const { violations } = denial
     const isLasting = violations.length === costs.length && violations.every(violation => violation.reserved === 0)
     if (changes !== this.#changes || !isLasting) return recalled
-    const ends = violations.map(({ resetsAt }) =>
-      resetsAt === null ? REMEMBERED_FOR_MS : resetsAt.getTime() - denial.at.getTime()
-    )
-    const until = since + Math.min(REMEMBERED_FOR_MS, ...ends)
     const others = this.#users.get(userId)?.filter(remembered => !isSame(remembered.costs, costs)) ?? []
     if (others.length >= MAX_DENIALS) others.length = 0
-    others.push({ costs, denial, since, until, recalled, recalledUntil: since + untilNextSecond(denial) })
+    others.push(new Remembered(userId, costs, recalled, since))
     // So that this user is the last one in the order of the map.
     this.#users.delete(userId)
     this.#users.set(userId, others)
@@ -82,6 +125,39 @@ export class DenialMemory {
     this.#changes += 1
     if (userId === undefined) this.#users.clear()
     else this.#users.delete(userId)
+  }
+
+  #want(known: Remembered): void {
+    if (this.#stillFull === undefined) return
+    known.isWanted = true
+    this.#wanted.push(known)
+    if (!this.#isConfirming) this.#confirmSoon()
+  }
+
+  #confirmSoon(): void {
+    this.#isConfirming = true
+    setTimeout(async () => {
+      const wanted = this.#wanted
+      this.#wanted = []
+      for (const known of wanted) known.isWanted = false
+      // What is not confirmed ends in time; its user's next request asks the database, and answers its error.
+      for (let i = 0; i < wanted.length; i += CONFIRM_AT_ONCE)
+        await this.#confirm(wanted.slice(i, i + CONFIRM_AT_ONCE)).catch(() => {})
+      this.#isConfirming = false
+      if (this.#wanted.length > 0) this.#confirmSoon()
+    }, CONFIRM_EVERY_MS).unref()
+  }
+
+  async #confirm(wanted: readonly Remembered[]): Promise<void> {
+    const since = performance.now()
+    const { places, at } = await this.#stillFull!(wanted.flatMap(({ counters }) => counters))
+    let place = 0
+    for (const known of wanted) {
+      const isFull = known.costs.every((_, i) => places.has(place + i))
+      // Who was forgotten meanwhile is not among `#users` any more.
+      if (isFull) known.confirm(at, since)
+      place += known.costs.length
+    }
   }
 }
 
@@ -98,6 +174,13 @@ const recalledOf = (denial: Denial): Recalled => ({ denial, answers: new Map() }
 
 /** Milliseconds. */
 const untilNextSecond = ({ at }: Denial): number => 1_000 - (at.getTime() % 1_000)
+
+function untilOf({ violations, at }: Denial, since: number): number {
+  const ends = violations.map(({ resetsAt }) =>
+    resetsAt === null ? REMEMBERED_FOR_MS : resetsAt.getTime() - at.getTime()
+  )
+  return since + Math.min(REMEMBERED_FOR_MS, ...ends)
+}
 
 /** The same refusal, with the clock moved on. */
 function later(denial: Denial, elapsedMs: number): Denial {

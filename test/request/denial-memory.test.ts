@@ -1,3 +1,4 @@
+import { setTimeout as sleep, setImmediate as turn } from 'node:timers/promises'
 import { PGlite } from '@electric-sql/pglite'
 import { drizzle } from 'drizzle-orm/pglite'
 import t, { type Test } from 'tap'
@@ -8,11 +9,11 @@ import { TOKEN } from '../fixtures/admin.ts'
 import { METER_QUOTAS } from '../fixtures/meter.ts'
 import { ask, metered, newUser } from '../fixtures/metered.ts'
 
-// The application's own Drizzle database, which counts the statements it is sent.
-let asked = 0
+// The application's own Drizzle database, which keeps the statements it is sent.
+let asked: string[] = []
 const client = await PGlite.create('memory://')
 t.teardown(() => client.close())
-const own = drizzle(client, { logger: { logQuery: () => void asked++ } })
+const own = drizzle(client, { logger: { logQuery: text => void asked.push(text) } })
 await migrate(await open(own))
 const db = await connect(own)
 
@@ -47,7 +48,7 @@ t.test('a user who is denied again and again costs the database next to no state
   const user = newUser()
   t.equal(await status(user, '/all'), 200)
   const first = await ask(app, user, '/one')
-  const before = asked
+  asked = []
   for (let i = 0; i < 200; i++) {
     const reply = await ask(app, user, '/one')
     t.equal(reply.statusCode, 402)
@@ -55,7 +56,7 @@ t.test('a user who is denied again and again costs the database next to no state
     t.equal(reply.headers['x-quota-remaining'], '0')
     t.match(reply.headers['retry-after'], /^[1-9][0-9]*$/)
   }
-  t.ok(asked - before < 40, `${asked - before} statements for 200 refusals`)
+  t.ok(asked.length < 40, `${asked.length} statements for 200 refusals`)
   t.equal(app.quota.counts().denied, 201, 'every denial is counted')
 })
 
@@ -163,13 +164,32 @@ for (const [what, give] of Object.entries({
     t.equal(await served.status(user), 200)
   })
 
+t.test(
+  'of users who go on asking, the database is asked together whether anything has changed, and what has changed counts',
+  async t => {
+    const { status } = await serve(t)
+    const users = [newUser(), newUser(), newUser()] as const
+    for (const user of users) t.strictSame([await status(user, '/all'), await status(user)], [200, 402])
+    const askAll = async () => {
+      await sleep(50)
+      return await Promise.all(users.map(user => status(user)))
+    }
+    asked = []
+    while (!asked.some(text => text.includes('unnest'))) t.strictSame(await askAll(), [402, 402, 402])
+    // As another process does, of which this one hears nothing.
+    await db.query('UPDATE quota_limits SET limit_amount = -1 WHERE user_id = $1', [users[1]])
+    while ((await status(users[1])) !== 200) await askAll()
+    t.strictSame(await askAll(), [402, 200, 402])
+  }
+)
+
 t.test('a reset in another process takes effect within a second', async t => {
   const [one, two] = [await serve(t), await serve(t)]
   const user = newUser()
   t.strictSame([await one.status(user, '/all'), await one.status(user), await two.status(user)], [200, 402, 402])
   await two.operate('POST', `/users/${user}/reset`)
   t.equal(await two.status(user), 200)
-  await new Promise(resolve => setTimeout(resolve, 1_050))
+  await sleep(1_050)
   t.equal(await one.status(user), 200)
 })
 
@@ -250,3 +270,94 @@ t.test(
     t.equal(memory.recall('user 1', costOf(1)), undefined)
   }
 )
+
+const NOW = new Date(AT.getTime() + 700)
+
+/** A memory whose database answers as it is told to, and what it was asked about. */
+function asking() {
+  const questions: { users: string[]; answer: (isFull: boolean) => void; fail: () => void }[] = []
+  const memory = new DenialMemory(
+    counters =>
+      new Promise((resolve, reject) => {
+        const all = new Set(counters.map((_, place) => place))
+        questions.push({
+          users: counters.map(({ userId }) => userId),
+          answer: isFull => resolve({ places: isFull ? all : new Set(), at: NOW }),
+          fail: () => reject(new Error('gone'))
+        })
+      })
+  )
+  const question = async (n: number) => {
+    while (questions.length <= n) await sleep(10)
+    return questions[n] as (typeof questions)[number]
+  }
+  return { memory, question, questions }
+}
+
+t.test('what the database confirms is remembered for another second from when it was asked, by its clock', async t => {
+  const { memory, question } = asking()
+  const start = performance.now()
+  let now = start
+  t.intercept(performance, 'now', { value: () => now })
+  remember(memory, 'alice', { lastsMs: 2_900 })
+  now = start + 700
+  t.ok(memory.recall('alice', costOf(1)))
+  const { answer } = await question(0)
+  now = start + 900
+  answer(true)
+  await turn()
+  now = start + 1_699
+  t.match(memory.recall('alice', costOf(1)), {
+    denial: { at: new Date(AT.getTime() + 1_699), violations: [{ retryAfter: 2 }] }
+  })
+  now = start + 1_700
+  t.equal(memory.recall('alice', costOf(1)), undefined)
+})
+
+t.test('a denial that has changed, or was forgotten while the database was asked, is not confirmed', async t => {
+  for (const [isFull, isForgotten] of [
+    [false, false],
+    [true, true]
+  ] as const) {
+    const { memory, question } = asking()
+    const start = performance.now()
+    let now = start
+    t.intercept(performance, 'now', { value: () => now })
+    remember(memory, 'alice')
+    now = start + 500
+    t.ok(memory.recall('alice', costOf(1)))
+    const { answer } = await question(0)
+    if (isForgotten) memory.forget('alice')
+    answer(isFull)
+    await turn()
+    if (!isForgotten) t.ok(memory.recall('alice', costOf(1)), 'until its second is over')
+    now = start + (isForgotten ? 500 : 1_000)
+    t.equal(memory.recall('alice', costOf(1)), undefined)
+  }
+})
+
+t.test('is asked about nobody who was not recalled, and again after the database failed', async t => {
+  const { memory, question, questions } = asking()
+  remember(memory, 'alice')
+  remember(memory, 'bob')
+  t.ok(memory.recall('alice', costOf(1)))
+  const { users, fail } = await question(0)
+  t.strictSame(users, ['alice'])
+  t.ok(memory.recall('alice', costOf(1)))
+  t.ok(memory.recall('bob', costOf(1)))
+  fail()
+  t.strictSame((await question(1)).users, ['alice', 'bob'])
+  t.equal(questions.length, 2)
+})
+
+t.test('is asked about a thousand counters at once, and then about the rest', async t => {
+  const { memory, question } = asking()
+  for (let n = 0; n < 1_001; n++) {
+    remember(memory, `user ${n}`)
+    memory.recall(`user ${n}`, costOf(1))
+  }
+  const first = await question(0)
+  t.equal(first.users.length, 1_000)
+  first.answer(true)
+  t.strictSame((await question(1)).users, ['user 1000'])
+})
