@@ -16,6 +16,11 @@ const LESS: Readonly<Record<string, readonly string[]>> = {
   quota_usage_marks: ['SELECT', 'INSERT', 'DELETE']
 }
 
+/** What requests update: granted column by column, UPDATE may lack one that a newer version added. */
+const UPDATED = JSON.stringify({
+  quota_limits: ['used_amount', 'last_held_amount', 'limit_amount', 'period_start', 'period_end', 'updated_at']
+})
+
 const needed = JSON.stringify(
   Object.fromEntries(tables.map(getTableName).map(table => [table, LESS[table] ?? ALL] as const))
 )
@@ -29,12 +34,19 @@ type Right = keyof typeof COMMANDS
 
 /** A right may be granted column by column, except DELETE. Where row level security applies to this role, a policy must grant it as well. */
 const LACKING = `
-SELECT n.table, r.right, current_user::text AS role, r.granted
+SELECT n.table, r.right, current_user::text AS role, r.granted, CASE WHEN r.partly THEN r.columns END AS columns
   FROM jsonb_each($1::text::jsonb) n ("table", rights)
  CROSS JOIN LATERAL (
-   SELECT w.right, CASE w.right WHEN 'DELETE' THEN has_table_privilege(to_regclass(n.table), 'DELETE')
-                                ELSE has_any_column_privilege(to_regclass(n.table), w.right) END AS granted
+   SELECT w.right, p.partly, c.columns, p.partly AND c.columns IS NULL AS granted
      FROM jsonb_array_elements_text(n.rights) w ("right")
+    CROSS JOIN LATERAL (
+      SELECT CASE w.right WHEN 'DELETE' THEN has_table_privilege(to_regclass(n.table), 'DELETE')
+                          ELSE has_any_column_privilege(to_regclass(n.table), w.right) END AS partly
+    ) p
+    CROSS JOIN LATERAL (
+      SELECT string_agg(u.name, ', ') AS columns FROM jsonb_array_elements_text($3::text::jsonb -> n.table) u (name)
+       WHERE w.right = 'UPDATE' AND NOT has_column_privilege(to_regclass(n.table), u.name, 'UPDATE')
+    ) c
  ) r
  WHERE NOT r.granted
     OR row_security_active(to_regclass(n.table))
@@ -49,18 +61,20 @@ interface LackingRow {
   role: string
   /** True: it is granted, but no policy lets it be used. */
   granted: boolean
+  /** Those for which it is not granted, where it is for others. */
+  columns: string | null
 }
 
 const PREPOSITIONS: Readonly<Record<Right, string>> = { SELECT: ' from', INSERT: ' into', UPDATE: '', DELETE: ' from' }
 
 /** What the role may not do, as a clause, and what helps; undefined when it may do everything. The tables must exist. */
 export async function lackingRights(db: Database): Promise<{ what: string; remedy: string } | undefined> {
-  const rows = await db.query<LackingRow>(LACKING, [needed, JSON.stringify(COMMANDS)])
+  const rows = await db.query<LackingRow>(LACKING, [needed, JSON.stringify(COMMANDS), UPDATED])
   const [first] = rows
   if (first === undefined) return undefined
   // Rights come first: without them no policy is consulted.
   const alike = rows.filter(({ granted }) => granted === first.granted)
-  const what = `the role ${first.role} may not ${listed(alike.map(({ table, right }) => `${right}${PREPOSITIONS[right]} ${table}`))}`
+  const what = `the role ${first.role} may not ${listed(alike.map(lackOf))}`
   return first.granted
     ? {
         what: `${what}: row level security is on, and no policy allows it`,
@@ -68,3 +82,6 @@ export async function lackingRights(db: Database): Promise<{ what: string; remed
       }
     : { what, remedy: GRANT }
 }
+
+const lackOf = ({ table, right, columns }: LackingRow): string =>
+  `${right}${PREPOSITIONS[right]} ${table}${columns === null ? '' : ` (${columns})`}`

@@ -9,9 +9,11 @@ import postgres from 'postgres'
 import t from 'tap'
 import { declareTypes } from '../../../src/store/catalogue/declare-types.ts'
 import { commit } from '../../../src/store/charge/commit.ts'
+import { ensureUser } from '../../../src/store/charge/ensure-user.ts'
 import { type Connection, connect, open } from '../../../src/store/connection/connect.ts'
 import { rowsOf } from '../../../src/store/database.ts'
-import { costing, hold, standing, tryHold } from '../../fixtures/charges.ts'
+import { Reservations } from '../../../src/store/group/reservations.ts'
+import { costing, hold, standing, tryHold, wanted } from '../../fixtures/charges.ts'
 import { embeddedDir, freePort, server } from '../../fixtures/database.ts'
 
 const pg = await server(t)
@@ -174,9 +176,18 @@ t.test(
       await sql.unsafe(`GRANT ${right} ON ${table} TO clerk`)
     }
     await sql`REVOKE UPDATE ON quota_limits FROM clerk`
-    await sql`GRANT UPDATE (used_amount, limit_amount) ON quota_limits TO clerk`
     await sql`REVOKE ALL ON quota_migrations FROM clerk`
-    await (await connect(clerk)).close()
+    await sql`GRANT UPDATE (used_amount, limit_amount, period_start, period_end) ON quota_limits TO clerk`
+    await t.rejects(connect(clerk), {
+      message: 'the role clerk may not UPDATE quota_limits (last_held_amount, updated_at). '
+    })
+    await sql`GRANT UPDATE (last_held_amount, updated_at) ON quota_limits TO clerk`
+    const db = await connect(clerk)
+    t.teardown(() => db.close())
+    await declareTypes(db, { calls: { limit: 1 } })
+    const charges = await wanted(db, { calls: 1 })
+    await ensureUser(db, 'alice')
+    t.match(await new Reservations(db, 20_000).reserve('alice', charges, 60_000), { admitted: true })
   }
 )
 
