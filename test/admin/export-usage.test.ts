@@ -151,5 +151,6 @@ t.test('closing the application does not wait for an export', async t => {
 
 t.test('503: the database does not answer', async t => {
   await db.close()
+  t.equal((await call('/usage-logs?format=csv', { method: 'HEAD' })).statusCode, 200, 'HEAD reads nothing')
   isProblem(t, await call('/usage-logs?format=csv'), 503, { code: 'FST_QUOTA_STORE' })
 })

@@ -2,6 +2,7 @@ import Fastify, { type FastifyInstance } from 'fastify'
 import t from 'tap'
 import quotaPlugin from '../../src/index.ts'
 import { declareTypes } from '../../src/store/catalogue/declare-types.ts'
+import { viewQuotas } from '../../src/store/operator/view-quotas.ts'
 import { type Call, isAnswer, isProblem, operated, TOKEN } from '../fixtures/admin.ts'
 import { auditOf } from '../fixtures/charges.ts'
 import { figures, tally } from '../fixtures/meter.ts'
@@ -10,6 +11,7 @@ import { byHeader, metered, newUser } from '../fixtures/metered.ts'
 const { app, db, call } = await operated(t)
 const { quota } = app
 const code = 'FST_QUOTA_INVALID_REQUEST'
+const DAY_MS = 86_400_000
 const set = (key: string, body: unknown, options: Call = {}) =>
   call(`/quota-types/${key}`, { method: 'PUT', body, ...options })
 
@@ -144,6 +146,8 @@ t.test('200: a new period length leaves a running period alone, but ends one tha
   await quota.consume(idle, 'calls', 1)
   await set(monthly, { period: 'day' })
   t.strictSame((await quota.consume(user, monthly, 1)).resetsAt, resetsAt)
+  const later = new Date(resetsAt!.getTime() + 1)
+  t.strictSame((await viewQuotas(db, user, monthly, later)).quotas[0]!.resetsAt, new Date(resetsAt!.getTime() + DAY_MS))
   await set(endless, { period: 'month' })
   const now = await quota.consume(user, endless, 9)
   t.strictSame(figures(now), [9, 0, 1])

@@ -70,6 +70,8 @@ t.test('fastify-quota init', async t => {
     // Midnight in Tokyo.
     t.match(quotas, [{ limit: 200, used: 0, resetsAt: { toISOString: Function } }])
     t.match(quotas[0]!.resetsAt!.toISOString(), /T15:00:00\.000Z$/)
+    const dayAfter = new Date(quotas[0]!.resetsAt!.getTime() + 33 * 3_600_000)
+    t.equal(dayAfter.getUTCDate(), 1, 'counted from a 31st, a month ends on the last day of another')
     const [type] = (await listTypes(db)).filter(({ key }) => key === 'api_calls_l3_detect')
     const id = '01970000-0000-7000-8000-000000000000'
     const charges = [{ id, typeId: type!.id, type: type!.key, amount: 7 }]

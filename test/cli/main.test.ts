@@ -1,3 +1,4 @@
+import { existsSync } from 'node:fs'
 import { mkdir, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import fastifyJwt from '@fastify/jwt'
@@ -122,10 +123,13 @@ t.test('fastify-quota', async t => {
     })
   })
 
-  t.test('reconcile fails if there is no embedded database', async t => {
-    t.match(await run(['reconcile', '--data-dir', 'nowhere']), {
-      code: 1,
-      stderr: /There is no embedded database in nowhere/
-    })
+  t.test('reconcile and report fail if there is no embedded database', async t => {
+    for (const command of ['reconcile', 'report']) {
+      t.match(await run([command, '--data-dir', 'nowhere']), {
+        code: 1,
+        stderr: /There is no embedded database in nowhere/
+      })
+      t.notOk(existsSync(join(build.dir, 'nowhere')), 'and makes none')
+    }
   })
 })

@@ -48,8 +48,11 @@ t.test('refuses a header that names a known column twice, such as id and user_id
   refused('id,email,Email', 'email twice')
 })
 
-t.test('reads quotes, commas within them, CRLF, blank lines, and a byte order mark', async t => {
+t.test('reads quotes, commas and line breaks within them, CRLF, blank lines, and a byte order mark', async t => {
   t.strictSame(read(t, '\ufeffid\r\n"a, ""b"""\r\n\r\nc\r\n'), [plain('a, "b"'), plain('c')])
+  const broken = 'id,note,email\nalice,"two\nlines",\n'
+  t.strictSame(read(t, `${broken}bob,,\n`), [plain('alice'), plain('bob')])
+  t.throws(() => read(t, `${broken}bob,,nowhere\n`), { message: /line 4: / }, 'lines are counted as an editor does')
 })
 
 t.test('returns no users for a file without rows', async t => {

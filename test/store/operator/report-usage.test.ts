@@ -326,6 +326,13 @@ onBoth('reports each of many users once, in order of id, whatever characters the
   t.equal((await lines(db, '2026-10')).length, 0, 'a month without usage has no lines')
 })
 
+onBoth('reads on after 500 users who used nothing', async (t, db) => {
+  await declareTypes(db, { calls: { limit: 10 } })
+  await db.query("INSERT INTO quota_users (id) SELECT 'idle-' || i FROM generate_series(1, 500) i")
+  await use(db, 'zoe', { calls: 1 }, '2026-11-10T00:00:00Z')
+  t.strictSame(await lines(db, '2026-11'), [['zoe', 'calls', 1, 10, 1, 0]])
+})
+
 onBoth('names the user whose time zone is invalid', async (t, db) => {
   await declareTypes(db, { calls: { limit: 10 } })
   await use(db, 'alice', { calls: 1 }, '2026-11-10T00:00:00Z')
