@@ -65,8 +65,12 @@ class Remembered {
     }))
   }
 
-  /** Nothing had changed at `at`, by the database's clock; it was asked at `since`. */
+  /**
+   * Nothing had changed at `at`, by the database's clock; it was asked at `since`. What has ended before the answer came stays ended: since then a
+   * request may have been admitted.
+   */
   confirm(at: Date, since: number): void {
+    if (performance.now() >= this.#until) return
     this.#denial = later(this.#denial, at.getTime() - this.#denial.at.getTime())
     this.#since = since
     this.#until = untilOf(this.#denial, since)

@@ -336,6 +336,24 @@ t.test('a denial that has changed, or was forgotten while the database was asked
   }
 })
 
+t.test(
+  'a denial whose second is over before the answer comes stays ended: a request may have been admitted since',
+  async t => {
+    const { memory, question } = asking()
+    const start = performance.now()
+    let now = start
+    t.intercept(performance, 'now', { value: () => now })
+    remember(memory, 'alice')
+    now = start + 900
+    t.ok(memory.recall('alice', costOf(1)))
+    const { answer } = await question(0)
+    now = start + 1_000
+    answer(true)
+    await turn()
+    t.equal(memory.recall('alice', costOf(1)), undefined)
+  }
+)
+
 t.test('is asked about nobody who was not recalled, and again after the database failed', async t => {
   const { memory, question, questions } = asking()
   remember(memory, 'alice')
