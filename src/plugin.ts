@@ -151,7 +151,9 @@ async function wire(
     await requireTypes(routes, types)
   })
   app.addHook('onClose', async () => {
+    const confirmed = denials.close()
     await owed.close(holds.close())
+    await confirmed
     await upkeep.stop()
     await db.close()
   })

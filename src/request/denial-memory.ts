@@ -82,7 +82,11 @@ export class DenialMemory {
   readonly #stillFull: ((counters: readonly FullCounter[]) => Promise<StillFull>) | undefined
   #changes = 0
   #wanted: Remembered[] = []
-  #isConfirming = false
+  /** A turn of asking is to come, or under way. */
+  #isDue = false
+  #timer: NodeJS.Timeout | undefined
+  #confirming: Promise<void> = Promise.resolve()
+  #isClosed = false
 
   /** Without `stillFull`, each user's requests ask again once a second. */
   constructor(stillFull?: (counters: readonly FullCounter[]) => Promise<StillFull>) {
@@ -131,25 +135,36 @@ export class DenialMemory {
     else this.#users.delete(userId)
   }
 
+  /** From now on the database is asked nothing more. Resolves when what it was asked is answered. */
+  close(): Promise<void> {
+    this.#isClosed = true
+    clearTimeout(this.#timer)
+    return this.#confirming
+  }
+
   #want(known: Remembered): void {
-    if (this.#stillFull === undefined) return
+    if (this.#stillFull === undefined || this.#isClosed) return
     known.isWanted = true
     this.#wanted.push(known)
-    if (!this.#isConfirming) this.#confirmSoon()
+    if (!this.#isDue) this.#confirmSoon()
   }
 
   #confirmSoon(): void {
-    this.#isConfirming = true
-    setTimeout(async () => {
-      const wanted = this.#wanted
-      this.#wanted = []
-      for (const known of wanted) known.isWanted = false
-      // What is not confirmed ends in time; its user's next request asks the database, and answers its error.
-      for (let i = 0; i < wanted.length; i += CONFIRM_AT_ONCE)
-        await this.#confirm(wanted.slice(i, i + CONFIRM_AT_ONCE)).catch(() => {})
-      this.#isConfirming = false
-      if (this.#wanted.length > 0) this.#confirmSoon()
+    this.#isDue = true
+    this.#timer = setTimeout(() => {
+      this.#confirming = this.#confirmWanted()
     }, CONFIRM_EVERY_MS).unref()
+  }
+
+  async #confirmWanted(): Promise<void> {
+    const wanted = this.#wanted
+    this.#wanted = []
+    for (const known of wanted) known.isWanted = false
+    // What is not confirmed ends in time; its user's next request asks the database, and answers its error.
+    for (let i = 0; i < wanted.length && !this.#isClosed; i += CONFIRM_AT_ONCE)
+      await this.#confirm(wanted.slice(i, i + CONFIRM_AT_ONCE)).catch(() => {})
+    this.#isDue = false
+    if (this.#wanted.length > 0 && !this.#isClosed) this.#confirmSoon()
   }
 
   async #confirm(wanted: readonly Remembered[]): Promise<void> {

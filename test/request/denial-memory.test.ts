@@ -2,6 +2,7 @@ import { setTimeout as sleep, setImmediate as turn } from 'node:timers/promises'
 import { PGlite } from '@electric-sql/pglite'
 import { drizzle } from 'drizzle-orm/pglite'
 import t, { type Test } from 'tap'
+import type { QuotaOptions } from '../../src/index.ts'
 import { DenialMemory } from '../../src/request/denial-memory.ts'
 import { connect, open } from '../../src/store/connection/connect.ts'
 import { migrate } from '../../src/store/migration/migrate.ts'
@@ -17,7 +18,7 @@ const own = drizzle(client, { logger: { logQuery: text => void asked.push(text) 
 await migrate(await open(own))
 const db = await connect(own)
 
-async function serve(t: Test) {
+async function serve(t: Test, options: QuotaOptions = {}) {
   const app = await metered(
     t,
     db,
@@ -35,7 +36,7 @@ async function serve(t: Test) {
         return 'x'
       })
     },
-    { quotas: METER_QUOTAS, admin: { token: TOKEN } }
+    { quotas: METER_QUOTAS, admin: { token: TOKEN }, ...options }
   )
   const status = async (user: string, url = '/one') => (await ask(app, user, url)).statusCode
   const operate = (method: 'POST' | 'PUT' | 'DELETE', url: string) =>
@@ -183,6 +184,19 @@ t.test(
   }
 )
 
+t.test('with `distributed`, users who go on asking are not asked about together', async t => {
+  const { status } = await serve(t, { distributed: true })
+  const users = [newUser(), newUser()] as const
+  for (const user of users) t.strictSame([await status(user, '/all'), await status(user)], [200, 402])
+  asked = []
+  // Each asks by itself once its second is over.
+  while (asked.filter(text => text.includes('UPDATE quota_limits')).length < 4) {
+    await sleep(50)
+    for (const user of users) t.equal(await status(user), 402)
+  }
+  t.notOk(asked.some(text => text.includes('unnest')))
+})
+
 t.test('a reset in another process takes effect within a second', async t => {
   const [one, two] = [await serve(t), await serve(t)]
   const user = newUser()
@@ -273,8 +287,14 @@ t.test(
 
 const NOW = new Date(AT.getTime() + 700)
 
-/** A memory whose database answers as it is told to, and what it was asked about. */
-function asking() {
+/** A memory whose database answers as it is told to, what it was asked about, and a clock that is set by hand. */
+function asking(t: Test) {
+  const start = performance.now()
+  let now = start
+  t.intercept(performance, 'now', { value: () => now })
+  const at = (ms: number) => {
+    now = start + ms
+  }
   const questions: { users: string[]; answer: (isFull: boolean) => void; fail: () => void }[] = []
   const memory = new DenialMemory(
     counters =>
@@ -291,26 +311,23 @@ function asking() {
     while (questions.length <= n) await sleep(10)
     return questions[n] as (typeof questions)[number]
   }
-  return { memory, question, questions }
+  return { memory, question, questions, at }
 }
 
 t.test('what the database confirms is remembered for another second from when it was asked, by its clock', async t => {
-  const { memory, question } = asking()
-  const start = performance.now()
-  let now = start
-  t.intercept(performance, 'now', { value: () => now })
+  const { memory, question, at } = asking(t)
   remember(memory, 'alice', { lastsMs: 2_900 })
-  now = start + 700
+  at(700)
   t.ok(memory.recall('alice', costOf(1)))
   const { answer } = await question(0)
-  now = start + 900
+  at(900)
   answer(true)
   await turn()
-  now = start + 1_699
+  at(1_699)
   t.match(memory.recall('alice', costOf(1)), {
     denial: { at: new Date(AT.getTime() + 1_699), violations: [{ retryAfter: 2 }] }
   })
-  now = start + 1_700
+  at(1_700)
   t.equal(memory.recall('alice', costOf(1)), undefined)
 })
 
@@ -319,19 +336,16 @@ t.test('a denial that has changed, or was forgotten while the database was asked
     [false, false],
     [true, true]
   ] as const) {
-    const { memory, question } = asking()
-    const start = performance.now()
-    let now = start
-    t.intercept(performance, 'now', { value: () => now })
+    const { memory, question, at } = asking(t)
     remember(memory, 'alice')
-    now = start + 500
+    at(500)
     t.ok(memory.recall('alice', costOf(1)))
     const { answer } = await question(0)
     if (isForgotten) memory.forget('alice')
     answer(isFull)
     await turn()
     if (!isForgotten) t.ok(memory.recall('alice', costOf(1)), 'until its second is over')
-    now = start + (isForgotten ? 500 : 1_000)
+    at(isForgotten ? 500 : 1_000)
     t.equal(memory.recall('alice', costOf(1)), undefined)
   }
 })
@@ -339,15 +353,12 @@ t.test('a denial that has changed, or was forgotten while the database was asked
 t.test(
   'a denial whose second is over before the answer comes stays ended: a request may have been admitted since',
   async t => {
-    const { memory, question } = asking()
-    const start = performance.now()
-    let now = start
-    t.intercept(performance, 'now', { value: () => now })
+    const { memory, question, at } = asking(t)
     remember(memory, 'alice')
-    now = start + 900
+    at(900)
     t.ok(memory.recall('alice', costOf(1)))
     const { answer } = await question(0)
-    now = start + 1_000
+    at(1_000)
     answer(true)
     await turn()
     t.equal(memory.recall('alice', costOf(1)), undefined)
@@ -355,7 +366,7 @@ t.test(
 )
 
 t.test('is asked about nobody who was not recalled, and again after the database failed', async t => {
-  const { memory, question, questions } = asking()
+  const { memory, question, questions } = asking(t)
   remember(memory, 'alice')
   remember(memory, 'bob')
   t.ok(memory.recall('alice', costOf(1)))
@@ -368,8 +379,31 @@ t.test('is asked about nobody who was not recalled, and again after the database
   t.equal(questions.length, 2)
 })
 
+t.test('once closed, asks nothing more, and waits for what it has asked', async t => {
+  const { memory, question, questions } = asking(t)
+  remember(memory, 'alice')
+  memory.recall('alice', costOf(1))
+  const { answer } = await question(0)
+  memory.recall('alice', costOf(1))
+  let isClosed = false
+  const closed = memory.close().then(() => {
+    isClosed = true
+  })
+  await turn()
+  t.notOk(isClosed)
+  answer(true)
+  await closed
+  const other = asking(t)
+  remember(other.memory, 'bob')
+  other.memory.recall('bob', costOf(1))
+  await other.memory.close()
+  other.memory.recall('bob', costOf(1))
+  await sleep(700)
+  t.strictSame([questions.length, other.questions.length], [1, 0])
+})
+
 t.test('is asked about a thousand counters at once, and then about the rest', async t => {
-  const { memory, question } = asking()
+  const { memory, question } = asking(t)
   for (let n = 0; n < 1_001; n++) {
     remember(memory, `user ${n}`)
     memory.recall(`user ${n}`, costOf(1))

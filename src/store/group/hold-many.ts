@@ -7,10 +7,10 @@ import { type Held, heldWhere, ITEM, TOLD, WANT, type Wishes } from './wishes.ts
 
 /**
  * A counter that somebody else has locked is skipped, so that one user who is held up holds up nobody else. Where not all wishes for a counter
- * fit, but some might, `turn` goes through them, and admits each that fits after those before it. Counters are looked up one by one (LATERAL, and ANY instead of
- * `=`, which no hash or merge join takes), even by a plan made while the tables were empty, which otherwise would read all of quota_limits for each
- * statement. The guard stands in the UPDATE's own WHERE, which is evaluated on the snapshot's row first: a counter that was rolled over or given
- * something back meanwhile may be locked and not counted. `moved` is null where nothing fits.
+ * fit, but some might, `turn` goes through them, and admits each that fits after those before it. Counters are looked up one by one (LATERAL,
+ * and ANY instead of `=`, which no hash or merge join takes), even by a plan made while the tables were empty, which otherwise would read all of
+ * quota_limits for each statement. The guard stands in the UPDATE's own WHERE, which is evaluated on the snapshot's row first: a counter that was
+ * rolled over or given something back meanwhile may be locked and not counted. `moved` is null where nothing fits.
  */
 const HOLD_MANY = `
 WITH want AS MATERIALIZED (
