@@ -11,6 +11,7 @@ import { SLOW_MS } from '../../src/store/connection/shared-lanes.ts'
 import { type Database, stateOf, type Values } from '../../src/store/database.ts'
 import { Holding } from '../../src/store/group/hold-alike.ts'
 import { holdMany } from '../../src/store/group/hold-many.ts'
+import { moveManyUsers, moveOneUser } from '../../src/store/group/move-many.ts'
 import { Reservations } from '../../src/store/group/reservations.ts'
 import { type Held, type Wish, Wishes } from '../../src/store/group/wishes.ts'
 import { adjustQuota } from '../../src/store/operator/adjust-quota.ts'
@@ -607,6 +608,34 @@ for (const [way, hold] of Object.entries(WAYS))
       [[false, 2], [true, 6], [false, 2], [true, 3], undefined]
     )
     t.strictSame(await violations(db), [])
+  })
+
+const moving =
+  (move: typeof moveOneUser): (typeof WAYS)[string] =>
+  async (db, wishes) =>
+    (
+      await move(
+        db.metering,
+        wishes.map(wish => ({ do: 'reserve', ...wish }))
+      )
+    ).map(moved => moved && { ...moved, held: moved.done })
+
+for (const [way, hold] of Object.entries({
+  ...WAYS,
+  'moved together': moving(moveManyUsers),
+  alone: moving(moveOneUser)
+}))
+  t.test(`holds also in a period that a clock which was set back says begins in the future: ${way}`, async t => {
+    const { db, type, reserve } = await begin(t, 10)
+    await seen(['alice'], reserve)
+    await db.query("UPDATE quota_reservations SET period_start = period_start + interval '1 month'")
+    for (const table of ['quota_periods', 'quota_limits'])
+      await db.query(
+        `UPDATE ${table} SET period_start = period_start + interval '1 month', period_end = period_end + interval '1 month'`
+      )
+    const wish = { userId: 'alice', id: v7(), typeId: type.typeId, amount: 2, leaseMs: 1 }
+    t.match(await hold(db, [wish]), [{ held: true, used_amount: 3 }])
+    t.equal(await counted(db), 2)
   })
 
 for (const [way, hold] of Object.entries(WAYS))

@@ -12,3 +12,10 @@ export const heldOf = (row: string, userId = `${row}.user_id`): string =>
 export const heldAndDeadOf = (row: string): string =>
   `(SELECT coalesce(sum(held.amount), 0)::bigint AS amount, coalesce(bool_or(held.expires_at <= now()), false) AS dead FROM quota_reservations held
      WHERE held.user_id = ${row}.user_id AND held.quota_type_id = ${row}.quota_type_id AND held.period_start = ${row}.period_start)`
+
+/**
+ * SQL: when a reservation expires that was admitted at `admittedAt`. Where the database's clock has been set back since then, as when a standby with
+ * another clock takes over, it still does so after it was admitted, which a CHECK asks for.
+ */
+export const expiryOf = (admittedAt: string, leaseMs: string, now = 'now()'): string =>
+  `greatest(${now} + ${leaseMs} * interval '1 millisecond', ${admittedAt} + interval '1 millisecond')`

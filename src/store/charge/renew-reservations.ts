@@ -1,5 +1,6 @@
 // Keeps what running work holds: postpones the expiry of all reservations of a process in one statement.
 import type { Database } from '../database.ts'
+import { expiryOf } from './held.ts'
 
 /** The reservations that running work holds: kept from expiring until they are dropped. */
 export interface LiveReservations {
@@ -15,7 +16,7 @@ WITH want AS MATERIALIZED (
    ORDER BY r.user_id, r.id
      FOR UPDATE OF r SKIP LOCKED
 )
-UPDATE quota_reservations r SET expires_at = now() + $2::int * interval '1 millisecond'
+UPDATE quota_reservations r SET expires_at = ${expiryOf('r.created_at', '$2::int')}
   FROM mine WHERE r.user_id = mine.user_id AND r.id = mine.id`
 
 /** A reservation that is being settled or released at this moment is skipped. `deadlineMs` defaults to the database's own. */

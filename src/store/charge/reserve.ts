@@ -2,11 +2,12 @@
 
 import type { Database } from '../database.ts'
 import { ADMITTED_ROWS, type Admission, type AdmissionOrder, admit, admitting } from './admit.ts'
+import { expiryOf } from './held.ts'
 
 const reserving = (several: boolean) => `
 WITH ${admitting({ hold: true, several })}, held AS (
   INSERT INTO quota_reservations (user_id, id, quota_type_id, amount, period_start, created_at, expires_at)
-  SELECT $1, a.id, a.quota_type_id, a.amount, a.period_start, a.admitted_at, clock.at + $4::int * interval '1 millisecond'
+  SELECT $1, a.id, a.quota_type_id, a.amount, a.period_start, a.admitted_at, ${expiryOf('a.admitted_at', '$4::int', 'clock.at')}
     FROM admitted a CROSS JOIN clock
 )
 ${ADMITTED_ROWS}`

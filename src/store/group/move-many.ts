@@ -2,7 +2,7 @@
 // charge another amount than was held, or could not be held together with others. Whatever gets no answer here is asked for by itself.
 import type { Metadata } from '../../quota/metadata.ts'
 import type { CounterRow } from '../charge/admit.ts'
-import { heldOf } from '../charge/held.ts'
+import { expiryOf, heldOf } from '../charge/held.ts'
 import type { Database } from '../database.ts'
 import { isLate } from '../rollup/mark-usage.ts'
 
@@ -87,7 +87,7 @@ WITH item AS MATERIALIZED (
 ), reserved AS (
   INSERT INTO quota_reservations (user_id, id, quota_type_id, amount, period_start, created_at, expires_at)
   SELECT ${ofOneUser ? '$2' : 'user_id'}, id, quota_type_id, used, period_start, greatest(date_trunc('milliseconds', now()), period_start),
-         now() + lease_ms * interval '1 millisecond'
+         ${expiryOf('period_start', 'lease_ms')}
     FROM made WHERE id IS NOT NULL AND done
 )
 SELECT m.k, m.done, m.period_end IS NULL OR m.period_end > now() AS running, m.limit_amount, m.used_amount,

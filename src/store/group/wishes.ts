@@ -1,6 +1,7 @@
 // What requests wish to hold, as the statements that hold for many take it, and what those say of each.
 import { intArray, numbersOf, textArray, uuidArray } from '../arrays.ts'
 import type { CounterRow } from '../charge/admit.ts'
+import { expiryOf } from '../charge/held.ts'
 import type { Database } from '../database.ts'
 
 /** One amount of one type, for one user. */
@@ -37,7 +38,7 @@ export const ITEM = `item AS (
 export const heldWhere = (condition: string): string => `held AS (
   INSERT INTO quota_reservations (user_id, id, quota_type_id, amount, period_start, created_at, expires_at)
   SELECT c.user_id, i.id, c.quota_type_id, i.amount, c.period_start, greatest(date_trunc('milliseconds', now()), c.period_start),
-         now() + i.lease_ms * interval '1 millisecond'
+         ${expiryOf('c.period_start', 'i.lease_ms')}
     FROM counted c JOIN item i ON i.k = c.k AND ${condition}
 )`
 

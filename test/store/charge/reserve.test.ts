@@ -1,6 +1,8 @@
 import t from 'tap'
 import { MAX_AMOUNT } from '../../../src/quota/amount.ts'
 import { declareTypes } from '../../../src/store/catalogue/declare-types.ts'
+import { listExpired } from '../../../src/store/charge/expire-reservations.ts'
+import { renewReservations } from '../../../src/store/charge/renew-reservations.ts'
 import { reserve } from '../../../src/store/charge/reserve.ts'
 import { adjustQuota } from '../../../src/store/operator/adjust-quota.ts'
 import { viewQuotas } from '../../../src/store/operator/view-quotas.ts'
@@ -139,4 +141,18 @@ onBoth("keeps one user's usage apart from another's, whatever characters the id 
     t.equal((await tryHold(db, userId, { calls: 1 })).admitted, true, userId)
     t.equal((await tryHold(db, userId, { calls: 1 })).admitted, false, userId)
   }
+})
+
+onBoth('holds and renews also what a clock that was set back says began in the future', async (t, db) => {
+  await declareTypes(db, { bytes: { limit: 10, kind: 'level' } })
+  const [before] = await hold(db, 'alice', { bytes: 1 }, { at: new Date(Date.now() + 120_000) })
+  await hold(db, 'alice', { bytes: 2 }, { leaseMs: 1 })
+  const [other] = await hold(db, 'bob', { bytes: 3 }, { leaseMs: 1 })
+  const held = [
+    { userId: 'alice', id: before!.id },
+    { userId: 'bob', id: other!.id }
+  ]
+  await renewReservations(db, held, 60_000)
+  t.strictSame(await standing(db, 'alice', 'bytes'), [0, 3, 7])
+  t.strictSame(await listExpired(db, 10), [], 'neither has expired')
 })
