@@ -1,11 +1,14 @@
 import t from 'tap'
+import { v7 } from 'uuid'
 import { declareTypes } from '../../src/store/catalogue/declare-types.ts'
 import type { AdmittedCharge } from '../../src/store/charge/admit.ts'
+import { amend } from '../../src/store/charge/amend.ts'
 import { charge } from '../../src/store/charge/charge.ts'
 import { commit } from '../../src/store/charge/commit.ts'
 import { expireReservations, listExpired } from '../../src/store/charge/expire-reservations.ts'
 import { release } from '../../src/store/charge/release.ts'
 import { renewReservations } from '../../src/store/charge/renew-reservations.ts'
+import { setLevel } from '../../src/store/charge/set-level.ts'
 import { voidCharges } from '../../src/store/charge/void.ts'
 import { type Database, stateOf, transaction } from '../../src/store/database.ts'
 import { chargeMany } from '../../src/store/group/charge-many.ts'
@@ -205,5 +208,35 @@ for (const [title, other] of [
     })
     await t.resolves(voided)
     t.strictSame(await standing(db, 'alice', 'a'), other === 0 ? [0, 1, 9] : [0, 0, 10])
+    t.strictSame(await violations(db), [])
+  })
+
+for (const [title, undo] of [
+  ['undone', voidCharges],
+  ['amended to nothing', (db, userId, held) => amend(db, userId, costing(held, { bytes: 0 }))]
+] as [string, (db: Database, userId: string, held: AdmittedCharge[]) => Promise<unknown>][])
+  t.test(`a charge of a level is not ${title} below what was held while that waited`, async t => {
+    const db = await database(await pg.migrated())
+    await declareTypes(db, { bytes: { limit: 100, kind: 'level' } })
+    const charged = await hold(db, 'alice', { bytes: 3 })
+    await commit(db, 'alice', costing(charged), null)
+    const first = await hold(db, 'alice', { bytes: 5 })
+    const { typeId, type } = first[0]!
+    const measured = { id: v7(), amount: 0, move: 'set', endpoint: null, metadata: {}, idempotencyKey: null } as const
+    await setLevel(db, { userId: 'alice', typeId, type, ...measured })
+    let holding: ReturnType<typeof hold> | undefined
+    let undoing: Promise<unknown> | undefined
+    await transaction(db, async query => {
+      await query("SELECT 1 FROM quota_limits WHERE user_id = 'alice' FOR UPDATE")
+      holding = hold(db, 'alice', { bytes: 5 })
+      await untilWaiting(db)
+      undoing = undo(db, 'alice', charged).catch(stateOf)
+      await untilWaiting(db, 2)
+    })
+    const second = await holding
+    t.equal(await undoing, '23514')
+    await release(db, 'alice', first)
+    await release(db, 'alice', second!)
+    t.strictSame(await standing(db, 'alice', 'bytes'), [0, 0, 100])
     t.strictSame(await violations(db), [])
   })

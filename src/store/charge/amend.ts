@@ -4,7 +4,7 @@ import type { Database } from '../database.ts'
 import { markLate } from '../rollup/mark-usage.ts'
 import type { CounterRow } from './admit.ts'
 import { balancesByType, type CommittedCharge } from './commit.ts'
-import { ABOVE_WHAT_IS_HELD, lockCounters, MOVE_COUNTERS, MOVED_ROWS, ONCE_LOCKED } from './move-counters.ts'
+import { ABOVE_WHAT_IS_HELD, giveBack, lockCounters, MOVE_COUNTERS, MOVED_ROWS, ONCE_LOCKED } from './move-counters.ts'
 
 /**
  * Moves the counter by the difference from what the row says now, so that running it twice has the effect of once; does nothing where the
@@ -39,8 +39,5 @@ export async function amend(
     period_start: periodStart,
     metadata
   }))
-  return balancesByType(
-    charges,
-    await db.query<CounterRow & { quota_type_id: number }>(AMEND, [userId, JSON.stringify(want)])
-  )
+  return balancesByType(charges, await giveBack<CounterRow & { quota_type_id: number }>(db, AMEND, userId, want))
 }

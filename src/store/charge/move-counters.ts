@@ -1,5 +1,5 @@
 // How settled work moves the counters: those of the running period, or of the closed one that admitted it.
-import { ms } from '../database.ts'
+import { type Database, ms, stateOf, transaction } from '../database.ts'
 import { heldOf } from './held.ts'
 
 /**
@@ -32,15 +32,17 @@ export const MOVE_COUNTERS = `
 /**
  * Makes `delta` from a `change` of the same columns, where what was charged is given back. A level that was set lower since may be too low
  * for this: below what is held, the counter would become negative once that is released. So it is refused now (23514), by the CHECK that
- * the counter is not below 0. What is held is as of the statement's start: if some was released since, a sufficient level may be refused,
- * and the next attempt succeeds. A flow always has what is given back.
+ * the counter is not below 0. What is held is as of the statement's start: a level that was moved while this waited for the lock is refused
+ * too, and `giveBack` looks again. A flow always has what is given back.
  */
 export const ABOVE_WHAT_IS_HELD = `
   delta AS MATERIALIZED (
     SELECT g.quota_type_id, g.period_start, g.gone,
-           CASE WHEN t.kind = 'level' AND g.used < 0 AND k.used_amount + g.used < ${heldOf('k', '$1')} - g.gone THEN -1 - k.used_amount ELSE g.used END AS used
+           CASE WHEN t.kind = 'level' AND g.used < 0
+                 AND (k.used_amount + g.used < ${heldOf('k', '$1')} - g.gone OR k.place <> s.ctid) THEN -1 - k.used_amount ELSE g.used END AS used
       FROM change g
       LEFT JOIN locked k ON k.quota_type_id = g.quota_type_id AND k.period_start = g.period_start
+      LEFT JOIN quota_limits s ON s.user_id = $1 AND s.quota_type_id = g.quota_type_id
       LEFT JOIN quota_types t ON t.id = g.quota_type_id
   )`
 
@@ -54,7 +56,7 @@ export const MOVED_ROWS = `
  */
 export const lockCounters = (named: string): string => `
   locked AS MATERIALIZED (
-    SELECT l.quota_type_id, l.period_start, l.used_amount FROM quota_limits l
+    SELECT l.quota_type_id, l.period_start, l.used_amount, l.ctid AS place FROM quota_limits l
      WHERE l.user_id = $1 AND l.quota_type_id IN (SELECT quota_type_id FROM ${named})
      ORDER BY l.quota_type_id
        FOR UPDATE
@@ -62,3 +64,24 @@ export const lockCounters = (named: string): string => `
 
 /** Makes a step wait for `locked`. */
 export const ONCE_LOCKED = '(SELECT count(*) FROM locked) >= 0'
+
+const LOCK = `WITH ${lockCounters('jsonb_to_recordset($2::text::jsonb) AS w (quota_type_id int)')} SELECT FROM locked`
+
+/** Runs a statement with ABOVE_WHAT_IS_HELD. Where that is refused, it is run once more, after another that has waited for the lock. */
+export async function giveBack<Row>(
+  db: Database,
+  statement: string,
+  userId: string,
+  want: readonly object[]
+): Promise<Row[]> {
+  const values = [userId, JSON.stringify(want)]
+  try {
+    return await db.query<Row>(statement, values)
+  } catch (error) {
+    if (stateOf(error) !== '23514') throw error
+    return await transaction(db, async query => {
+      await query(LOCK, values)
+      return await query<Row>(statement, values)
+    })
+  }
+}

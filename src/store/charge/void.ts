@@ -3,7 +3,7 @@
 import type { Database } from '../database.ts'
 import { markLate } from '../rollup/mark-usage.ts'
 import type { HeldCharge } from './commit.ts'
-import { ABOVE_WHAT_IS_HELD, lockCounters, MOVE_COUNTERS, MOVED_ROWS, ONCE_LOCKED } from './move-counters.ts'
+import { ABOVE_WHAT_IS_HELD, giveBack, lockCounters, MOVE_COUNTERS, MOVED_ROWS, ONCE_LOCKED } from './move-counters.ts'
 
 const VOID = `
 WITH want AS MATERIALIZED (
@@ -20,5 +20,5 @@ ${MOVED_ROWS}`
 
 export async function voidCharges(db: Database, userId: string, charges: readonly HeldCharge[]): Promise<void> {
   const want = charges.map(c => ({ id: c.id, quota_type_id: c.typeId, period_start: c.periodStart }))
-  await db.query(VOID, [userId, JSON.stringify(want)])
+  await giveBack(db, VOID, userId, want)
 }
