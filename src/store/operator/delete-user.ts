@@ -47,10 +47,11 @@ WITH unlogged AS (
 SELECT DISTINCT ${iso('at')} AS at
   FROM (SELECT ${quarterOf('created_at')} AS at FROM unlogged WHERE ${isLate('created_at')} UNION ALL SELECT at FROM unmarked) c`
 
-/** Under no user's id, since nothing is kept of the user. */
+/** Under no user's id, since nothing is kept of the user. Twice where both deletions of the log found something of the same time. */
 const MARK = `
 INSERT INTO quota_usage_marks (user_id, at, transaction)
-SELECT '', at, pg_current_xact_id()::text::bigint FROM jsonb_to_recordset($1::text::jsonb) AS m (at timestamptz)`
+SELECT '', at, pg_current_xact_id()::text::bigint FROM jsonb_to_recordset($1::text::jsonb) AS m (at timestamptz)
+ON CONFLICT DO NOTHING`
 
 /** A log of a million rows takes its time, and it is all or nothing. */
 const DEADLINE_MS = 10 * 60_000

@@ -10,6 +10,7 @@ import { type Database, stateOf } from '../../../src/store/database.ts'
 import { deleteUser } from '../../../src/store/operator/delete-user.ts'
 import { resetQuota } from '../../../src/store/operator/reset-quota.ts'
 import { countDenials } from '../../../src/store/upkeep/count-denials.ts'
+import { pruneUsage } from '../../../src/store/upkeep/prune-usage.ts'
 import { both } from '../../fixtures/both.ts'
 import {
   type Amounts,
@@ -170,6 +171,28 @@ t.test('a user with requests under way', async t => {
     t.strictSame(await rowsOf(db, 'alice'), {})
     t.match(await auditOf(db, 'alice'), [{ before: { quotas: { calls: { used: 2 }, bytes: { used: 1 } } } }])
   })
+
+  t.test(
+    'a deletion waits while old log rows are deleted, and deletes those of the same time that are kept',
+    async t => {
+      const db = await database(await pg.migrated(), 10)
+      await declareTypes(db, TYPES)
+      await commit(db, 'alice', costing(await hold(db, 'alice', { calls: 2, bytes: 1 }, { at: AT })), null)
+      await resetQuota(db, 'alice', 'calls', BY)
+      let pruning: ReturnType<typeof pruneUsage> | undefined
+      let deletion: Promise<boolean> | undefined
+      await db.orm.transaction(async tx => {
+        await (await open(tx)).query("SELECT 1 FROM quota_periods WHERE user_id = 'alice' FOR UPDATE")
+        pruning = pruneUsage(db, new Date())
+        await untilWaiting(db)
+        deletion = deleteUser(db, 'alice', BY)
+        await untilWaiting(db, 2)
+      })
+      t.match(await pruning, { deleted: 1 })
+      t.equal(await deletion, true)
+      t.strictSame(await rowsOf(db, 'alice'), {})
+    }
+  )
 
   t.test('a reserve that waits for a deletion creates the user again', async t => {
     const db = await database(await pg.migrated(), 10)
