@@ -15,7 +15,7 @@ import { updateUser } from '../../src/store/operator/update-user.ts'
 import { viewQuotas } from '../../src/store/operator/view-quotas.ts'
 import { auditOf, BY } from '../fixtures/charges.ts'
 import { crowd, server } from '../fixtures/database.ts'
-import { untilWaiting } from '../fixtures/lock-waits.ts'
+import { deadlocks, untilWaiting } from '../fixtures/lock-waits.ts'
 
 const pg = await server(t)
 
@@ -60,6 +60,44 @@ t.test('adjustments are recorded in the order they were made, whichever transact
     ]
   )
   t.match((await viewQuotas(db, 'alice', 'calls')).quotas, [{ limit: 50 }], 'the newest is in force')
+})
+
+t.test('what a list of users changes is recorded with what was there when it came to the user', async t => {
+  const db = await database()
+  const user = { id: 'alice', email: null, timeZone: 'Asia/Kolkata', periodAnchor: null }
+  let waiting: Promise<unknown> | undefined
+  await db.orm.transaction(async tx => {
+    await updateUser(await open(tx), 'alice', { timeZone: 'Asia/Tokyo' }, BY)
+    waiting = setUsers(db, [user], BY)
+    await untilWaiting(db)
+  })
+  t.strictSame(await waiting, { added: 0, changed: 1 })
+  const zones = (await auditOf(db, 'alice')).map(({ before, after }) =>
+    [before, after].map(state => (state as { time_zone: string }).time_zone)
+  )
+  t.strictSame(zones, [
+    ['UTC', 'Asia/Tokyo'],
+    ['Asia/Tokyo', 'Asia/Kolkata']
+  ])
+})
+
+t.test('lists of the same users in opposite orders do not deadlock', async t => {
+  const db = await database()
+  const users = Array.from({ length: 200 }, (_, i) => ({ id: `user-${i}`, email: null, periodAnchor: null }))
+  const zones = ['Asia/Tokyo', 'Asia/Kolkata', 'Asia/Tehran', 'Asia/Seoul', 'Asia/Dubai', 'Asia/Dhaka']
+  await setUsers(
+    db,
+    users.map(user => ({ ...user, timeZone: 'UTC' })),
+    BY
+  )
+  for (let round = 0; round < 5; round++)
+    await Promise.all(
+      zones.map((timeZone, i) => {
+        const list = users.map(user => ({ ...user, timeZone }))
+        return setUsers(db, i % 2 === 0 ? list : list.reverse(), BY)
+      })
+    )
+  t.equal(await deadlocks(db), 0)
 })
 
 /** Every change that the audit log keeps, by its action. */

@@ -11,16 +11,21 @@ export interface UserEntry {
   periodAnchor: string | null
 }
 
-/** Running periods keep their end: a changed calendar counts from the next one on. */
+/**
+ * Running periods keep their end: a changed calendar counts from the next one on. Users are locked first, in one order: what was there before is
+ * then as the last change left it, and two files with the same users do not deadlock.
+ */
 const SET_USERS = `
 WITH want AS MATERIALIZED (
   SELECT * FROM jsonb_to_recordset($1::text::jsonb) AS w (id text, email text, time_zone text, period_anchor date)
+), old AS MATERIALIZED (
+  SELECT id, email, time_zone, period_anchor FROM quota_users WHERE id IN (SELECT id FROM want) ORDER BY id FOR NO KEY UPDATE
 ), changed AS (
   UPDATE quota_users u
-     SET email = coalesce(w.email, u.email), time_zone = coalesce(w.time_zone, u.time_zone), period_anchor = coalesce(w.period_anchor, u.period_anchor)
-    FROM want w JOIN quota_users o ON o.id = w.id
+     SET email = coalesce(w.email, o.email), time_zone = coalesce(w.time_zone, o.time_zone), period_anchor = coalesce(w.period_anchor, o.period_anchor)
+    FROM want w JOIN old o ON o.id = w.id
    WHERE u.id = w.id
-     AND (coalesce(w.email, u.email), coalesce(w.time_zone, u.time_zone), coalesce(w.period_anchor, u.period_anchor)) IS DISTINCT FROM (u.email, u.time_zone, u.period_anchor)
+     AND (coalesce(w.email, o.email), coalesce(w.time_zone, o.time_zone), coalesce(w.period_anchor, o.period_anchor)) IS DISTINCT FROM (o.email, o.time_zone, o.period_anchor)
   RETURNING u.*, o.email AS old_email, o.time_zone AS old_time_zone, o.period_anchor AS old_period_anchor
 ), audited AS (
   ${RECORD_AUDIT} c.id, $2::text, $3::text, $4::text, 'update_user', NULL,
