@@ -142,6 +142,7 @@ async function wire(
       counts,
       changed,
       flushDenials: () => tally.flush().catch(error => upkeepFailed(error, 'count denials')),
+      forgetDenials: userId => tally.forget(userId),
       wantStatistics: (timeZone, days) => rollups.want(timeZone, days),
       ...options.admin
     })

@@ -15,6 +15,8 @@ export interface AdminContext {
   changed(userId?: string): void
   /** Writes the denials that this process has counted and not written yet; what cannot be written is logged, and kept for later. */
   flushDenials(): Promise<void>
+  /** Drops those of a user who was deleted: they would be counted to whoever comes back under this id. */
+  forgetDenials(userId: string): void
   /** Statistics over this many of the time zone's days are asked for: they should be kept at hand. */
   wantStatistics(timeZone: string, days: number): void
 }

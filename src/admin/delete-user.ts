@@ -9,7 +9,7 @@ import { CHANGE_REFUSALS, optionalBody, query, REASON_FIELD, refusals, USER_PARA
 
 const INPUT = { reason: REASON_FIELD }
 
-export function deleteUserRoute(admin: FastifyInstance, { db, changed }: AdminContext): void {
+export function deleteUserRoute(admin: FastifyInstance, { db, changed, forgetDenials }: AdminContext): void {
   admin.route({
     method: 'DELETE',
     url: '/users/:userId',
@@ -30,6 +30,7 @@ export function deleteUserRoute(admin: FastifyInstance, { db, changed }: AdminCo
       const isKnown = await userExists(db, userId)
       if (!isKnown || !(await deleteUser(db, userId, by).finally(() => changed(userId))))
         throw new FST_QUOTA_UNKNOWN_USER()
+      forgetDenials(userId)
       return reply.code(204).send()
     }
   })

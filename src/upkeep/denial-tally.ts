@@ -26,6 +26,10 @@ export class DenialTally {
     for (const { type } of event.charges) this.#add(event.userId, type, hour, 1)
   }
 
+  forget(userId: string): void {
+    this.#counts.delete(userId)
+  }
+
   /** Writes down what was heard until now. What cannot be written stays for the next time. */
   flush(): Promise<void> {
     // One after the other: the caller then reads what was heard before, even where a flush was already under way.

@@ -133,6 +133,17 @@ t.test('204: takes the reason from the query, the body, or both if they agree', 
   t.equal(await reasonOf('', { body: {} }), null)
 })
 
+t.test('204: denials that were not written yet are not counted to whoever comes back under the id', async t => {
+  const user = newUser()
+  await quota.consume(user, 'calls')
+  await t.rejects(quota.consume(user, 'calls', 10), { code: 'FST_QUOTA_EXCEEDED' })
+  await remove(user)
+  await quota.consume(user, 'calls')
+  // Writes the denials so far to the database.
+  await call('/statistics/calls')
+  t.equal((await traces(user)).quota_denials, undefined)
+})
+
 t.test('204: the id can be used again, and starts from scratch', async t => {
   const user = await used()
   await call(`/users/${user}`, { method: 'PATCH', body: { email: 'a@b', time_zone: 'Asia/Tokyo' } })
