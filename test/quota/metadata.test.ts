@@ -100,6 +100,13 @@ t.test('keeps up to 4096 bytes whole, and not one more', async t => {
   t.strictSame(boundMetadata({ text: `${whole.text}x` }), { truncated: true })
 })
 
+t.test('keeps as many values as fit into 4096 bytes, also those that toJSON returns', async t => {
+  const zeros = { a: Array(2044).fill(0) }
+  t.equal(bytes(zeros), 4095)
+  t.strictSame(boundMetadata(zeros), zeros)
+  t.strictSame(boundMetadata({ a: Array(2044).fill({ toJSON: () => 0 }) }), zeros)
+})
+
 t.test('counts bytes, not characters', async t => {
   t.strictSame(boundMetadata({ text: 'é'.repeat(2042) }), { text: 'é'.repeat(2042) }, '4 095 bytes')
   t.strictSame(boundMetadata({ text: 'é'.repeat(2043) }), { truncated: true }, '4 097 bytes')
