@@ -34,14 +34,42 @@ t.test("charges the verified token's sub", async t => {
   t.equal((await logsOf(db, user)).length, 1)
 })
 
-t.test("uses the application's own @fastify/jwt", async t => {
-  const a = await app(t, {}, app => void app.register(fastifyJwt, { secret }))
-  const user = newUser()
-  t.equal(
-    (await a.inject({ url: '/work', headers: { authorization: `Bearer ${a.jwt.sign({ sub: user })}` } })).statusCode,
-    200
-  )
-  t.equal((await logsOf(db, user)).length, 1)
+t.test("uses the application's own @fastify/jwt, whatever the option jwt says", async t => {
+  for (const options of [{}, { jwt: { secret: 'another secret with 32 characters or more' } }]) {
+    const a = await app(t, options, app => void app.register(fastifyJwt, { secret }))
+    const user = newUser()
+    t.equal(
+      (await a.inject({ url: '/work', headers: { authorization: `Bearer ${a.jwt.sign({ sub: user })}` } })).statusCode,
+      200
+    )
+    t.equal((await logsOf(db, user)).length, 1)
+  }
+})
+
+t.test('verifies tokens with the method that the option jwt names, or that its namespace does', async t => {
+  for (const jwt of [
+    { secret, namespace: 'quota' },
+    { secret, namespace: 'quota', jwtVerify: 'verifyQuota' }
+  ]) {
+    const a = await app(t, { jwt })
+    const ask = async (key: string) => {
+      const headers = { authorization: `Bearer ${sign({ sub: newUser() }, key)}` }
+      return (await a.inject({ url: '/work', headers })).statusCode
+    }
+    t.strictSame([await ask(secret), await ask(`${secret}!`)], [200, 401], JSON.stringify(jwt))
+  }
+})
+
+t.test('keeps what else jwt.verify asks for, and the algorithms that it names', async t => {
+  const status = async (verify: object, token: string) => {
+    const a = await app(t, { jwt: { secret, verify } })
+    return (await a.inject({ url: '/work', headers: { authorization: `Bearer ${token}` } })).statusCode
+  }
+  t.equal(await status({ allowedIss: 'us' }, sign({ sub: newUser(), iss: 'us' })), 200)
+  t.equal(await status({ allowedIss: 'us' }, sign({ sub: newUser(), iss: 'them' })), 401)
+  const other = sign({ sub: newUser() }, secret, { alg: 'HS512', typ: 'JWT' }, 'sha512')
+  t.equal(await status({ algorithms: ['HS512'] }, other), 200)
+  t.equal(await status({ algorithms: ['HS512'] }, sign({ sub: newUser() })), 401)
 })
 
 t.test('answers 401 with problem details and a challenge to a metered request without a token', async t => {
