@@ -197,6 +197,33 @@ t.test('with `distributed`, users who go on asking are not asked about together'
   t.notOk(asked.some(text => text.includes('unnest')))
 })
 
+/** What happens between the database's answer to the next statement and its arrival. */
+function beforeItArrives(work: () => Promise<unknown>): void {
+  const { query } = client
+  client.query = async function (this: PGlite, ...given: Parameters<PGlite['query']>) {
+    client.query = query
+    const answer = await query.apply(client, given)
+    await work()
+    return answer
+  } as PGlite['query']
+}
+
+for (const [what, change] of Object.entries({
+  'this process has made room before it arrives': ({ app }, user) => app.quota.adjust(user, 'calls', -1),
+  'another process made room and a second has passed before it arrives': async (_, user) => {
+    await db.query('UPDATE quota_limits SET limit_amount = -1 WHERE user_id = $1', [user])
+    await sleep(1_000)
+  }
+} satisfies Record<string, (served: Awaited<ReturnType<typeof serve>>, user: string) => Promise<unknown>>))
+  t.test(`a denial is not remembered if ${what}`, async t => {
+    const served = await serve(t)
+    const user = newUser()
+    t.equal(await served.status(user, '/all'), 200)
+    beforeItArrives(() => change(served, user))
+    t.equal(await served.status(user), 402)
+    t.equal(await served.status(user), 200)
+  })
+
 t.test('a reset in another process takes effect within a second', async t => {
   const [one, two] = [await serve(t), await serve(t)]
   const user = newUser()
