@@ -70,6 +70,7 @@ t.test('refuses an invalid declaration, naming the option that is wrong and what
     [{ limit: 1, max: 5 }, 'quotas.calls.max', 'is not known; known here: name, description, unit, limit'],
     [{ limit: 1, name: '' }, 'quotas.calls.name', 'must be a non-empty string'],
     [{ limit: 1, name: ' \t' }, 'quotas.calls.name', 'must be a non-empty string'],
+    [{ limit: 1, name: '  ' }, 'quotas.calls.name', 'must be a non-empty string'],
     [{ limit: 1, name: '\u001b[2Jcalls' }, 'quotas.calls.name', 'must be a non-empty string without control'],
     [{ limit: 1, name: null }, 'quotas.calls.name', 'must be a non-empty string'],
     [{ limit: 1, name: 5 }, 'quotas.calls.name', 'must be a non-empty string'],
