@@ -58,3 +58,12 @@ t.test('by default, the standalone server keeps its data in the same directory a
   const secrets = { ADMIN_TOKEN: 'x'.repeat(16), JWT_SECRET: 'x'.repeat(32) }
   t.strictSame(readSettings(secrets).connection, { dataDir: DEFAULT_DIRECTORY })
 })
+
+t.test('accepts the bounds of each option that is a number, and a secret of 32 characters', async t => {
+  for (const options of [
+    { storeTimeoutMs: 50, reservationTtlMs: 100 },
+    { storeTimeoutMs: 60_000, reservationTtlMs: 2 ** 31 - 1 }
+  ])
+    t.match(readOptions(options), options)
+  t.match(readOptions({ jwt: { secret: 'x'.repeat(32) } }).jwt, { secret: 'x'.repeat(32) })
+})
