@@ -72,6 +72,11 @@ const refused: [title: string, options: object, message: RegExp][] = [
     /distributed must be true or false, but is yes/
   ],
   ['a time to live of 0', { reservationTtlMs: 0 }, /reservationTtlMs/],
+  ['a time to live of 2^31', { reservationTtlMs: 2 ** 31 }, /reservationTtlMs must be .* from 100 to 2\^31−1/],
+  ['a store timeout of 49', { storeTimeoutMs: 49 }, /storeTimeoutMs must be .* from 50 to 60000, but is 49/],
+  ['a store timeout of 60 001', { storeTimeoutMs: 60_001 }, /storeTimeoutMs .*60001/],
+  ['quotas in an array', { quotas: [] }, /quotas must be an object/],
+  ['rules that are not an array', { rules: { url: '/work/:id', quota: 'calls' } }, /rules must be an array/],
   [
     'a retention of half a day',
     { retention: { usageLogs: 0.5 } },
@@ -87,6 +92,25 @@ const refused: [title: string, options: object, message: RegExp][] = [
   ['admin routes without a token', { admin: {} }, /admin\.token is missing/],
   ['a short JWT secret', { jwt: { secret: 'short' } }, /jwt\.secret must have at least 32 characters/],
   ['a public key without algorithms', { jwt: { secret: { public: 'x' } } }, /jwt\.verify\.algorithms/],
+  [
+    'a short JWT secret beside algorithms',
+    { jwt: { secret: 'short', verify: { algorithms: ['HS512'] } } },
+    /jwt\.secret/
+  ],
+  ['a JWT secret of null', { jwt: { secret: null } }, /jwt\.secret is missing/],
+  [
+    'a PEM text without algorithms',
+    { jwt: { secret: `-----BEGIN PUBLIC KEY-----\n${'x'.repeat(32)}` } },
+    /jwt\.verify\.algorithms/
+  ],
+  [
+    'a public key with no algorithm',
+    { jwt: { secret: { public: 'x' }, verify: { algorithms: [] } } },
+    /jwt\.verify\.algorithms/
+  ],
+  ['jwt as a text', { jwt: 'x'.repeat(32) }, /jwt must be an object/],
+  ['an unknown field in self', { self: { path: '/me' } }, /self\.path is not known/],
+  ['a self of true', { self: true }, /self must be an object/],
   ['a self url with a parameter', { self: { url: '/quotas/:me' } }, /self\.url/]
 ]
 
