@@ -1,7 +1,9 @@
+import { existsSync } from 'node:fs'
+import { join } from 'node:path'
 import Fastify from 'fastify'
 import t from 'tap'
 import quotaPlugin, { type QuotaOptions } from '../../src/index.ts'
-import { embedded, freePort } from '../fixtures/database.ts'
+import { embedded, embeddedDir, freePort } from '../fixtures/database.ts'
 import { byHeader, QUOTAS } from '../fixtures/metered.ts'
 
 const db = await embedded(t)
@@ -175,4 +177,14 @@ t.test('does not let a flow become a level', async t => {
     code: 'FST_QUOTA_KIND_CHANGED',
     message: /'turncoat' is stored as a flow/
   })
+})
+
+t.test('a boot that fails gives up the embedded directory, so that another process can open it', async t => {
+  const dataDir = await embeddedDir(t)
+  const options = { connection: { dataDir } }
+  t.match(await boot({ ...options, quotas: { turncoat: { limit: 5 } } }), { code: 'none' })
+  t.match(await boot({ ...options, quotas: { turncoat: { limit: 5, kind: 'level' } } }), {
+    code: 'FST_QUOTA_KIND_CHANGED'
+  })
+  t.notOk(existsSync(join(dataDir, 'fastify-quota.pid')))
 })
