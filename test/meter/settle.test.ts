@@ -1,9 +1,12 @@
 import { setTimeout as sleep } from 'node:timers/promises'
+import type { PGlite } from '@electric-sql/pglite'
+import { drizzle } from 'drizzle-orm/pglite'
+import type { FastifyInstance } from 'fastify'
 import t from 'tap'
 import type { Reservation } from '../../src/index.ts'
 import { deleteUser } from '../../src/store/operator/delete-user.ts'
 import { figures, meter, NO_AMOUNTS, rowsOf, tally } from '../fixtures/meter.ts'
-import { logsOf, metered, newUser } from '../fixtures/metered.ts'
+import { ask, logsOf, metered, newUser, onEmbedded } from '../fixtures/metered.ts'
 
 const { quota, db } = await meter(t, { constructor: { limit: 5 } })
 const SETTLED = { code: 'FST_QUOTA_SETTLED', statusCode: 409 }
@@ -190,6 +193,30 @@ t.test('a reservation is renewed while the process lives, unless ttlMs was given
   t.strictSame(await held(), [4])
   await sleep(begun + 1_500 - performance.now())
   t.strictSame(await held(), [4], 'also after two times reservationTtlMs')
+})
+
+t.test('what was charged, was given back or belonged to a deleted user is not renewed any more', async t => {
+  const renewals: string[] = []
+  const logger = {
+    logQuery: (text: string, [ids]: unknown[]) => {
+      if (text.includes('SET expires_at')) renewals.push(ids as string)
+    }
+  }
+  const connection = drizzle((db.orm as unknown as { $client: PGlite }).$client, { logger })
+  const addRoutes = (app: FastifyInstance) => void app.get('/', { config: { quota: 'calls' } }, async () => 'x')
+  const app = await metered(t, db, addRoutes, { ...onEmbedded(db), connection, reservationTtlMs: 600 })
+  const [user, deleted] = [newUser(), newUser()]
+  t.equal((await ask(app, user, '/')).statusCode, 200)
+  await (await app.quota.reserve(user, 'calls')).commit()
+  await (await app.quota.reserve(user, 'calls')).release()
+  const orphan = await app.quota.reserve(deleted, 'calls')
+  await deleteUser(db, deleted, { actor: 'operator', reason: null, requestId: null })
+  await t.rejects(orphan.commit(), { code: 'FST_QUOTA_UNKNOWN_USER' })
+  renewals.length = 0
+  const { id } = await app.quota.reserve(user, 'calls')
+  // By its second renewal, whatever was held before it would be due too.
+  while (renewals.filter(ids => ids.includes(id)).length < 2) await sleep(20)
+  for (const ids of renewals) t.strictSame(JSON.parse(ids), [{ user_id: user, id }])
 })
 
 t.test('release gives nothing back twice if the reservation has expired', async t => {
