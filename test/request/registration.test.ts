@@ -319,7 +319,7 @@ t.test('a rule meters every route that the router takes for the same, however ru
     app.get('/v2/seen', async () => 'x')
     app.get('/V2/Unseen', async () => 'x')
     app.get('//v2//slashed', async () => 'x')
-    app.register(async child => void child.get('/', async () => 'x'), { prefix: '/v3' })
+    app.register(async child => void child.get('/', async () => 'x'), { prefix: '/V3' })
     await charges(t, app, [
       '/v1/work/1',
       '/V1//WORK/1',
