@@ -127,7 +127,11 @@ for (const [title, options, message] of refused) {
 t.test('does not start with a rule that matches no route, and suggests similar routes', async t => {
   const error = await boot({ rules: [{ method: 'POST', url: '/work/:name', quota: 'calls' }] })
   t.equal(error.code, 'FST_QUOTA_RULE_WITHOUT_ROUTE')
-  t.match(error.message, /rules\[0\] \(POST \/work\/:name\).*Perhaps: GET \/work\/:id/)
+  t.match(error.message, /rules\[0\] \(POST \/work\/:name\).*Perhaps: GET \/work\/:id$/)
+  const { message } = await boot({ rules: [{ url: '/jobs', quota: 'calls' }] }, app => {
+    app.register(async child => void child.get('/jobs', async () => 'x'), { prefix: '/v1' })
+  })
+  t.match(message, /rules\[0\] \(\* \/jobs\).*Perhaps: GET \/v1\/jobs$/, 'the prefix was left out')
 })
 
 t.test('does not start with a rule or a route that names an unknown type', async t => {
