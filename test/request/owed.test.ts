@@ -142,6 +142,32 @@ t.test('retries a write that was rejected with undefined', async t => {
   t.strictSame(attempts, ['a', 'a'])
 })
 
+t.test('a write that a close drops is told why its last attempt failed', async t => {
+  const owed = new Owed()
+  const last = new Error('still no answer')
+  let tried = () => {}
+  const isTried = new Promise<void>(resolve => {
+    tried = resolve
+  })
+  const dropped = new Promise(resolve => {
+    void owed.attempt(Promise.reject(NO), {
+      again: () => {
+        tried()
+        return Promise.reject(last)
+      },
+      written: () => {},
+      owed: () => {},
+      dropped: resolve
+    })
+  })
+  await isTried
+  await turn()
+  const closing = owed.close()
+  pass(t, 10_000)
+  t.equal(await dropped, last)
+  await closing
+})
+
 t.test('drops a write that can never succeed as soon as that is known, and a close does not wait for it', async t => {
   for (const code of ['23502', '23503', '22003']) {
     const owed = new Owed()
