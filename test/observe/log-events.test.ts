@@ -1,6 +1,7 @@
-import Fastify from 'fastify'
+import Fastify, { type FastifyBaseLogger } from 'fastify'
 import t from 'tap'
 import quotaPlugin from '../../src/index.ts'
+import { logEvent } from '../../src/observe/log-events.ts'
 import { embedded } from '../fixtures/database.ts'
 import { ask, byHeader, newUser, onEmbedded } from '../fixtures/metered.ts'
 
@@ -57,3 +58,38 @@ t.test(
     t.notMatch(JSON.stringify(ours), /Jane|hidden|secret/)
   }
 )
+
+t.test('logs an amended charge as info, and what the store failed to do as an error, each in one line', async t => {
+  const lines: unknown[] = []
+  const at = (level: string) => (fields: object, msg: string) => void lines.push({ level, msg, ...fields })
+  const log = { info: at('info'), debug: at('debug'), warn: at('warn'), error: at('error') }
+  const tell = (event: Parameters<typeof logEvent>[0]) => logEvent(event, log as unknown as FastifyBaseLogger)
+  const error = new Error('planted')
+  const common = { userId: 'alice', endpoint: '/work' }
+  tell({ name: 'amended', ...common, charges: [{ type: 'tokens', amount: 7, remaining: 3 }] })
+  tell({ name: 'unenforced', ...common, error })
+  tell({ name: 'store-failed', ...common, error })
+  tell({ name: 'owed', ...common, error, pending: 2 })
+  tell({ name: 'dropped', ...common, error })
+  const who = { user: 'alice', endpoint: '/work' }
+  t.strictSame(lines, [
+    {
+      level: 'info',
+      msg: 'quota charge amended to its actual cost',
+      ...who,
+      type: 'tokens',
+      amount: 7,
+      remaining: 3
+    },
+    { level: 'error', msg: 'quota not enforced: the store failed, and storeFailure is open', ...who, err: error },
+    { level: 'error', msg: 'quota store failed; the request was refused', ...who, err: error },
+    {
+      level: 'error',
+      msg: 'quota settlement could not be written; it will be retried',
+      ...who,
+      err: error,
+      pending: 2
+    },
+    { level: 'error', msg: 'quota settlement was given up', ...who, err: error }
+  ])
+})
