@@ -142,6 +142,29 @@ t.test('retries a write that was rejected with undefined', async t => {
   t.strictSame(attempts, ['a', 'a'])
 })
 
+t.test('a close cuts short the pause before the next attempt', async t => {
+  const owed = new Owed()
+  const { attempts, owe } = writes(owed)
+  await owe('a', [NO, NO, NO, NO])
+  while (attempts.length < 4) await sleep(10)
+  // The next pause would be three quarters of 1.6 s, at least.
+  t.equal(await Promise.race([owed.close(), sleep(1_000, 'waits')]), undefined)
+})
+
+t.test('during a close, owed writes keep the process alive, and are not tried again without a pause', async t => {
+  const owed = new Owed()
+  const { attempts, owe } = writes(owed)
+  await owe('a', Array(1_000).fill(NO))
+  const timers = () => process.getActiveResourcesInfo().filter(name => name === 'Timeout').length
+  const before = timers()
+  const closing = owed.close()
+  for (let i = 0; i < 30 && timers() === before; i++) await sleep(10)
+  t.equal(timers(), before + 1)
+  t.ok(attempts.length < 100, `${attempts.length} attempts`)
+  pass(t, 10_000)
+  await closing
+})
+
 t.test('a write that a close drops is told why its last attempt failed', async t => {
   const owed = new Owed()
   const last = new Error('still no answer')
