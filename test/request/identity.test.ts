@@ -164,25 +164,29 @@ t.test('answers with the status and message of an error from identify', async t 
   t.match(response.json(), { message: 'suspended' })
 })
 
-t.test('shows users their own balances, without charging them or storing a new user', async t => {
-  const a = await app(t, { jwt: { secret } })
-  const user = newUser()
-  const headers = { authorization: `Bearer ${a.jwt.sign({ sub: user })}` }
-  const unseen = (await a.inject({ url: '/quotas/me', headers })).json()
-  t.match(unseen, { user_id: user, total_quotas: Number })
-  t.match(
-    unseen.quotas.find((q: { type_key: string }) => q.type_key === 'calls'),
-    { limit: 10, used: 0, remaining: 10, usage_percent: 0 }
-  )
-  t.same(await db.query('SELECT 1 FROM quota_users WHERE id = $1', [user]), [])
-  await a.inject({ url: '/work', headers })
-  const seen = await a.inject({ url: '/quotas/me', headers })
-  t.match(
-    seen.json().quotas.find((q: { type_key: string }) => q.type_key === 'calls'),
-    { limit: 10, used: 1, remaining: 9, usage_percent: 10 }
-  )
-  t.equal((await a.inject('/quotas/me')).statusCode, 401)
-})
+t.test(
+  'shows users their own balances, without charging them or storing a new user, whatever the rules say',
+  async t => {
+    const a = await app(t, { jwt: { secret }, rules: [{ url: '/*', quota: 'calls' }] })
+    const user = newUser()
+    const headers = { authorization: `Bearer ${a.jwt.sign({ sub: user })}` }
+    const unseen = (await a.inject({ url: '/quotas/me', headers })).json()
+    t.match(unseen, { user_id: user, total_quotas: Number })
+    t.match(
+      unseen.quotas.find((q: { type_key: string }) => q.type_key === 'calls'),
+      { limit: 10, used: 0, remaining: 10, usage_percent: 0 }
+    )
+    t.same(await db.query('SELECT 1 FROM quota_users WHERE id = $1', [user]), [])
+    await a.inject({ url: '/work', headers })
+    const seen = await a.inject({ url: '/quotas/me', headers })
+    t.equal(seen.headers['cache-control'], 'no-store')
+    t.match(
+      seen.json().quotas.find((q: { type_key: string }) => q.type_key === 'calls'),
+      { limit: 10, used: 1, remaining: 9, usage_percent: 10 }
+    )
+    t.equal((await a.inject('/quotas/me')).statusCode, 401)
+  }
+)
 
 t.test(
   "shows users their balances unchanged by the application's serializer compiler, reply serializer and preSerialization hook",
