@@ -1,6 +1,6 @@
 import { existsSync } from 'node:fs'
 import { join } from 'node:path'
-import Fastify from 'fastify'
+import Fastify, { type FastifyInstance } from 'fastify'
 import t from 'tap'
 import quotaPlugin, { type QuotaOptions } from '../../src/index.ts'
 import { embedded, embeddedDir, freePort } from '../fixtures/database.ts'
@@ -129,7 +129,7 @@ t.test('does not start with a rule that matches no route, and suggests similar r
   t.equal(error.code, 'FST_QUOTA_RULE_WITHOUT_ROUTE')
   t.match(error.message, /rules\[0\] \(POST \/work\/:name\).*Perhaps: GET \/work\/:id$/)
   const { message } = await boot({ rules: [{ url: '/jobs', quota: 'calls' }] }, app => {
-    app.register(async child => void child.get('/jobs', async () => 'x'), { prefix: '/v1' })
+    app.register(async (child: FastifyInstance) => void child.get('/jobs', async () => 'x'), { prefix: '/v1' })
   })
   t.match(message, /rules\[0\] \(\* \/jobs\).*Perhaps: GET \/v1\/jobs$/, 'the prefix was left out')
 })
