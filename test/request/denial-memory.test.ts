@@ -256,6 +256,26 @@ const remember = (
   { amount = 1, changes = memory.changes, lastsMs = 60_000 } = {}
 ) => memory.remember(user, costOf(amount), denialOf(lastsMs), changes, performance.now())
 
+const BOTH = [...costOf(1), { typeId: 2, type: 'tokens', amount: 1 }]
+
+function rememberBoth(memory: DenialMemory, user: string, reserved = 0) {
+  const denial = denialOf()
+  const [calls] = denial.violations as [(typeof denial.violations)[number]]
+  const both = { ...denial, violations: [calls, { ...calls, type: 'tokens', reserved }] }
+  memory.remember(user, BOTH, both, memory.changes, performance.now())
+}
+
+t.test('a denial of several charges is not remembered if running work holds part of any of them', async t => {
+  for (const [reserved, isRemembered] of [
+    [0, true],
+    [1, false]
+  ] as const) {
+    const memory = new DenialMemory()
+    rememberBoth(memory, 'alice', reserved)
+    t.equal(memory.recall('alice', BOTH) !== undefined, isRemembered)
+  }
+})
+
 t.test('a denial that the database answered late is not remembered beyond its period', async t => {
   const memory = new DenialMemory()
   const from = (since: number) => memory.remember('alice', costOf(1), denialOf(300), memory.changes, since)
@@ -289,7 +309,8 @@ t.test(
     t.equal(memory.recall('alice', costOf(1)), first)
     at(950)
     const next = memory.recall('alice', costOf(1))
-    t.match(next, { denial: { at: new Date(AT.getTime() + 950), violations: [{ retryAfter: 9 }] } })
+    t.match(next, { denial: { violations: [{ retryAfter: 9 }] } })
+    t.strictSame(next?.denial.at, new Date(AT.getTime() + 950))
     t.equal(memory.recall('alice', costOf(1)), next)
     at(1_000)
     t.equal(memory.recall('alice', costOf(1)), undefined)
@@ -322,14 +343,14 @@ function asking(t: Test) {
   const at = (ms: number) => {
     now = start + ms
   }
-  const questions: { users: string[]; answer: (isFull: boolean) => void; fail: () => void }[] = []
+  const questions: { users: string[]; answer: (full: boolean | number[]) => void; fail: () => void }[] = []
   const memory = new DenialMemory(
     counters =>
       new Promise((resolve, reject) => {
         const all = new Set(counters.map((_, place) => place))
         questions.push({
           users: counters.map(({ userId }) => userId),
-          answer: isFull => resolve({ places: isFull ? all : new Set(), at: NOW }),
+          answer: full => resolve({ places: full === true ? all : new Set(full || []), at: NOW }),
           fail: () => reject(new Error('gone'))
         })
       })
@@ -351,11 +372,29 @@ t.test('what the database confirms is remembered for another second from when it
   answer(true)
   await turn()
   at(1_699)
-  t.match(memory.recall('alice', costOf(1)), {
-    denial: { at: new Date(AT.getTime() + 1_699), violations: [{ retryAfter: 2 }] }
-  })
+  const recalled = memory.recall('alice', costOf(1))
+  t.match(recalled, { denial: { violations: [{ retryAfter: 2 }] } })
+  t.strictSame(recalled?.denial.at, new Date(AT.getTime() + 1_699))
   at(1_700)
   t.equal(memory.recall('alice', costOf(1)), undefined)
+})
+
+t.test('a denial of several charges is confirmed only if all its counters, and no other, are still full', async t => {
+  const { memory, question, at } = asking(t)
+  for (const user of ['alice', 'carol']) rememberBoth(memory, user)
+  remember(memory, 'bob')
+  at(500)
+  memory.recall('alice', BOTH)
+  memory.recall('bob', costOf(1))
+  memory.recall('carol', BOTH)
+  const { users, answer } = await question(0)
+  t.strictSame(users, ['alice', 'alice', 'bob', 'carol', 'carol'])
+  answer([0, 3, 4])
+  await turn()
+  at(1_000)
+  t.equal(memory.recall('alice', BOTH), undefined)
+  t.equal(memory.recall('bob', costOf(1)), undefined)
+  t.ok(memory.recall('carol', BOTH))
 })
 
 t.test('a denial that has changed, or was forgotten while the database was asked, is not confirmed', async t => {
@@ -396,7 +435,7 @@ t.test('is asked about nobody who was not recalled, and again after the database
   const { memory, question, questions } = asking(t)
   remember(memory, 'alice')
   remember(memory, 'bob')
-  t.ok(memory.recall('alice', costOf(1)))
+  for (let i = 0; i < 2; i++) t.ok(memory.recall('alice', costOf(1)))
   const { users, fail } = await question(0)
   t.strictSame(users, ['alice'])
   t.ok(memory.recall('alice', costOf(1)))
@@ -439,4 +478,17 @@ t.test('is asked about a thousand counters at once, and then about the rest', as
   t.equal(first.users.length, 1_000)
   first.answer(true)
   t.strictSame((await question(1)).users, ['user 1000'])
+})
+
+t.test('once closed while it asks about a thousand counters, does not ask about the rest', async t => {
+  const { memory, question, questions } = asking(t)
+  for (let n = 0; n < 1_001; n++) {
+    remember(memory, `user ${n}`)
+    memory.recall(`user ${n}`, costOf(1))
+  }
+  const { answer } = await question(0)
+  const closed = memory.close()
+  answer(true)
+  await closed
+  t.equal(questions.length, 1)
 })
