@@ -230,6 +230,10 @@ t.test('200: pages by offset, and returns 100 rows if no limit is given', async 
   t.equal((await list({ user_id: user, limit: '1000' })).audit_logs.length, 104)
 })
 
+/** As the list writes it. */
+const cursorAt = (time: number) =>
+  Buffer.from(JSON.stringify(['audit-logs', time, '01970000-0000-7000-8000-000000000000'])).toString('base64url')
+
 t.test('400: names the invalid field', async t => {
   const wrong: Record<string, string[]> = {
     action: ['', 'delete', 'RESET', 'reset,adjust', '__proto__'],
@@ -239,7 +243,7 @@ t.test('400: names the invalid field', async t => {
     end_date: ['', '10000-01-01', '2026-13-01'],
     limit: ['', '0', '1001', '-1', '1.5', '٣'],
     offset: ['', '-1', 'x'],
-    cursor: ['', 'abc', '%%%', 'eyJ9', 'x'.repeat(10_000)]
+    cursor: ['', 'abc', '%%%', 'eyJ9', 'x'.repeat(10_000), ...[Date.UTC(10_000, 0), -1e15].map(cursorAt)]
   }
   for (const [field, values] of Object.entries(wrong)) {
     for (const value of values)
