@@ -140,9 +140,10 @@ onBoth('a repeated idempotency key rolls the second change of a level back', asy
 onBoth('deletes idempotency keys that are older than a day, at most a thousand at once', async (t, db) => {
   await declareTypes(db, { calls: { limit: 10 } })
   await consume(db, 'alice', { calls: 1 }, 'young')
+  await consume(db, 'bob', { calls: 2 }, 'old1')
   await db.query(
     `INSERT INTO quota_idempotency_keys (user_id, key, quota_type_id, amount, balance, created_at)
-     SELECT 'alice', 'old' || n, quota_type_id, 1, '{}', now() - interval '24 hours 1 second' FROM quota_idempotency_keys CROSS JOIN generate_series(1, 1100) AS n`
+     SELECT 'alice', 'old' || n, id, 1, '{}', now() - interval '24 hours 1 second' FROM quota_types CROSS JOIN generate_series(1, 1100) AS n`
   )
   await db.query(
     "UPDATE quota_idempotency_keys SET created_at = now() - interval '23 hours 59 minutes' WHERE key = 'young'"
@@ -151,4 +152,5 @@ onBoth('deletes idempotency keys that are older than a day, at most a thousand a
   t.equal(await pruneIdempotencyKeys(db), 100)
   t.equal(await pruneIdempotencyKeys(db), 0)
   t.match(await recallCharge(db, 'alice', 'young'), { amount: 1 })
+  t.match(await recallCharge(db, 'bob', 'old1'), { amount: 2 }, "another user's key of the same name")
 })
