@@ -25,6 +25,23 @@ t.test('returns the first answer for a repeated key even when nothing would fit 
   t.strictSame(await quota.consume(user, 'calls', 10, { idempotencyKey: 'all' }), first)
 })
 
+t.test('returns the first answer for a repeated key also where something was reserved', async t => {
+  const user = newUser()
+  await quota.reserve(user, [
+    { type: 'calls', amount: 2 },
+    { type: 'storage', amount: 20 }
+  ])
+  const call = () => quota.consume(user, 'calls', 3, { idempotencyKey: 'calls' })
+  const credit = () => quota.credit(user, 'storage', 10, { idempotencyKey: 'storage' })
+  await quota.consume(user, 'storage', 40)
+  const first = [await call(), await credit()]
+  t.strictSame(first.map(figures), [
+    [3, 2, 5],
+    [30, 20, 50]
+  ])
+  t.strictSame([await call(), await credit()], first)
+})
+
 t.test('refuses a key that was used for another charge', async t => {
   const user = newUser()
   await quota.consume(user, 'calls', 3, { idempotencyKey: 'k' })
