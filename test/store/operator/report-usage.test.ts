@@ -124,6 +124,13 @@ onBoth('counts an anchored month in the month in which it begins, with the denia
   t.strictSame(await lines(db, '2026-12'), [['alice', 'calls', 4, 10, 1, 6]])
 })
 
+onBoth('reports charges that add up to nothing', async (t, db) => {
+  await declareTypes(db, { calls: { limit: 10 } })
+  await use(db, 'alice', { calls: 0 }, '2026-11-10T00:00:00Z')
+  await hold(db, 'bob', { calls: 1 }, { at: new Date('2026-11-10T00:00:00Z') })
+  t.strictSame(await lines(db, '2026-11'), [['alice', 'calls', 0, 10, 1, 0]])
+})
+
 onBoth('counts a month of a longer period from the log, with the limit at the end of that period', async (t, db) => {
   await declareTypes(db, { yearly: { limit: 100, period: 'year' }, once: { limit: 50, period: 'never' } })
   await use(db, 'alice', { yearly: 1, once: 1 }, '2026-10-31T23:59:59Z')
