@@ -173,11 +173,15 @@ onBoth('a sum that no counter can hold is reported, its counter left alone, and 
   t.strictSame(await standing(db, 'alice', 'a'), [5, 1, -1])
   t.strictSame(await standing(db, 'alice', 'b'), [5, 0, 5])
   t.equal((await auditOf(db, 'alice')).length, 1)
+  await db.query(
+    "UPDATE usage_logs u SET amount = 9007199254740990 FROM quota_types t WHERE t.id = u.quota_type_id AND t.type_key = 'a'"
+  )
+  t.strictSame(await outcome(), [['a', 6, null], stuck[1]], 'a counter holds 2^53−1')
   await db.query('UPDATE usage_logs SET amount = 4')
   t.strictSame(
     await outcome(),
     [
-      ['a', 6, null],
+      ['a', 9007199254740991, null],
       ['b', 5, null],
       ['c', 5, null]
     ],
