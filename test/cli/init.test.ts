@@ -8,6 +8,7 @@ import { open } from '../../src/store/connection/connect.ts'
 import { MIGRATIONS_FOLDER } from '../../src/store/migration/migrate.ts'
 import { viewQuotas } from '../../src/store/operator/view-quotas.ts'
 import { built } from '../fixtures/built.ts'
+import { auditOf } from '../fixtures/charges.ts'
 import { server } from '../fixtures/database.ts'
 
 t.test('fastify-quota init', async t => {
@@ -83,6 +84,18 @@ t.test('fastify-quota init', async t => {
         /1 user of the file: 0 new, 1 changed; limits given to 0 users\n- columns of the file that were ignored: timezone, Name\n/
     })
     t.match((await viewQuotas(db, 'alice', 'api_calls_l3_detect')).quotas, [{ used: 7 }])
+    t.strictSame(await auditOf(db, 'alice'), [])
+    t.strictSame(await auditOf(db, 'bob'), [
+      {
+        actor: 'fastify-quota init',
+        action: 'update_user',
+        quota_type: null,
+        before: { email: null, time_zone: 'UTC', period_anchor: null },
+        after: { email: null, time_zone: 'Europe/Berlin', period_anchor: null },
+        reason: null,
+        request_id: null
+      }
+    ])
   })
 
   t.test('--all-users gives every existing user the limits of types that were added later', async t => {
@@ -101,6 +114,13 @@ t.test('fastify-quota init', async t => {
     const db = await look(url)
     const [counters] = await db.query<{ n: number }>('SELECT count(*)::int AS n FROM quota_limits')
     t.equal(counters!.n, 600 * 6)
+  })
+
+  t.test('--all-users names the user to whom it cannot give limits', async t => {
+    const url = await pg.migrated()
+    const db = await look(url)
+    await db.query("INSERT INTO quota_users (id, time_zone) VALUES ('bob', 'Mars/Olympus')")
+    t.match(await init(url, '--all-users'), { code: 1, stderr: /init: user 'bob': .*Mars\/Olympus/ })
   })
 
   t.test('refuses an invalid file before anything is written', async t => {
