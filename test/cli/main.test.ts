@@ -83,6 +83,8 @@ t.test('fastify-quota', async t => {
     )
     const kept = await run(['token', '--user', 'bob'], { QUOTA_DATA_DIR: 'kept' })
     t.match(app.jwt.verify(kept.stdout.trim()), { sub: 'bob' })
+    const named = await run(['token', '--user', 'carol', '--data-dir', 'kept'], { JWT_SECRET: `another ${SECRET}` })
+    t.match(app.jwt.verify(named.stdout.trim()), { sub: 'carol' }, '--data-dir comes before JWT_SECRET')
   })
 
   t.test('token says what to do if there is no secret, or one that is too short', async t => {
