@@ -31,14 +31,19 @@ t.test('accepts a whole number of days from 1 to 36 500, and nothing else', asyn
 })
 
 t.test(
-  'deletes all log rows that are too old, even more than a batch, and denials by their own number of days',
+  'deletes all log rows that are too old, and denials by their own number of days, even more than a batch',
   async t => {
     await declareTypes(db, { calls: { limit: 10 } })
     await hold(db, 'alice', { calls: 1 })
-    for (const daysAgo of [40, 100])
+    for (const [hours, daysAgo] of [
+      [1, 40],
+      [1_001, 100]
+    ])
       await db.query(
-        "INSERT INTO quota_denials SELECT 'alice', id, date_trunc('hour', now()) - $1::int * interval '1 day', 1 FROM quota_types",
-        [daysAgo]
+        `INSERT INTO quota_denials
+         SELECT 'alice', id, date_trunc('hour', now()) - $2::int * interval '1 day' - n * interval '1 hour', 1
+           FROM quota_types CROSS JOIN generate_series(1, $1::int) n`,
+        [hours!, daysAgo!]
       )
     await log(1_001, 40)
     await log(5, 20)
