@@ -9,6 +9,7 @@ import { open } from '../../src/store/connection/connect.ts'
 import { lockDirectory } from '../../src/store/connection/lock-directory.ts'
 import type { Database } from '../../src/store/database.ts'
 import { built } from '../fixtures/built.ts'
+import { hold } from '../fixtures/charges.ts'
 import { embeddedDir, server } from '../fixtures/database.ts'
 
 /** An application with a database of its own: doctor looks only at its routes. */
@@ -145,8 +146,38 @@ t.test('fastify-quota doctor', async t => {
     t.match(stdout, /^wrong +counters +1 is not the sum.*\n +→ .*fastify-quota reconcile/m)
     t.match(stdout, /^hint +types +switched off, and not charged: retired/m)
     t.match(stdout, /^hint +migrations +none is recorded/m)
-    t.match(stdout, /^hint +reservations +some expired for 1 user/m)
+    t.match(stdout, /^hint +reservations +some expired for 1 user: a process died$/m)
     t.match(stdout, /2 things are wrong\.\n$/)
+  })
+
+  t.test('reports migrations that are not recorded, and hints at those of a newer version', async t => {
+    const { db } = await healthy()
+    await db.query("INSERT INTO quota_migrations (hash) VALUES ('newer')")
+    t.match(
+      await findingsOf(db),
+      /^hint +migrations +1 recorded that this version does not know\n +→ a newer version has run here/m
+    )
+    const hash = "(SELECT min(hash) FROM quota_migrations WHERE hash <> 'newer')"
+    await db.query(`DELETE FROM quota_migrations WHERE hash = ${hash}`)
+    t.match(
+      await findingsOf(db),
+      /^wrong +migrations +(\d+) of (?!\1 )\d+ are applied\n +→ run `npx fastify-quota init/m
+    )
+  })
+
+  t.test('counts users and what is missing, and names some', async t => {
+    const { db } = await healthy()
+    await db.query("INSERT INTO quota_users (id, time_zone) VALUES ('carol', 'Mars/Base'), ('bob', 'Mars/Base')")
+    for (const user of ['dave', 'erin']) await hold(db, user, { calls: 1 }, { leaseMs: 1 })
+    const found = await findingsOf(db)
+    t.match(found, /^wrong +time zones +'Mars\/Base' is not a time zone: 2 users, one of them 'bob'\n/m)
+    t.match(found, /^hint +reservations +some expired for 2 users: a process died\n/m)
+    await db.query('DROP TABLE quota_rollups, quota_usage_days, quota_usage_totals, quota_usage_marks, quota_denials')
+    await db.query('ALTER TABLE quota_limits DROP COLUMN updated_at, DROP COLUMN created_at')
+    t.match(
+      await findingsOf(db),
+      /^wrong +schema +missing: (table|column) [^,]+(, (table|column) [^,]+){4} and 2 more\n/m
+    )
   })
 
   t.test('reports an encoding that cannot hold every text', async t => {
