@@ -152,6 +152,7 @@ t.test('503: the database does not answer, with the token or without it', async 
   t.strictSame([bare.statusCode, bare.body], [503, '{"status":"unhealthy"}'])
   t.equal(bare.headers['content-type'], 'application/json; charset=utf-8')
   t.equal(bare.headers['cache-control'], 'no-store')
+  t.equal(bare.headers['retry-after'], '2')
   t.equal((await call('/health', { method: 'HEAD', token: null })).statusCode, 503)
   t.equal((await ask(app, user, '/calls')).statusCode, 503)
   const whole = await health()
