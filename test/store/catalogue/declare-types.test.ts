@@ -42,6 +42,12 @@ onBoth('declaring a flow as a level, or the reverse, is refused and changes noth
     { key: 'bytes', kind: 'level', defaultLimit: 5 },
     { key: 'calls', kind: 'flow', defaultLimit: 10 }
   ])
+  await db.query("UPDATE quota_types SET kind = 'level', period = 'never' WHERE type_key = 'calls'")
+  await t.rejects(
+    declareTypes(db, { calls: { limit: 10 } }),
+    { code: 'FST_QUOTA_KIND_CHANGED' },
+    'also where its kind was changed by hand since'
+  )
 })
 
 onBoth('an endless flow ends when it is given a period, and its usage is kept as history', async (t, db) => {
