@@ -127,6 +127,6 @@ onBoth('changing a type keeps the end of running periods, and gives a level none
   await setType(db, 'calls', { period: 'hour' }, BY)
   await setType(db, 'calls', { period: 'never' }, BY)
   await setType(db, 'calls', { period: 'month' }, BY)
-  await setType(db, 'bytes', { unit: 'byte' }, BY)
+  await setType(db, 'bytes', { unit: 'byte', period: 'month' }, BY)
   t.strictSame(await ends(), before)
 })
