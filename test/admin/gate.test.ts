@@ -28,11 +28,12 @@ async function logging(t: Test, admin: QuotaOptions['admin'] = { token: TOKEN })
 const WRONG = 'a token that nobody was given'
 
 t.test('answers 429 with Retry-After to an address that tries many wrong tokens', async t => {
-  const { ask } = await logging(t)
+  const { ask, lines } = await logging(t)
   const statuses: number[] = []
   for (let i = 0; i < 110; i++) statuses.push((await ask(`${WRONG} ${i}`)).statusCode)
   t.ok(statuses.slice(0, 50).every(status => status === 403))
   t.ok(statuses.slice(-5).every(status => status === 429))
+  t.equal(lines.filter(line => JSON.parse(line).slowed).length, 1, 'the log says once that it is slowed down')
   const slowed = await ask(WRONG)
   isProblem(t, slowed, 429, { code: 'FST_QUOTA_TOO_MANY_ATTEMPTS' })
   t.match(slowed.headers['retry-after'], /^[1-9][0-9]?$/)
