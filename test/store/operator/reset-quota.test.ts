@@ -101,6 +101,7 @@ onBoth('a reset is in the audit log: who, why, by which request, before and afte
   await commit(db, 'alice', costing(await hold(db, 'alice', { calls: 3 })), null)
   await hold(db, 'alice', { calls: 2 })
   await resetQuota(db, 'alice', 'calls', BY)
+  const [before, after] = await periodsOf(db, 'alice', 'calls')
   t.match(await auditOf(db, 'alice'), [
     {
       actor: 'ops',
@@ -108,8 +109,8 @@ onBoth('a reset is in the audit log: who, why, by which request, before and afte
       quota_type: 'calls',
       reason: 'asked by phone',
       request_id: 'req-1',
-      before: { used: 3, reserved: 2 },
-      after: { used: 0, reserved: 0 }
+      before: { used: 3, reserved: 2, period_start: before!.start },
+      after: { used: 0, reserved: 0, period_start: after!.start }
     }
   ])
 })
