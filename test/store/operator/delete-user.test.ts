@@ -7,6 +7,7 @@ import { release } from '../../../src/store/charge/release.ts'
 import { reserve } from '../../../src/store/charge/reserve.ts'
 import { connect, open } from '../../../src/store/connection/connect.ts'
 import { type Database, stateOf } from '../../../src/store/database.ts'
+import { adjustQuota } from '../../../src/store/operator/adjust-quota.ts'
 import { deleteUser } from '../../../src/store/operator/delete-user.ts'
 import { resetQuota } from '../../../src/store/operator/reset-quota.ts'
 import { countDenials } from '../../../src/store/upkeep/count-denials.ts'
@@ -148,6 +149,24 @@ onBoth(
     t.strictSame(await standing(db, 'alice', 'calls'), [0, 1, 9])
   }
 )
+
+onBoth('a reset and an adjustment whose user is deleted meanwhile change nothing', async (t, db) => {
+  await declareTypes(db, TYPES)
+  const interrupted: Database = Object.create(db, {
+    query: {
+      value: async (...given: Parameters<Database['query']>) => {
+        if (given[0].includes('INSERT INTO quota_limits')) await deleteUser(db, 'alice', BY)
+        return await db.query(...given)
+      }
+    }
+  })
+  const isKnown = () => db.query("INSERT INTO quota_users (id) VALUES ('alice')")
+  await isKnown()
+  t.equal(await adjustQuota(interrupted, 'alice', 'calls', 5, BY), undefined)
+  await isKnown()
+  t.strictSame(await resetQuota(interrupted, 'alice', 'calls', BY), [])
+  t.strictSame(await rowsOf(db, 'alice'), {})
+})
 
 t.test('a user with requests under way', async t => {
   const pg = await server(t)
