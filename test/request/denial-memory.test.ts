@@ -129,6 +129,25 @@ t.test(
   }
 )
 
+t.test('a denied user is admitted at once after the endless period of the type is ended', async t => {
+  const app = await metered(
+    t,
+    db,
+    app => {
+      app.get('/ever', { config: { quota: { type: 'ever', amount: 10 } } }, async () => 'x')
+    },
+    { quotas: { ever: { limit: 10, period: 'never' } }, admin: { token: TOKEN } }
+  )
+  const user = newUser()
+  const status = async () => (await ask(app, user, '/ever')).statusCode
+  t.strictSame([await status(), await status(), await status()], [200, 402, 402])
+  const headers = { 'x-admin-token': TOKEN }
+  await app.inject({ method: 'PUT', url: '/admin/quotas/quota-types/ever', headers, body: { period: 'month' } })
+  // Its end is rounded up to a whole millisecond.
+  await sleep(5)
+  t.equal(await status(), 200)
+})
+
 t.test('what running work gives back is available at once, even to a user who was just denied', async t => {
   const { app, status } = await serve(t)
   const user = newUser()
