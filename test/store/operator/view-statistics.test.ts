@@ -120,15 +120,18 @@ onBoth('counts denials by their hour, and adds up those of one user, type and ho
     denial('alice', '2026-03-09T23:00:00Z', 40),
     denial('alice', '2026-03-09T22:00:00Z', 100),
     denial('alice', '2026-03-07T23:00:00Z', 1000),
+    denial('alice', '2026-03-08T00:00:00Z', 3),
+    denial('alice', '2026-03-10T23:00:00Z', 20),
+    denial('alice', '2026-03-11T00:00:00Z', 1000),
     denial('alice', '2026-03-10T00:00:00Z', 7, 'others'),
     denial('nobody', '2026-03-10T00:00:00Z', 7)
   ])
   t.strictSame(
     pieces(await view(db)).map(piece => piece[4]),
-    [0, 142, 5]
+    [3, 142, 25]
   )
   const [row] = await db.query<{ n: number }>('SELECT count(*)::int AS n FROM quota_denials')
-  t.equal(row?.n, 5, 'a user who does not exist is not counted')
+  t.equal(row?.n, 8, 'a user who does not exist is not counted')
 })
 
 onBoth('names the users who used most, no more than asked for, with ties in order of id', async (t, db) => {
