@@ -124,6 +124,12 @@ const changes: Record<string, (db: Database) => Promise<unknown>> = {
     await rolled(db)
     await voidCharges(db, 'late', held)
   },
+  'the deletion of a user whose late charge was undone': async db => {
+    const held = await use(db, 'late', hoursAgo(30))
+    await rolled(db)
+    await voidCharges(db, 'late', held)
+    await deleteUser(db, 'late', by)
+  },
   'a charge made now': db => use(db, 'fresh'),
   'a user is deleted': db => deleteUser(db, 'user-0', by),
   'the oldest rows are pruned': db => pruneUsage(db, hoursAgo(50))
