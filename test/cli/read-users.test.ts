@@ -78,6 +78,8 @@ t.test('refuses a file with invalid lines, and names the number of each', async 
   const numbers = String(refused.message).match(/line \d+(?=:)/g)
   t.strictSame(numbers, ['line 2', 'line 4', 'line 5', 'line 6', 'line 7', 'line 8', 'line 9', 'line 10'])
   t.match(refused.message, /the id 'ok' is already on line 3/)
+  const many = t.throws(() => read(t, `id,email\n${'x,y\n'.repeat(23)}`)) as unknown as Error
+  t.match(many.message, /\n {2}line 21: .*\n {2}and 3 more lines$/)
 })
 
 t.test('refuses a file in another format, whose lines would each become a user, and says what helps', async t => {
