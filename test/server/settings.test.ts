@@ -71,7 +71,7 @@ t.test('accepts secrets of the minimum length, and true and false in upper or lo
 })
 
 t.test('accepts ENABLE_AUTH=false only on a loopback HOST', async t => {
-  for (const HOST of ['127.0.0.1', '127.9.9.9', '::1', 'localhost'])
+  for (const HOST of ['127.0.0.1', '127.9.9.9', '::1', 'localhost', 'LocalHost'])
     t.equal(readSettings({ ...SECRETS, ENABLE_AUTH: 'false', HOST }).isAuthEnabled, false, HOST)
   for (const HOST of ['0.0.0.0', '::', '192.168.0.1', 'example.com', '127.0.0.1.example.com'])
     t.throws(
