@@ -232,6 +232,8 @@ t.test('with ENABLE_AUTH=false charges the user named in X-User-Id', async t => 
   const without = await fetch(`${url}/process/p/d`, { method: 'POST' })
   t.equal(without.status, 401)
   t.equal(without.headers.get('www-authenticate'), null)
+  const unmetered = await fetch(`${url}/list_patients`)
+  t.strictSame([unmetered.status, unmetered.headers.get('www-authenticate')], [401, null])
 })
 
 t.test('with ENABLE_QUOTA=false meters nothing, has no quota routes, and needs no database', async t => {
