@@ -174,6 +174,9 @@ t.test('200: includes start_date, and excludes end_date unless it is a whole day
   t.strictSame(await of({ start_date: first.created_at }), ['3', '2', '1'])
   t.strictSame(await of({ start_date: third.created_at }), ['3'])
   t.strictSame(await of({ end_date: third.created_at }), ['2', '1'])
+  const inKolkata = new Date(Date.parse(third.created_at) + 5.5 * 3_600_000).toISOString().replace('Z', '+05:30')
+  t.strictSame(await of({ start_date: inKolkata }), ['3'], 'an offset with minutes')
+  t.strictSame(await of({ end_date: inKolkata }), ['2', '1'])
   t.strictSame(await of({ start_date: first.created_at.replace('Z', '+00:00'), end_date: third.created_at }), [
     '2',
     '1'
