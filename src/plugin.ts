@@ -173,8 +173,9 @@ async function identity(
   identify: Identify | undefined,
   jwt: FastifyJWTOptions | undefined
 ): Promise<{ identify: Identify; asksForToken: boolean }> {
-  const names = jwt as { namespace?: string; jwtVerify?: string } | undefined
-  const method = names?.jwtVerify ?? (names?.namespace === undefined ? 'jwtVerify' : `${names.namespace}JwtVerify`)
+  const { namespace, jwtVerify } = (jwt ?? {}) as { namespace?: string; jwtVerify?: string }
+  // Without a namespace, @fastify/jwt does not look at the other names.
+  const method = namespace ? jwtVerify || `${namespace}JwtVerify` : 'jwtVerify'
   // Loaded only when it is used: with an `identify` of its own an application may not need it.
   if (jwt !== undefined && !app.hasRequestDecorator(method)) await app.register(import('@fastify/jwt'), jwt)
   if (identify !== undefined) return { identify, asksForToken: false }
