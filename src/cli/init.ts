@@ -26,7 +26,8 @@ It can be run again: nothing is done twice, and no usage is touched.
 
 An application that declares its types under the option \`quotas\` needs none from here: use --schema-only.
 The CSV of --users-from (RFC 4180, UTF-8, commas) has a user id on each line, or a header: the column id or user_id (else the first column
-is the id), email, time_zone and period_anchor. Empty cells change nothing, and other columns are ignored.`,
+is the id), email, time_zone and period_anchor. Empty cells change nothing, and other columns are ignored. An id that begins or ends with a
+space must be quoted.`,
   flags: {
     ...CONNECTION_FLAGS,
     types: {

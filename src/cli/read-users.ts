@@ -1,7 +1,7 @@
 // The users of a CSV file (RFC 4180), checked line by line before any of them is written.
 import { readFileSync } from 'node:fs'
 // Quotes, line breaks within them, byte order marks: a parser that handles them all, and needs no other package.
-import { parse } from 'csv-parse/sync'
+import { type CastingContext, parse } from 'csv-parse/sync'
 import { isTimeZone } from '../quota/period.ts'
 import { isUserId } from '../quota/user-id.ts'
 import { isDay, isEmail } from '../quota/user-profile.ts'
@@ -10,9 +10,16 @@ import type { UserEntry } from '../store/operator/set-users.ts'
 /** At most this many faults are listed; the rest are counted. */
 const MAX_FAULTS = 20
 
+interface Cell {
+  text: string
+  isQuoted: boolean
+}
+
 interface Line {
   number: number
   cells: string[]
+  /** Which of them are quoted in the file. */
+  quoted: boolean[]
 }
 
 interface Columns {
@@ -38,9 +45,9 @@ export function readUsers(file: string): UsersFile {
   const columns = header ?? { id: 0, email: -1, time_zone: -1, period_anchor: -1 }
   const faults: string[] = []
   const seen = new Map<string, number>()
-  const users = lines.slice(header === undefined ? 0 : 1).map(({ number, cells }) => {
+  const users = lines.slice(header === undefined ? 0 : 1).map(({ number, cells, quoted }) => {
     const user = entryOf(cells, columns)
-    const fault = faultOf(user, seen.get(user.id))
+    const fault = (quoted[columns.id] ? undefined : paddingOf(user)) ?? faultOf(user, seen.get(user.id))
     if (fault !== undefined) faults.push(`line ${number}: ${fault}`)
     seen.set(user.id, number)
     return user
@@ -52,14 +59,20 @@ export function readUsers(file: string): UsersFile {
 function readLines(file: string): Line[] {
   try {
     const text = new TextDecoder('utf-8', { fatal: true }).decode(readFileSync(file))
-    const options = { bom: true, info: true, relax_column_count: true, skip_empty_lines: true } as const
-    const records = parse(text, options) as unknown as { record: string[]; info: { lines: number } }[]
-    return records.map(({ record, info }) => ({ number: info.lines, cells: record }))
+    const options = { bom: true, cast: cellOf, info: true, relax_column_count: true, skip_empty_lines: true } as const
+    const records = parse(text, options) as unknown as { record: Cell[]; info: { lines: number } }[]
+    return records.map(({ record, info }) => ({
+      number: info.lines,
+      cells: record.map(cell => cell.text),
+      quoted: record.map(cell => cell.isQuoted)
+    }))
   } catch (error) {
     const { message, lines } = error as Error & { lines?: number }
     throw new Error(`${file} cannot be read as CSV${lines === undefined ? '' : `, line ${lines}`}: ${message}`)
   }
 }
+
+const cellOf = (text: string, { quoting }: CastingContext): Cell => ({ text, isQuoted: quoting })
 
 /** What a header may call each of our columns. */
 const NAMES: Readonly<Record<keyof Columns, readonly string[]>> = {
@@ -114,12 +127,18 @@ function strangeLineOf(lines: readonly Line[]): string | undefined {
 function entryOf(cells: readonly string[], columns: Columns): UserEntry {
   const cell = (i: number) => cells[i]?.trim() || null
   return {
-    id: cells[columns.id]?.trim() ?? '',
+    id: cells[columns.id] ?? '',
     email: cell(columns.email),
     timeZone: cell(columns.time_zone),
     periodAnchor: cell(columns.period_anchor)
   }
 }
+
+/** An id may begin or end with a space, but `alice, a@example.com` hardly means one. */
+const paddingOf = ({ id }: UserEntry): string | undefined =>
+  id === id.trim()
+    ? undefined
+    : `the id '${id}' begins or ends with white space; remove that, or quote the id if it is meant`
 
 function faultOf({ id, email, timeZone, periodAnchor }: UserEntry, seenOn: number | undefined): string | undefined {
   if (!isUserId(id)) return 'the id must be 1 to 255 characters without control characters'

@@ -55,6 +55,19 @@ t.test('reads quotes, commas and line breaks within them, CRLF, blank lines, and
   t.throws(() => read(t, `${broken}bob,,nowhere\n`), { message: /line 4: / }, 'lines are counted as an editor does')
 })
 
+t.test('takes spaces around an id only where it is quoted, and drops those around other cells', async t => {
+  t.strictSame(read(t, 'email,id\n a@example.com ," x"\n,x\n,"x "\n'), [
+    { ...plain(' x'), email: 'a@example.com' },
+    plain('x'),
+    plain('x ')
+  ])
+  t.strictSame(read(t, '" x"\nx\n'), [plain(' x'), plain('x')], 'without a header, too')
+  const refused = (csv: string, told: RegExp) => t.throws(() => read(t, csv), { message: told }, csv)
+  refused('id,email\nbob,\n alice,\n', /\n {2}line 3: the id ' alice' begins or ends with white space; .* quote the id/)
+  refused('alice \n', /\n {2}line 1: the id 'alice ' begins or ends with white space; remove that, or quote/)
+  refused('email,id\n"a@example.com", alice\n', /line 2: the id ' alice' begins/)
+})
+
 t.test('returns no users for a file without rows', async t => {
   t.strictSame(read(t, ''), [])
   t.strictSame(read(t, 'user_id,email\n'), [])
