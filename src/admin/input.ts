@@ -43,9 +43,11 @@ export const readText = (request: FastifyRequest, field: string, maxLength?: num
 
 export function checkText(field: string, value: unknown, maxLength = 1000): string | undefined {
   if (value === undefined || value === null) return undefined
-  const isText = typeof value === 'string' && value !== '' && value.length <= maxLength
-  if (!isText || value.includes('\0') || !value.isWellFormed())
+  if (typeof value !== 'string' || value === '' || value.length > maxLength)
     throw refuse(field, `must be a string of 1 to ${maxLength} characters`)
+  // PostgreSQL stores neither.
+  if (value.includes('\0')) throw refuse(field, 'has the character U+0000; leave that out')
+  if (!value.isWellFormed()) throw refuse(field, 'has half of a surrogate pair; write the whole character')
   return value
 }
 

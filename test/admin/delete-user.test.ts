@@ -247,6 +247,20 @@ t.test('400: names the invalid field, and deletes nobody', async t => {
   t.notOk((await auditOf(db, user)).some(({ action }) => action === 'delete_user'))
 })
 
+t.test('400: says which characters a reason cannot have', async t => {
+  const user = await used()
+  const refused = (reply: Awaited<ReturnType<typeof remove>>, detail: string) => {
+    isProblem(t, reply, 400, { code, field: 'reason' })
+    t.equal(reply.json().detail, detail)
+  }
+  const nul = 'reason has the character U+0000; leave that out.'
+  refused(await remove(user, '?reason=a%00b'), nul)
+  refused(await remove(user, '', { body: { reason: 'a\0b' } }), nul)
+  const half = 'reason has half of a surrogate pair; write the whole character.'
+  refused(await remove(user, '', { body: { reason: 'a\ud83d' } }), half)
+  t.strictSame(await tally(quota, user), [5, 2, 3])
+})
+
 t.test('400 and 415: a body that is invalid or unsafe JSON, or of another content type', async t => {
   const user = await used()
   const send = (type: string, payload: string) =>
