@@ -11,7 +11,7 @@ import { Hosts } from './hosts.ts'
 import { CLOSE_SECONDS, endClient, endedAfter, Lane, type Session } from './lane.ts'
 import { readServer, type ServerConnection } from './server-url.ts'
 import { SharedLanes } from './shared-lanes.ts'
-import { Transactions } from './transactions.ts'
+import { setLocal, Transactions } from './transactions.ts'
 
 /** How long a statement of an operator or of the upkeep may take. */
 const DEADLINE_MS = 5_000
@@ -104,8 +104,17 @@ export function connectServer(
   }
 }
 
-/** What the statements rely on, whatever the server's defaults are. JIT: compiling one takes longer than running it. */
-const SESSION: Session = { default_transaction_isolation: 'read committed', DateStyle: 'ISO', jit: 'off' }
+/**
+ * What the statements rely on, whatever the defaults of the server and the role are: instants are told as floats, with all their digits,
+ * and arrays may have nulls. JIT: compiling one takes longer than running it.
+ */
+const SESSION: Session = {
+  default_transaction_isolation: 'read committed',
+  DateStyle: 'ISO',
+  extra_float_digits: 1,
+  array_nulls: 'on',
+  jit: 'off'
+}
 
 /**
  * The lock timeout is shorter than the deadline, so that a change whose answer nobody waits for any more is not made later. Planned for each call's
@@ -136,6 +145,13 @@ const SHARED_SESSION: Session = {
   enable_bitmapscan: 'off'
 }
 
+/** A slow reader is cut off by the code that sends the rows, not by the role's settings. */
+const EXPORT_SESSION: Session = {
+  ...SESSION,
+  statement_timeout: EXPORT_DEADLINE_MS,
+  idle_in_transaction_session_timeout: 0
+}
+
 const orms = new WeakMap<postgres.Sql, Orm>()
 
 /** For the present pool: it may have been replaced. */
@@ -155,9 +171,7 @@ async function* streamRows<Row>(
   const run = (statement: string, given: Values = []) =>
     withDeadline(client.unsafe(statement, [...given]).then(rowsOf<Row>), EXPORT_DEADLINE_MS)
   try {
-    await run('BEGIN READ ONLY')
-    // A slow reader is cut off by the code that sends the rows, not by the role's settings.
-    await run(`SET LOCAL statement_timeout = ${EXPORT_DEADLINE_MS}; SET LOCAL idle_in_transaction_session_timeout = 0`)
+    await run(`BEGIN READ ONLY${setLocal(EXPORT_SESSION)}`)
     await run(`DECLARE quota_export NO SCROLL CURSOR FOR ${text}`, values)
     for (;;) {
       const rows = await run(`FETCH ${batch} FROM quota_export`)

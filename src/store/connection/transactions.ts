@@ -25,6 +25,12 @@ export interface TransactionOrder<T> {
   deadlineMs: number
 }
 
+/** What follows a BEGIN, so that its transaction has these settings. */
+export const setLocal = (settings: Session): string =>
+  Object.entries(settings)
+    .map(([name, value]) => `; SET LOCAL ${name} = '${value}'`)
+    .join('')
+
 /**
  * Not by `begin` of postgres.js (3.4.9). Where the connection is lost within a transaction, `begin` writes to a socket that no longer
  * exists, and the error ends the process. It also prepares COMMIT by name, which behind a pooler in transaction mode fails, is tried again,
@@ -49,9 +55,7 @@ export class Transactions {
     this.#open = open
     this.#hosts = hosts
     this.#size = size
-    this.#settings = Object.entries(settings)
-      .map(([name, value]) => `; SET LOCAL ${name} = '${value}'`)
-      .join('')
+    this.#settings = setLocal(settings)
   }
 
   /** Rejects with FST_QUOTA_STORE; then nothing was done, unless its COMMIT was not answered: then nobody can tell. */

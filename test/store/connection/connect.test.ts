@@ -11,7 +11,7 @@ import { declareTypes } from '../../../src/store/catalogue/declare-types.ts'
 import { commit } from '../../../src/store/charge/commit.ts'
 import { ensureUser } from '../../../src/store/charge/ensure-user.ts'
 import { type Connection, connect, open } from '../../../src/store/connection/connect.ts'
-import { rowsOf } from '../../../src/store/database.ts'
+import { rowsOf, transaction } from '../../../src/store/database.ts'
 import { Reservations } from '../../../src/store/group/reservations.ts'
 import { costing, hold, standing, tryHold, wanted } from '../../fixtures/charges.ts'
 import { embeddedDir, freePort, server } from '../../fixtures/database.ts'
@@ -276,6 +276,25 @@ t.test('refuses a Drizzle client or URL with an isolation above READ COMMITTED, 
   const client = postgres(url, { max: 1, connection: { default_transaction_isolation: 'read committed' } })
   t.teardown(() => client.end())
   await (await connect(drizzle(client))).close()
+})
+
+t.test('the role may set how floats and arrays are written, and statements read and write them whole', async t => {
+  const url = await pg.migrated()
+  const admin = postgres(url, { max: 1 })
+  t.teardown(() => admin.end())
+  const name = new URL(url).pathname.slice(1)
+  for (const setting of ['extra_float_digits = -3', 'array_nulls = off'])
+    await admin.unsafe(`ALTER ROLE postgres IN DATABASE ${name} SET ${setting}`)
+  t.teardown(() => admin.unsafe(`ALTER ROLE postgres IN DATABASE ${name} RESET ALL`))
+  const db = await connect(url)
+  t.teardown(() => db.close())
+  const text = `SELECT 1795514400123.4::float8 AS ms, ('{null}'::text[])[1] IS NULL AS "isNull"`
+  const expected = [{ ms: 1_795_514_400_123.4, isNull: true }]
+  const { query, metering, holding, charging } = db
+  for (const run of [query, metering.query, holding.query, charging.query])
+    t.strictSame([...(await run(text))], expected)
+  t.strictSame([...(await transaction(db, run => run(text)))], expected)
+  for await (const rows of db.stream!(text, [], 10)) t.strictSame(rows, expected)
 })
 
 t.test(
