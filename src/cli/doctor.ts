@@ -8,7 +8,7 @@ import { checkRoutes, type RouteCheck } from './check-routes.ts'
 import { type Command, text } from './command.ts'
 import { CONNECTION_FLAGS, NoDatabase, readTarget, requireEmbedded, type Target, withTarget } from './connection.ts'
 import { describeFinding, type Finding, hint, wrong } from './finding.ts'
-import { loadApp, standaloneApp } from './load-app.ts'
+import { loadApp, standaloneApp, thrown } from './load-app.ts'
 
 export const doctor: Command = {
   name: 'doctor',
@@ -79,6 +79,6 @@ async function examineRoutes(file: string | undefined): Promise<RouteCheck> {
     }
   } catch (error) {
     const remedy = 'fix what the message says; until then the application does not start either'
-    return { findings: [wrong('routes', (error as Error).message, remedy)], table: '' }
+    return { findings: [wrong('routes', thrown(error), remedy)], table: '' }
   }
 }

@@ -2,6 +2,7 @@
 import { randomBytes } from 'node:crypto'
 import { resolve } from 'node:path'
 import { pathToFileURL } from 'node:url'
+import { inspect } from 'node:util'
 import Fastify, { type FastifyInstance, type FastifyPluginAsync } from 'fastify'
 import fp from 'fastify-plugin'
 import { buildServer } from '../server/app.ts'
@@ -35,9 +36,13 @@ async function importDefault(file: string): Promise<Exported | undefined> {
     const exported = module.default?.default ?? module.default ?? module.app
     return exported as Exported | undefined
   } catch (error) {
-    throw new Error(`${file} cannot be loaded: ${(error as Error).message}`, { cause: error })
+    throw new Error(`${file} cannot be loaded: ${thrown(error)}`, { cause: error })
   }
 }
+
+/** What the application threw, which may be anything. */
+export const thrown = (error: unknown): string =>
+  error instanceof Error ? error.message : `${inspect(error)} was thrown, which is no Error`
 
 const isInstance = (value: unknown): value is FastifyInstance =>
   typeof value === 'object' && value !== null && typeof (value as FastifyInstance).ready === 'function'

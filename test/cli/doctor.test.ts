@@ -126,6 +126,16 @@ t.test('fastify-quota doctor', async t => {
     })
     const number = await app('number.js', 'export default 7')
     t.match(await doctor(url, '--app', number), { code: 1, stdout: /must export a Fastify instance/ })
+    const thrown = await app('thrown.js', "throw 'no such luck'")
+    t.match(await doctor(url, '--app', thrown), {
+      code: 1,
+      stdout: /^wrong +routes +thrown\.js cannot be loaded: 'no such luck' was thrown, which is no Error\n +→ /m
+    })
+    const nothing = await app('nothing.js', 'export default async () => { throw null }')
+    t.match(await doctor(url, '--app', nothing), {
+      code: 1,
+      stdout: /^wrong +routes +null was thrown, which is no Error\n +→ /m
+    })
   })
 
   t.test('reports each problem in the database, with its remedy', async t => {
