@@ -22,11 +22,17 @@ export const meteredRefusals = (isQuotaEnabled: boolean) => ({
   ...(isQuotaEnabled ? METERED_REFUSALS : {})
 })
 
-export function refuse(reply: FastifyReply, status: number, code: string, detail: string): FastifyReply {
+export function refuse(
+  reply: FastifyReply,
+  status: number,
+  code: string,
+  detail: string,
+  members: Record<string, unknown> = {}
+): FastifyReply {
   return reply
     .code(status)
     .type(PROBLEM_JSON)
-    .send(problem(status, code, detail))
+    .send(problem(status, code, detail, members))
 }
 
 export function addAnswers(app: FastifyInstance, { asksForToken }: { asksForToken: boolean }): void {

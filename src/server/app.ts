@@ -6,6 +6,7 @@ import { open } from '../store/connection/connect.ts'
 import type { Database } from '../store/database.ts'
 import { addAnswers, refuse } from './answers.ts'
 import { addIdentity, requireCaller } from './caller.ts'
+import { answerClientError } from './client-error.ts'
 import { closeIdleConnections } from './close-idle.ts'
 import { addDocumentation } from './documentation.ts'
 import { healthRoute } from './health-route.ts'
@@ -17,6 +18,8 @@ import { uploadRoutes } from './upload-routes.ts'
 
 /** A user id of 255 characters, each of four bytes, each byte as %XX. Fastify's default of 100 would answer such a user with 414. */
 const MAX_PARAM_LENGTH = 255 * 4 * 3
+const PART_TOO_LONG = `path has a part of more than ${MAX_PARAM_LENGTH} characters; shorten it.`
+const BAD_ESCAPE = 'path has invalid percent-encoding; write a percent sign itself as %25.'
 /** The embedded engine needs seconds on its first start, and the plugin waits 5 s for a PostgreSQL that is starting. */
 const PLUGIN_TIMEOUT_MS = 60_000
 
@@ -30,9 +33,10 @@ export async function buildServer(settings: Settings): Promise<FastifyInstance> 
     // What Fastify refuses before there is a route.
     frameworkErrors: (error, _request, reply) => {
       const status = error.statusCode ?? 400
-      const detail = status === 414 ? 'The URL is too long.' : 'The URL is malformed.'
-      refuse(reply.header('cache-control', 'no-store'), status, error.code, detail)
+      const detail = status === 414 ? PART_TOO_LONG : BAD_ESCAPE
+      refuse(reply.header('cache-control', 'no-store'), status, error.code, detail, { field: 'path' })
     },
+    clientErrorHandler: answerClientError,
     pluginTimeout: PLUGIN_TIMEOUT_MS
   })
   try {

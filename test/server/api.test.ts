@@ -191,8 +191,59 @@ t.test('the API of the replaced system', async t => {
       t.equal(reply.headers.get('cache-control'), 'no-store')
       return { status: reply.status, ...((await reply.json()) as object) }
     }
-    t.match(await refusalOf('a'.repeat(3061)), { status: 414, detail: 'The URL is too long.' })
-    t.match(await refusalOf('%zz'), { status: 400, detail: 'The URL is malformed.' })
+    t.match(await refusalOf('a'.repeat(3061)), {
+      status: 414,
+      detail: 'path has a part of more than 3060 characters; shorten it.',
+      code: 'FST_ERR_MAX_PARAM_LENGTH',
+      field: 'path'
+    })
+    t.match(await refusalOf('%zz'), {
+      status: 400,
+      detail: 'path has invalid percent-encoding; write a percent sign itself as %25.',
+      code: 'FST_ERR_BAD_URL',
+      field: 'path'
+    })
+  })
+
+  t.test('answers what is no HTTP request with problem details, and ends the connection', async t => {
+    const answerTo = async (request: string) => {
+      const socket = connectSocket(Number(new URL(url).port), '127.0.0.1').setEncoding('utf8')
+      socket.write(request)
+      const answer = (await socket.toArray()).join('')
+      const [head = '', body = ''] = answer.split('\r\n\r\n')
+      t.match(head, /^content-type: application\/problem\+json; charset=utf-8$/im)
+      t.match(head, new RegExp(`^content-length: ${body.length}$`, 'im'))
+      t.match(head, /^connection: close$/im)
+      return { line: head.split('\r\n')[0], ...JSON.parse(body) }
+    }
+    t.strictSame(await answerTo('FOO / HTTP/1.1\r\nHost: x\r\n\r\n'), {
+      line: 'HTTP/1.1 400 Bad Request',
+      type: 'about:blank',
+      title: 'Bad Request',
+      status: 400,
+      detail: 'The request is not valid HTTP. Parse Error: Invalid method encountered.',
+      code: 'HPE_INVALID_METHOD'
+    })
+    t.match(await answerTo(`POST / HTTP/1.1\r\nHost: x\r\nContent-Length: ${'9'.repeat(20)}\r\n\r\n`), {
+      status: 400,
+      code: 'HPE_INVALID_CONTENT_LENGTH'
+    })
+    t.match(await answerTo(`GET / HTTP/1.1\r\nHost: x\r\nX-Long: ${'x'.repeat(17_000)}\r\n\r\n`), {
+      line: 'HTTP/1.1 431 Request Header Fields Too Large',
+      detail: 'The headers are too long; shorten them.',
+      code: 'HPE_HEADER_OVERFLOW'
+    })
+  })
+
+  t.test('answers 408 to a request that does not arrive in time', async t => {
+    const client = connectSocket(Number(new URL(url).port), '127.0.0.1').setEncoding('utf8')
+    const [socket] = await once(app.server, 'connection')
+    // As Node does after five minutes.
+    app.server.emit('clientError', Object.assign(new Error('late'), { code: 'ERR_HTTP_REQUEST_TIMEOUT' }), socket)
+    const answer = (await client.toArray()).join('')
+    t.match(answer, /^HTTP\/1\.1 408 Request Timeout\r\n/)
+    t.match(answer, /"detail":"The request did not arrive in time; send it again\."/)
+    t.ok(socket.destroyed)
   })
 
   t.test('answers an unknown path with 404, without repeating the path', async t => {
