@@ -15,6 +15,7 @@ import { listAuditRoute } from './list-audit.ts'
 import { listTypesRoute } from './list-types.ts'
 import { listUsageRoute } from './list-usage.ts'
 import { listUsersRoute } from './list-users.ts'
+import { strictly } from './read-json.ts'
 import { resetQuotaRoute } from './reset-quota.ts'
 import { lazySerializer } from './serialize.ts'
 import { setTypeRoute } from './set-type.ts'
@@ -62,7 +63,7 @@ export async function addAdminRoutes(
       admin.addContentTypeParser(
         'application/json',
         { parseAs: 'string' },
-        admin.getDefaultJsonParser('error', 'error')
+        strictly(admin.getDefaultJsonParser('error', 'error'))
       )
       await addGate(admin, context)
       admin.addHook('preValidation', refuseBadEscapes)

@@ -69,9 +69,13 @@ export function checkLimit(field: string, value: unknown): number {
   if (!isNumeral) throw refuse(field, 'must be a whole number, or -1 for unlimited')
   // Read as a number, -1.00000000000000000000001 would be -1.
   const limit = /^-?[0-9]+(\.0+)?$/.test(String(value)) ? Number(value) : Number.NaN
-  if (!isLimit(limit)) throw Object.assign(new FST_QUOTA_INVALID_LIMIT(String(value).slice(0, 40)), { field })
+  if (!isLimit(limit)) throw invalidLimit(field, String(value))
   return limit
 }
+
+/** 422, with the field that is wrong. */
+export const invalidLimit = (field: string, text: string): Error =>
+  Object.assign(new FST_QUOTA_INVALID_LIMIT(text.slice(0, 40)), { field })
 
 /** A count in the query, digits only, within the bounds that its schema shows. */
 export function readCount(

@@ -12,6 +12,15 @@ const adjust = (user: string, query = '', options: Call = {}) =>
   call(`/users/${encodeURIComponent(user)}/adjust${query}`, { method: 'PUT', ...options })
 const code = 'FST_QUOTA_INVALID_REQUEST'
 
+/** With a body as it is written. */
+const adjustBy = (user: string, payload: string) =>
+  app.inject({
+    method: 'PUT',
+    url: `/admin/quotas/users/${user}/adjust?quota_type=calls`,
+    headers: { 'x-admin-token': TOKEN, 'content-type': 'application/json' },
+    payload
+  })
+
 async function used(): Promise<string> {
   const user = newUser()
   await quota.consume(user, 'calls', 6)
@@ -198,6 +207,50 @@ t.test('422: a number that cannot be a limit', async t => {
   for (const limit of [-2, 1.5, 2 ** 53, 1e300])
     isProblem(t, await adjust(user, '', { body: { quota_type: 'calls', new_limit: limit } }), 422, invalid, `${limit}`)
   t.strictSame(await tally(quota, user), [6, 0, 4])
+})
+
+t.test('422: a numeral of the body that JSON.parse would round to a limit', async t => {
+  const user = await used()
+  const invalid = { code: 'FST_QUOTA_INVALID_LIMIT', field: 'new_limit' }
+  for (const limit of [
+    '-1.00000000000000000001',
+    '0.99999999999999999999',
+    '9007199254740990.6',
+    '9007199254740991.1',
+    '99.999999999999999999e-1',
+    '1e-400'
+  ])
+    isProblem(t, await adjustBy(user, `{"reason": "a \\"b\\"", "new_limit": ${limit}}`), 422, invalid, limit)
+  const { detail } = (await adjustBy(user, '{"new_limit":-1.00000000000000000001}')).json()
+  t.match(detail, / but is -1\.00000000000000000001\.$/)
+  t.strictSame(await auditOf(db, user), [])
+})
+
+t.test('200: accepts each way to write a whole number in JSON', async t => {
+  const user = await used()
+  for (const [written, limit] of [
+    ['50.0', 50],
+    ['5e1', 50],
+    ['5.10E+1', 51],
+    ['5200e-2', 52],
+    ['-1.0', -1],
+    ['0.0', 0],
+    ['9007199254740991', 9_007_199_254_740_991]
+  ] as const)
+    t.match((await adjustBy(user, `{ "new_limit" : ${written} }`)).json(), { new_limit: limit }, written)
+  const quoting = '"new_limit": 0.99999999999999999999, "reason":'
+  const reply = await adjustBy(user, JSON.stringify({ reason: quoting, new_limit: 5 }))
+  t.match(reply.json(), { new_limit: 5 }, 'what a text says does not count')
+})
+
+t.test('400: a member that the body has twice, however its key is written', async t => {
+  const user = await used()
+  const twice = { code, field: 'new_limit' }
+  isProblem(t, await adjustBy(user, '{"new_limit":5,"new_limit":5000}'), 400, twice)
+  isProblem(t, await adjustBy(user, '{"new_limit":5,"new_limit":5}'), 400, twice)
+  isProblem(t, await adjustBy(user, '{"new_limit":5,"reason":"x","new\\u005flimit":5000}'), 400, twice)
+  isProblem(t, await adjustBy(user, '{"reason":"a","new_limit":5,"reason":"b"}'), 400, { code, field: 'reason' })
+  t.strictSame(await auditOf(db, user), [])
 })
 
 t.test(

@@ -321,23 +321,29 @@ t.test('400: a new type without a limit, or a level with a period', async t => {
   t.strictSame(await auditOfType(key), [])
 })
 
-t.test('400, 413 and 415: a body that is invalid or unsafe JSON, too large, or of another content type', async t => {
-  const key = await created()
-  const send = (type: string, payload: string) =>
-    app.inject({
-      method: 'PUT',
-      url: `/admin/quotas/quota-types/${key}`,
-      headers: { 'x-admin-token': TOKEN, 'content-type': type },
-      payload
-    })
-  const json = 'application/json'
-  isProblem(t, await send(json, '{"default_limit":'), 400, { field: 'body' })
-  isProblem(t, await send(json, '{"default_limit": NaN}'), 400, { field: 'body' })
-  isProblem(t, await send(json, '{"default_limit": 9, "__proto__": {}}'), 400, { field: 'body' })
-  isProblem(t, await send('application/xml', '<limit/>'), 415, { field: 'body' })
-  isProblem(t, await send(json, JSON.stringify({ name: 'x'.repeat(2 ** 21) })), 413, { field: 'body' })
-  t.match(await typeOf(key), { default_limit: 5 })
-})
+t.test(
+  '400, 413, 415 and 422: a body that is invalid, unsafe or ambiguous JSON, too large, or of another content type',
+  async t => {
+    const key = await created()
+    const send = (type: string, payload: string) =>
+      app.inject({
+        method: 'PUT',
+        url: `/admin/quotas/quota-types/${key}`,
+        headers: { 'x-admin-token': TOKEN, 'content-type': type },
+        payload
+      })
+    const json = 'application/json'
+    isProblem(t, await send(json, '{"default_limit":'), 400, { field: 'body' })
+    isProblem(t, await send(json, '{"default_limit": NaN}'), 400, { field: 'body' })
+    isProblem(t, await send(json, '{"default_limit": 9, "__proto__": {}}'), 400, { field: 'body' })
+    isProblem(t, await send(json, '{"default_limit": 9, "default_limit": 90}'), 400, { field: 'default_limit' })
+    const rounded = { code: 'FST_QUOTA_INVALID_LIMIT', field: 'default_limit' }
+    isProblem(t, await send(json, '{"default_limit": -1.00000000000000000001}'), 422, rounded)
+    isProblem(t, await send('application/xml', '<limit/>'), 415, { field: 'body' })
+    isProblem(t, await send(json, JSON.stringify({ name: 'x'.repeat(2 ** 21) })), 413, { field: 'body' })
+    t.match(await typeOf(key), { default_limit: 5 })
+  }
+)
 
 t.test('every route knows a type at once that another process has just declared', async t => {
   const user = newUser()
