@@ -22,16 +22,18 @@ export const credit = (
   options: ChargeCallOptions
 ): Promise<Balance> => moveLevel(context, 'credit', userId, key, amount, options)
 
-export async function setUsage(
+export const setUsage = (
   context: MeterContext,
   userId: string,
   key: string,
   amount: number,
   options: Omit<ChargeCallOptions, 'idempotencyKey'>
-): Promise<Balance> {
-  requireOptions(options, CHARGE_CALL_FIELDS)
-  const { idempotencyKey: _, ...rest } = options as ChargeCallOptions
-  return await moveLevel(context, 'set', userId, key, amount, rest)
+): Promise<Balance> => moveLevel(context, 'set', userId, key, amount, options)
+
+/** To repeat `set` changes nothing, so it takes no key. */
+const FIELDS: Record<LevelMove['move'], readonly (keyof ChargeCallOptions)[]> = {
+  credit: CHARGE_CALL_FIELDS,
+  set: CHARGE_CALL_FIELDS.filter(field => field !== 'idempotencyKey')
 }
 
 async function moveLevel(
@@ -44,7 +46,7 @@ async function moveLevel(
 ): Promise<Balance> {
   requireUser(userId)
   requireAmount(amount)
-  requireOptions(options, CHARGE_CALL_FIELDS)
+  requireOptions(options, FIELDS[move])
   requireText('endpoint', options.endpoint)
   requireIdempotencyKey(options.idempotencyKey)
   const type = await types.get(key, `named in app.quota.${move === 'credit' ? 'credit' : 'setUsage'}`)

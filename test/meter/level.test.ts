@@ -88,3 +88,12 @@ t.test('credit and setUsage refuse a flow', async t => {
   t.strictSame(await tally(quota, user), [5, 0, 5])
   t.strictSame(await amounts(user), [5])
 })
+
+t.test('setUsage refuses an idempotency key, which it would ignore', async t => {
+  const user = newUser()
+  await t.rejects(quota.setUsage(user, 'storage', 5, { idempotencyKey: 'scan-1' } as object), {
+    code: 'FST_QUOTA_INVALID_CALL',
+    message: 'Argument options.idempotencyKey is not known; known here: endpoint, metadata.'
+  })
+  t.strictSame(await rowsOf(db, user), {})
+})
