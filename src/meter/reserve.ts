@@ -141,7 +141,7 @@ class HeldReservation implements Reservation {
     requireOptions(final, ['amounts', 'metadata'])
     const { amounts = {}, metadata } = final
     if (this.#released) throw new FST_QUOTA_SETTLED('released')
-    if (typeof amounts !== 'object' || amounts === null)
+    if (typeof amounts !== 'object' || amounts === null || Array.isArray(amounts))
       throw new FST_QUOTA_INVALID_CALL('amounts', 'must be an object such as { renders: 7 }')
     const charges = this.#charges.map(charge =>
       this.#final(charge, amounts, { ...boundMetadata(this.#options.metadata), ...boundMetadata(metadata) })
@@ -220,7 +220,8 @@ class HeldReservation implements Reservation {
   }
 
   #final(charge: AdmittedCharge, amounts: Readonly<Partial<Record<string, number>>>, metadata: Metadata) {
-    const amount = (Object.hasOwn(amounts, charge.type) ? amounts[charge.type] : undefined) ?? charge.amount
+    const given = Object.hasOwn(amounts, charge.type) ? amounts[charge.type] : undefined
+    const amount = given === undefined ? charge.amount : given
     requireAmount(amount, `amounts.${charge.type}`)
     requireRoom(`amounts.${charge.type}`, amount, charge.balance, charge.amount)
     const over = amount > charge.amount ? { over_reservation: amount - charge.amount } : {}

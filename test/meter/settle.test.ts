@@ -86,10 +86,16 @@ t.test('of a release and a commit at the same time, the first one called wins', 
 t.test('commit refuses invalid amounts and types that are not held, and the reservation stays open', async t => {
   const user = newUser()
   const reservation = await quota.reserve(user, { type: 'calls', amount: 2 })
-  for (const amount of NO_AMOUNTS.filter(amount => amount !== null))
+  for (const amount of NO_AMOUNTS)
     await t.rejects(reservation.commit({ amounts: { calls: amount as number } }), {
       code: 'FST_QUOTA_INVALID_AMOUNT',
-      statusCode: 422
+      statusCode: 422,
+      message: /^amounts\.calls must be/
+    })
+  for (const amounts of [[], [1], null, 'text'])
+    await t.rejects(reservation.commit({ amounts: amounts as never }), {
+      code: 'FST_QUOTA_INVALID_CALL',
+      message: /^Argument amounts must be an object/
     })
   await t.rejects(reservation.commit({ amounts: { tokens: 1 } }), { code: 'FST_QUOTA_NOT_RESERVED' })
   t.strictSame(await tally(quota, user), [0, 2, 8])
