@@ -1,5 +1,5 @@
 // What the calls of `app.quota` accept, and how they refuse the rest.
-import { isAmount, isLimit } from '../quota/amount.ts'
+import { isAmount, isLimit, shown } from '../quota/amount.ts'
 import {
   FST_QUOTA_INVALID_AMOUNT,
   FST_QUOTA_INVALID_CALL,
@@ -13,11 +13,11 @@ export function requireUser(userId: unknown): void {
 }
 
 export function requireAmount(amount: unknown, what = 'The amount'): void {
-  if (!isAmount(amount)) throw new FST_QUOTA_INVALID_AMOUNT(what, String(amount))
+  if (!isAmount(amount)) throw new FST_QUOTA_INVALID_AMOUNT(what, shown(amount))
 }
 
 export function requireLimit(limit: unknown): void {
-  if (!isLimit(limit)) throw new FST_QUOTA_INVALID_LIMIT(String(limit))
+  if (!isLimit(limit)) throw new FST_QUOTA_INVALID_LIMIT(shown(limit))
 }
 
 export function requireIdempotencyKey(key: unknown): void {

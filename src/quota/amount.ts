@@ -8,3 +8,7 @@ export const UNLIMITED = -1
 export const isAmount = (value: unknown): value is number => Number.isSafeInteger(value) && (value as number) >= 0
 
 export const isLimit = (value: unknown): value is number => value === UNLIMITED || isAmount(value)
+
+/** What was given instead, for a message. `String` throws for an object without a prototype, as a request's query is. */
+export const shown = (value: unknown): string =>
+  typeof value === 'object' && value !== null ? Object.prototype.toString.call(value) : String(value)

@@ -1,5 +1,5 @@
 // What a quota type is: a named allowance, as an application declares it and as the table keeps it.
-import { isLimit } from './amount.ts'
+import { isLimit, shown } from './amount.ts'
 import { checkDenial, type DenialOptions } from './denial.ts'
 import { FST_QUOTA_INVALID_OPTION } from './errors.ts'
 import { refuseUnknown } from './option.ts'
@@ -82,7 +82,7 @@ export function readDeclaration(
   if (!isLimit(limit))
     throw new FST_QUOTA_INVALID_OPTION(
       `${path}.limit`,
-      `must be a whole number from 0 to 2^53−1, or -1 for unlimited, but is ${String(limit)}`
+      `must be a whole number from 0 to 2^53−1, or -1 for unlimited, but is ${shown(limit)}`
     )
   if (kind !== 'flow' && kind !== 'level')
     throw new FST_QUOTA_INVALID_OPTION(`${path}.kind`, `must be 'flow' or 'level', but is '${String(kind)}'`)

@@ -1,5 +1,5 @@
 // What a rule is: which route costs what; the forms in which it may be written, and the one that they are read into.
-import { isAmount } from './amount.ts'
+import { isAmount, shown } from './amount.ts'
 import { checkDenial, checkStoreFailure, type DenialOptions, type StoreFailure } from './denial.ts'
 import { FST_QUOTA_INVALID_OPTION } from './errors.ts'
 import { refuseUnknown, requireObject } from './option.ts'
@@ -144,7 +144,7 @@ function checkAmount(path: string, amount: unknown): void {
   if (typeof amount !== 'function' && !isAmount(amount)) {
     throw new FST_QUOTA_INVALID_OPTION(
       path,
-      `must be a whole number from 0 to 2^53−1 or a function (request) => number, but is ${String(amount)}`
+      `must be a whole number from 0 to 2^53−1 or a function (request) => number, but is ${shown(amount)}`
     )
   }
 }

@@ -1,6 +1,6 @@
 // What a request costs.
 import type { FastifyRequest } from 'fastify'
-import { isAmount } from '../quota/amount.ts'
+import { isAmount, shown } from '../quota/amount.ts'
 import { FST_QUOTA_AMOUNT_FUNCTION, FST_QUOTA_STORE } from '../quota/errors.ts'
 import type { ChargeAmount } from '../quota/rule.ts'
 import type { TypeCatalogue } from '../store/catalogue/type-catalogue.ts'
@@ -57,7 +57,7 @@ async function amountOf(type: string, amount: ChargeAmount<FastifyRequest>, requ
     throw new FST_QUOTA_AMOUNT_FUNCTION(type, 'threw', { cause: error })
   }
   if (!isAmount(value))
-    throw new FST_QUOTA_AMOUNT_FUNCTION(type, `returned ${String(value)}, which is not a whole number from 0 to 2^53−1`)
+    throw new FST_QUOTA_AMOUNT_FUNCTION(type, `returned ${shown(value)}, which is not a whole number from 0 to 2^53−1`)
   return value
 }
 

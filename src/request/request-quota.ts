@@ -1,5 +1,5 @@
 // `request.quota`: what a handler sees of its charges, and may still say about them.
-import { isAmount } from '../quota/amount.ts'
+import { isAmount, shown } from '../quota/amount.ts'
 import type { Balance } from '../quota/balance.ts'
 import { requireRoom } from '../quota/counter.ts'
 import { FST_QUOTA_INVALID_AMOUNT, FST_QUOTA_NOT_RESERVED } from '../quota/errors.ts'
@@ -65,7 +65,7 @@ export class MeteredQuota implements RequestQuota {
   }
 
   setAmount(type: QuotaTypeKey, amount: number): void {
-    if (!isAmount(amount)) throw new FST_QUOTA_INVALID_AMOUNT('The amount', String(amount))
+    if (!isAmount(amount)) throw new FST_QUOTA_INVALID_AMOUNT('The amount', shown(amount))
     const charge = this.charges.find(c => c.type === type)
     if (charge === undefined && this.#named.some(named => named.type === type)) return
     if (charge === undefined) throw new FST_QUOTA_NOT_RESERVED(type)

@@ -1,3 +1,4 @@
+import { inspect } from 'node:util'
 import t from 'tap'
 import { meter, NO_AMOUNTS, NO_USERS } from '../fixtures/meter.ts'
 
@@ -22,7 +23,7 @@ const withoutAmount: Record<string, Loose> = {
   adjust: (user, type) => quota.adjust(user as string, type as string, 5)
 }
 const label = (name: string, value: unknown) =>
-  `${name}: ${typeof value === 'string' ? value.slice(0, 20) : typeof value} ${String(value).slice(0, 20)}`
+  `${name}: ${typeof value === 'string' ? value.slice(0, 20) : `${typeof value} ${inspect(value)}`}`
 
 t.test('every call refuses an invalid user id', async t => {
   const error = { code: 'FST_QUOTA_INVALID_USER', statusCode: 400 }

@@ -86,6 +86,7 @@ t.test('refuses an invalid declaration, naming the option that is wrong and what
     [{ limit: Number.POSITIVE_INFINITY }, 'quotas.calls.limit', 'must be a whole number'],
     [{ limit: Number.NaN }, 'quotas.calls.limit', 'must be a whole number'],
     [{ limit: 2 ** 53 }, 'quotas.calls.limit', 'must be a whole number'],
+    [{ limit: Object.create(null) }, 'quotas.calls.limit', 'must be a whole number'],
     [{ limit: 1, kind: 'gauge' }, 'quotas.calls.kind', "must be 'flow' or 'level', but is 'gauge'"],
     [{ limit: 1, kind: null }, 'quotas.calls.kind', "must be 'flow' or 'level'"],
     [{ limit: 1, period: 'fortnight' }, 'quotas.calls.period', 'must be one of hour, day, week, month, year, never'],

@@ -1,3 +1,4 @@
+import { inspect } from 'node:util'
 import t from 'tap'
 import { isSuccess } from '../../src/quota/outcome.ts'
 import { type RouteQuota, readMetering } from '../../src/quota/rule.ts'
@@ -114,7 +115,20 @@ t.test('refuses a quota that names no type', async t => {
 })
 
 t.test('refuses an amount that is neither a whole number nor a function, in every form', async t => {
-  for (const amount of [-1, 1.5, Number.NaN, Number.POSITIVE_INFINITY, 2 ** 53, '1', null, true, 1n, {}, [1]]) {
+  for (const amount of [
+    -1,
+    1.5,
+    Number.NaN,
+    Number.POSITIVE_INFINITY,
+    2 ** 53,
+    '1',
+    null,
+    true,
+    1n,
+    {},
+    [1],
+    Object.create(null)
+  ]) {
     const forms: [written: unknown, path: string][] = [
       [{ type: 'calls', amount }, 'config.quota.amount'],
       [{ quota: 'calls', amount }, 'config.quota.amount'],
@@ -129,7 +143,7 @@ t.test('refuses an amount that is neither a whole number nor a function, in ever
       t.throws(
         () => read(written),
         { code, message: `Option ${path} must be a whole number from 0 to 2^53−1 or a function` },
-        `${typeof amount} ${String(amount)}: ${path}`
+        `${inspect(amount)}: ${path}`
       )
     }
   }

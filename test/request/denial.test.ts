@@ -158,6 +158,7 @@ for (const [n, what] of [
   ['1.5', 'returns a fraction'],
   ['x', 'returns NaN'],
   ['9007199254740992', 'returns more than 2^53−1'],
+  ['query', 'returns an object without a prototype'],
   ['throw', 'throws']
 ]) {
   t.test(`answers 500 and charges nothing when an amount function ${what}`, async t => {
@@ -165,6 +166,7 @@ for (const [n, what] of [
     const amount = (request: { query: unknown }) => {
       const { n } = request.query as { n: string }
       if (n === 'throw') throw new Error('planted')
+      if (n === 'query') return Object.create(null)
       return Number(n)
     }
     const app = await metered(
@@ -254,7 +256,8 @@ t.test('charges even if the metadata cannot be read', async t => {
 t.test('setAmount throws on an invalid amount, and on a type that the route does not charge', async t => {
   const app = await metered(t, db, app => {
     app.get('/work', { config: { quota: 'calls' } }, async request => {
-      t.throws(() => request.quota.setAmount('calls', 1.5), { code: 'FST_QUOTA_INVALID_AMOUNT' })
+      for (const amount of [1.5, Object.create(null)])
+        t.throws(() => request.quota.setAmount('calls', amount), { code: 'FST_QUOTA_INVALID_AMOUNT' })
       t.throws(() => request.quota.setAmount('tokens', 1), { code: 'FST_QUOTA_NOT_RESERVED' })
       return 'x'
     })
