@@ -53,7 +53,10 @@ declare module 'fastify' {
 }
 
 async function register(app: FastifyInstance, written: QuotaOptions): Promise<void> {
-  if (app.hasDecorator('quota')) throw new FST_QUOTA_ALREADY_REGISTERED()
+  if (app.hasDecorator('quota'))
+    throw new FST_QUOTA_ALREADY_REGISTERED(
+      'This scope already has an app.quota: fastify-quota is registered here or above, and meters everything below, or another plugin uses that name'
+    )
   const options = readOptions(written, spellingOf(app))
   const { identify, asksForToken } = await identity(app, options.identify, options.jwt)
   const db = await connect(options.connection, { storeTimeoutMs: options.storeTimeoutMs })

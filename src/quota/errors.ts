@@ -24,9 +24,9 @@ export const FST_QUOTA_ROUTE_OUT_OF_REACH = createError<[route: string]>(
   'The route %s has a config.quota, but is outside the scope in which fastify-quota is registered, so it would not be metered. Register the plugin in that scope or above it.',
   500
 )
-export const FST_QUOTA_ALREADY_REGISTERED = createError<[]>(
+export const FST_QUOTA_ALREADY_REGISTERED = createError<[what: string]>(
   'FST_QUOTA_ALREADY_REGISTERED',
-  'This scope already has an app.quota: fastify-quota is registered here or above, and meters everything below, or another plugin uses that name. For a second registration, use a sibling scope.',
+  '%s. For a second registration, use a sibling scope.',
   500
 )
 export const FST_QUOTA_NO_IDENTITY = createError<[]>(

@@ -45,7 +45,7 @@ interface Metered {
 
 export function addGuard(app: FastifyInstance, context: GuardContext): void {
   keepTicksQuick()
-  markGuarded(app)
+  markGuarded(app, context.matcher)
   app.decorateRequest(SETTLEMENT, null)
   app.decorateRequest(QUOTA, null)
   app.decorateRequest('quota', { getter: readQuota })

@@ -43,16 +43,16 @@ interface PatternRule {
 const GUARDED = Symbol.for('fastify-quota.guarded')
 
 /** The hooks of a registration reach every route of its scope and of those below, even of those that were opened before it. */
-export function markGuarded(app: FastifyInstance): void {
-  Object.defineProperty(app, GUARDED, { value: true })
+export function markGuarded(app: FastifyInstance, matcher: RouteMatcher): void {
+  Object.defineProperty(app, GUARDED, { value: matcher })
 }
 
-/** How many registrations guard a route of this scope. Their hooks do not tell: telemetry wraps the hooks of all plugins in its own. */
-function guardsOf(scope: Scope): number {
-  let guards = 0
+/** Of the registrations that guard a route of this scope. Their hooks do not tell: telemetry wraps the hooks of all plugins in its own. */
+function matchersOf(scope: Scope): RouteMatcher[] {
+  const matchers: RouteMatcher[] = []
   for (let at: object | null = scope; at !== null; at = Object.getPrototypeOf(at))
-    if (Object.hasOwn(at, GUARDED)) guards += 1
-  return guards
+    if (Object.hasOwn(at, GUARDED)) matchers.push((at as { [GUARDED]: RouteMatcher })[GUARDED])
+  return matchers
 }
 
 const isBelow = (scope: Scope, app: FastifyInstance): boolean =>
@@ -92,11 +92,14 @@ export class RouteMatcher {
   verify(app: FastifyInstance): MeteredRoute[] {
     const all = declaredRoutes(app)
     const guarded = all.filter(route => isBelow(route.scope, app))
-    const missed = all.find(route => isMeteredByRoute(route) && guardsOf(route.scope) === 0)
+    const missed = all.find(route => isMeteredByRoute(route) && matchersOf(route.scope).length === 0)
     if (missed) throw new FST_QUOTA_ROUTE_OUT_OF_REACH(`${missed.method} ${missed.url}`)
     // A scope had a registration of its own before this one was made in a scope around it.
-    if (guarded.some(route => isMeteredByRoute(route) && guardsOf(route.scope) > 1))
-      throw new FST_QUOTA_ALREADY_REGISTERED()
+    const twice = guarded.find(isMeteredTwice)
+    if (twice)
+      throw new FST_QUOTA_ALREADY_REGISTERED(
+        `Two registrations of fastify-quota, one around the other, would both charge ${twice.method} ${twice.url}`
+      )
     for (const rule of this.#rules) {
       if (!guarded.some(({ method, url, scope: { prefix } }) => this.#covers(rule, method, url, prefix))) {
         const near = hint(rule.pattern, guarded, this.#spell)
@@ -133,6 +136,9 @@ export class RouteMatcher {
 }
 
 const isMeteredByRoute = ({ config }: DeclaredRoute): boolean => config.quota !== undefined && config.quota !== false
+
+const isMeteredTwice = ({ config, method, url, scope }: DeclaredRoute): boolean =>
+  matchersOf(scope).filter(matcher => matcher.match(config, method, url, scope.prefix) !== undefined).length > 1
 
 function readRule(rule: Rule<FastifyRequest>, i: number, spell: Spell): PatternRule {
   const path = `rules[${i}]`

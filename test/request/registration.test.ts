@@ -13,6 +13,7 @@ const options = (more: QuotaOptions = {}): QuotaOptions => ({
   ...more
 })
 const work = { config: { quota: 'calls' } }
+type Rules = QuotaOptions['rules']
 
 /** Asserts that each of these URLs answers 200 and leaves one log row. */
 async function charges(t: import('tap').Test, app: FastifyInstance, urls: string[]) {
@@ -179,15 +180,47 @@ t.test('refuses a second registration inside the scope of the first', async t =>
   await t.rejects(async () => void (await app.ready()), { code: 'FST_QUOTA_ALREADY_REGISTERED' })
 })
 
-t.test('refuses a registration whose scope contains an earlier one, as its routes would be charged twice', async t => {
+/** A registration inside a scope, and then one around it. */
+function around(t: import('tap').Test, inner: { rules?: Rules; config?: object }, outer: Rules): FastifyInstance {
   const app = Fastify()
   t.teardown(() => app.close())
   app.register(async child => {
-    child.register(quotaPlugin, options({ admin: false, self: false }))
-    child.get('/inner', work, async () => 'x')
+    child.register(quotaPlugin, options({ admin: false, self: false, rules: inner.rules }))
+    child.get('/inner/:id', { config: inner.config }, async () => 'x')
   })
-  app.register(quotaPlugin, options({ admin: false, self: false }))
-  await t.rejects(async () => void (await app.ready()), { code: 'FST_QUOTA_ALREADY_REGISTERED' })
+  app.register(quotaPlugin, options({ admin: false, self: false, rules: outer }))
+  app.get('/outer', async () => 'x')
+  return app
+}
+
+t.test('refuses a registration around an earlier one where a route would be charged twice', async t => {
+  const rules = [{ url: '/inner/*', quota: 'calls' }]
+  for (const [inner, outer] of [
+    [work, []],
+    [{ rules }, [{ url: '/*', quota: 'tokens' }]],
+    [{ rules }, [{ method: 'GET', url: '/inner/:id', quota: 'calls' }]]
+  ] as [Parameters<typeof around>[1], Rules][])
+    await t.rejects(async () => void (await around(t, inner, outer).ready()), {
+      code: 'FST_QUOTA_ALREADY_REGISTERED',
+      message:
+        'Two registrations of fastify-quota, one around the other, would both charge GET /inner/:id. For a second registration, use a sibling scope.'
+    })
+})
+
+t.test('meters a registration and one around it that charge different routes', async t => {
+  const rules = [{ url: '/inner/*', quota: 'calls' }]
+  for (const [inner, outer] of [
+    [{ rules }, [{ url: '/outer', quota: 'calls' }]],
+    [
+      { rules },
+      [
+        { url: '/*', quota: 'calls' },
+        { url: '/inner/*', quota: false }
+      ]
+    ],
+    [{}, [{ url: '/*', quota: 'calls' }]]
+  ] as [Parameters<typeof around>[1], Rules][])
+    await charges(t, around(t, inner, outer), ['/inner/1', '/outer'])
 })
 
 t.test('refuses a route with config.quota that no registration reaches', async t => {
