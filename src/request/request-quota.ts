@@ -55,12 +55,18 @@ export class MeteredQuota implements RequestQuota {
   metadata: Metadata = {}
   /** What the rule charges: an amount for a type that an operator has switched off is ignored. */
   readonly #named: readonly { type: string }[]
-  /** Must be told of a new amount once it was decided what is charged. */
-  #late: { amend(): void } | undefined
+  /** Is told of a new amount: it may have been decided already what is charged, or what the headers say. */
+  readonly #settlement: { amend(): void }
 
-  constructor(userId: string, admitted: readonly AdmittedCharge[], named: readonly { type: string }[]) {
+  constructor(
+    userId: string,
+    admitted: readonly AdmittedCharge[],
+    named: readonly { type: string }[],
+    settlement: { amend(): void }
+  ) {
     this.userId = userId
     this.#named = named
+    this.#settlement = settlement
     this.charges = admitted.map(charge => new Reserved(charge))
   }
 
@@ -71,11 +77,7 @@ export class MeteredQuota implements RequestQuota {
     if (charge === undefined) throw new FST_QUOTA_NOT_RESERVED(type)
     requireRoom('The amount', amount, charge.balance, charge.reserved)
     charge.amount = amount
-    this.#late?.amend()
-  }
-
-  close(late: { amend(): void }): void {
-    this.#late = late
+    this.#settlement.amend()
   }
 }
 

@@ -78,7 +78,7 @@ export class Settlement implements Hold, OwedListener<Balances> {
     log: FastifyBaseLogger
   ) {
     this.userId = userId
-    this.quota = new MeteredQuota(userId, charges, metering.charges)
+    this.quota = new MeteredQuota(userId, charges, metering.charges, this)
     this.endpoint = url
     this.charges = charges
     this.#context = context
@@ -149,7 +149,7 @@ export class Settlement implements Hold, OwedListener<Balances> {
     return settledCosts(this.quota.charges, target === 'charged', this.#written, this.#included)
   }
 
-  /** An amount was set after the charge: amended as soon as that is written, together with other amounts that are set at this moment. */
+  /** An amount was set. After the charge it is amended as soon as that is written, together with other amounts that are set at this moment. */
   amend(): void {
     this.#told = undefined
     // The headers must say it, if they are not sent yet.
@@ -198,10 +198,7 @@ export class Settlement implements Hold, OwedListener<Balances> {
     this.#state = target
     this.#statusCode = statusCode
     const { owed, store } = this.#context
-    if (target === 'charged') {
-      this.#committed = this.#commits()
-      this.quota.close(this)
-    }
+    if (target === 'charged') this.#committed = this.#commits()
     return owed.attempt(this.#write(store), this)
   }
 
