@@ -69,7 +69,13 @@ function writeHeadFollowed(this: Followed, ...parts: unknown[]): unknown {
       for (const name in said) this.setHeader(name, said[name] as string | number)
     }
   }
-  const written = writeHead.apply(this, parts)
-  following.sent = statusCode
-  return written
+  try {
+    const written = writeHead.apply(this, parts)
+    following.sent = statusCode
+    return written
+  } catch (error) {
+    // Where Node refuses a header, Fastify writes the head again, in the end without any.
+    settlement.isSaidCharged = undefined
+    throw error
+  }
 }

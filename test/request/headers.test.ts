@@ -178,6 +178,36 @@ t.test('headers and charge of a stream follow the status that is sent, even if a
   }
 })
 
+t.test('the 500 after a header that Node refuses has the quota headers, and charges nothing', async t => {
+  for (const settle of ['before-reply', 'after-reply'] as const) {
+    const app = await metered(
+      t,
+      db,
+      app => {
+        const config = { quota: { type: 'calls', amount: 4 } }
+        app.get('/text', { config }, async (_, reply) => reply.header('x-bad', 'a\r\nb').send('x'))
+        app.get('/stream', { config }, async (_, reply) => reply.header('x-bad', 'a\r\nb').send(Readable.from(['x'])))
+        const onSend = async (_: FastifyRequest, reply: FastifyReply) => void reply.header('x-bad', 'a\r\nb')
+        app.get('/late', { config, onSend }, async (_, reply) => reply.send(Readable.from(['x'])))
+      },
+      { settle }
+    )
+    for (const url of ['/text', '/stream', '/late']) {
+      const user = newUser()
+      const { statusCode, headers } = await ask(app, user, url)
+      t.equal(statusCode, 500)
+      const expected = {
+        'x-quota-type': 'calls',
+        'x-quota-cost': '0',
+        'x-quota-used': '0',
+        ratelimit: /^"calls";r=10;/
+      }
+      t.match(headers, expected, `${url}, ${settle}`)
+      t.strictSame(await logsOf(db, user), [])
+    }
+  }
+})
+
 t.test('headers and charge of a hijacked reply follow its status', async t => {
   const app = await metered(t, db, app => {
     const config = { quota: 'calls' }
