@@ -1,6 +1,6 @@
 // The status that is really sent: a hook after ours may still change it, and so may the application's error handler.
 import type { FastifyReply } from 'fastify'
-import type { QuotaHeaders } from './headers.ts'
+import { type QuotaHeaders, SOMETIMES_SAID } from './headers.ts'
 import type { Settlement } from './settle.ts'
 
 type WriteHead = (...parts: unknown[]) => unknown
@@ -62,10 +62,10 @@ function writeHeadFollowed(this: Followed, ...parts: unknown[]): unknown {
     const said = settlement.headers(isCharged ? 'charged' : 'released')
     // A reply passes its headers here; a stream's were set before, and one that was hijacked, or failed once more, has none.
     if (given?.['x-quota-cost'] !== undefined) {
-      delete given['x-quota-reset']
+      for (const name of SOMETIMES_SAID) delete given[name]
       Object.assign(given, said)
     } else {
-      this.removeHeader('x-quota-reset')
+      for (const name of SOMETIMES_SAID) this.removeHeader(name)
       for (const name in said) this.setHeader(name, said[name] as string | number)
     }
   }

@@ -10,6 +10,7 @@ import { costsOf } from './costs.ts'
 import type { Recalled } from './denial-memory.ts'
 import { followHandshake } from './follow-handshake.ts'
 import { followStatus, isHeadSent, statusOf } from './follow-status.ts'
+import { SOMETIMES_SAID } from './headers.ts'
 import { type Identify, identifyUser } from './identify.ts'
 import { markGuarded, type RouteMatcher, type Tariff } from './match.ts'
 import { keepTicksQuick } from './quick-ticks.ts'
@@ -224,10 +225,11 @@ function onSend(
   const status = isResponse(payload) ? payload.status : reply.statusCode
   const isCharged = settlement.isCharged(status)
   const say = () => {
-    // It may belong to another type, which is no longer the tightest.
-    if (settlement.isSaidCharged !== undefined) reply.removeHeader('x-quota-reset')
-    settlement.isSaidCharged = isCharged
-    reply.headers(settlement.headers(isCharged ? 'charged' : 'released'))
+    const said = settlement.headers(isCharged ? 'charged' : 'released')
+    for (const name of SOMETIMES_SAID) if (said[name] === undefined) reply.removeHeader(name)
+    // A Response's own headers, perhaps another service's, are applied after this hook: ours are said again with the head.
+    settlement.isSaidCharged = isResponse(payload) ? undefined : isCharged
+    reply.headers(said)
   }
   // A stream's cost is known when it ends, and a Response's status is applied after this hook: both settle when the reply is over.
   const isOpenEnded = isStream(payload) || (isCharged && context.settle === 'after-reply')

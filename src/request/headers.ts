@@ -40,6 +40,9 @@ const MAX_INTEGER = 999_999_999_999_999
 
 export type QuotaHeaders = Record<string, string | number>
 
+/** What some replies leave out: another type's, or that of a service whose reply is passed on, must not stay there instead. */
+export const SOMETIMES_SAID = ['x-quota-reset', 'ratelimit-policy', 'ratelimit']
+
 /** `now`: by the database's clock, in milliseconds. `among`: the costs whose tightest the `X-Quota-*` headers describe. */
 export function quotaHeaders(costs: readonly Cost[], now: number, among = costs): QuotaHeaders {
   const first = tightest(among)

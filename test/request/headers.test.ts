@@ -264,6 +264,54 @@ t.test(
   }
 )
 
+t.test('the quota headers are never those of another service whose reply a handler passes on', async t => {
+  const theirs = {
+    'x-quota-type': 'theirs',
+    'x-quota-limit': '5',
+    'x-quota-used': '2',
+    'x-quota-remaining': '3',
+    'x-quota-cost': '99',
+    'x-quota-reset': '1',
+    ratelimit: '"theirs";r=3;t=9',
+    'ratelimit-policy': '"theirs";q=5;w=10'
+  }
+  const ways: Record<string, (status: number, reply: FastifyReply) => unknown> = {
+    text: (status, reply) => reply.code(status).headers(theirs).send('x'),
+    stream: (status, reply) =>
+      reply
+        .code(status)
+        .headers(theirs)
+        .send(Readable.from(['x'])),
+    web: status => new Response('x', { status, headers: theirs }),
+    empty: status => new Response(null, { status, headers: theirs })
+  }
+  const disk = { limit: 50, kind: 'level' } as const
+  for (const settle of ['before-reply', 'after-reply'] as const) {
+    const app = await metered(
+      t,
+      db,
+      app => {
+        for (const type of ['calls', 'disk', 'free'])
+          for (const status of [200, 502]) {
+            const config = { quota: { type, amount: 2 } }
+            app.get(`/own/${type}/${status}`, { config }, async (_, reply) => reply.code(status).send('x'))
+            for (const [way, pass] of Object.entries(ways))
+              app.get(`/${way}/${type}/${status}`, { config }, async (_, reply) => pass(status, reply))
+          }
+      },
+      { settle, quotas: { calls: { limit: 10 }, disk, free: { limit: -1 } } }
+    )
+    const said = async (url: string) => {
+      const { headers } = await ask(app, newUser(), url)
+      const ours = Object.entries(headers).filter(([name]) => name in theirs)
+      return Object.fromEntries(ours.map(([name, value]) => [name, String(value).replace(/;t=\d+/, '')]))
+    }
+    for (const way of Object.keys(ways))
+      for (const reply of ['calls/200', 'calls/502', 'disk/200', 'disk/502', 'free/200', 'free/502'])
+        t.strictSame(await said(`/${way}/${reply}`), await said(`/own/${reply}`), `/${way}/${reply}, ${settle}`)
+  }
+})
+
 t.test('counts the seconds until the reset from the reply, not from the admission', async t => {
   const app = await metered(t, db, app => {
     app.get('/slow', { config: { quota: 'tokens' } }, () => new Promise(resolve => setTimeout(resolve, 2100, 'x')))
