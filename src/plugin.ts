@@ -11,6 +11,7 @@ import { FST_QUOTA_ALREADY_REGISTERED, FST_QUOTA_NO_IDENTITY } from './quota/err
 import type { Emit, EventCounts, QuotaEvent } from './quota/events.ts'
 import type { RouteQuota } from './quota/rule.ts'
 import { DenialMemory } from './request/denial-memory.ts'
+import { followHandler } from './request/follow-handler.ts'
 import { addGuard } from './request/guard.ts'
 import { Holds } from './request/holds.ts'
 import { type Identify, identifyByJwt } from './request/identify.ts'
@@ -151,7 +152,7 @@ async function wire(
     })
   const upkeep = startUpkeep(db, { live, tally, rollups }, options, upkeepFailed)
   app.addHook('onReady', async () => {
-    routes.push(...options.matcher.verify(app))
+    routes.push(...options.matcher.verify(app, followHandler))
     await requireTypes(routes, types)
   })
   app.addHook('onClose', async () => {

@@ -44,6 +44,10 @@ interface Metered {
   [QUOTA]: RequestQuota | null | undefined
 }
 
+/** Of a request that is metered and was admitted. */
+export const settlementOf = (request: FastifyRequest): Settlement | null | undefined =>
+  (request as unknown as Metered)[SETTLEMENT]
+
 export function addGuard(app: FastifyInstance, context: GuardContext): void {
   keepTicksQuick()
   markGuarded(app, context.matcher)
@@ -52,11 +56,11 @@ export function addGuard(app: FastifyInstance, context: GuardContext): void {
   app.decorateRequest('quota', { getter: readQuota })
   app.addHook('onRequest', (request, reply, done) => onRequest(context, request, reply, done))
   app.addHook('preValidation', (request, _reply, done) => {
-    ;(request as unknown as Metered)[SETTLEMENT]?.passBody()
+    settlementOf(request)?.passBody()
     done()
   })
   app.addHook('onSend', (request, reply, payload, done) => {
-    const settlement = (request as unknown as Metered)[SETTLEMENT]
+    const settlement = settlementOf(request)
     const settled = settlement ? onSend(context, settlement, reply, payload) : undefined
     if (settled === undefined) done()
     // Returned: what Fastify runs next may throw, which it catches where it waits for a promise.

@@ -9,7 +9,7 @@ import {
 import { refuseUnknown, requireObject } from '../quota/option.ts'
 import { bySpecificity, clashes, describePattern, matches, type Pattern, readPattern } from '../quota/pattern.ts'
 import { type Metering, type RouteQuota, type Rule, readMetering } from '../quota/rule.ts'
-import { type DeclaredRoute, declaredRoutes, type Scope } from './declared-routes.ts'
+import { type DeclaredRoute, declaredRoutes, type RouteContext, type Scope } from './declared-routes.ts'
 import { AS_WRITTEN, type Spell } from './spelling.ts'
 
 export type RequestMetering = Metering<FastifyRequest>
@@ -87,9 +87,9 @@ export class RouteMatcher {
 
   /**
    * Once the application is ready: every rule must match a route that the registration on `app` reaches, and every `config.quota` must be
-   * within reach of some registration. Returns every route in reach, with what it costs.
+   * within reach of some registration. Returns every route in reach, with what it costs; `metered` is called with each that costs something.
    */
-  verify(app: FastifyInstance): MeteredRoute[] {
+  verify(app: FastifyInstance, metered: (context: RouteContext) => void): MeteredRoute[] {
     const all = declaredRoutes(app)
     const guarded = all.filter(route => isBelow(route.scope, app))
     const missed = all.find(route => isMeteredByRoute(route) && matchersOf(route.scope).length === 0)
@@ -106,7 +106,10 @@ export class RouteMatcher {
         throw new FST_QUOTA_RULE_WITHOUT_ROUTE(`${rule.path} (${rule.described})`, near)
       }
     }
-    return guarded.map(({ method, url, scope: { prefix }, config }) => ({
+    for (const { method, url, scope, config, context } of guarded)
+      if (this.match(config, method, url, scope.prefix) !== undefined) metered(context)
+    const once = guarded.filter(({ isRepeated }) => !isRepeated)
+    return once.map(({ method, url, scope: { prefix }, config }) => ({
       method,
       url,
       metering: this.match(config, method, url, prefix)?.metering,

@@ -34,6 +34,8 @@ export class Settlement implements Hold, OwedListener<Balances> {
   /** The client left before anything was sent: no later event will tell the status, so onSend must. */
   isAbandoned = false
   isLost = false
+  /** The handler, or a hook, takes its reply for a promise: it answers later. */
+  isAwaited = false
   place = -1
   forgetting: NodeJS.Timeout | undefined
   livePlace = -1
@@ -48,6 +50,8 @@ export class Settlement implements Hold, OwedListener<Balances> {
   /** How far the database's clock is ahead of `performance.now()`, as of the admission. */
   readonly #clockOffset: number
   #isPastBody = false
+  /** The handler has ended, and Fastify sends nothing for it. */
+  #isUnanswered = false
   #state: 'held' | Target = 'held'
   /** Whether it was charged before the present state. */
   #wasCharged = false
@@ -116,7 +120,19 @@ export class Settlement implements Hold, OwedListener<Balances> {
     if (this.isLost) {
       live.leave(this)
       holds.deleteLater(this, 0)
-    } else this.#holdOn()
+    } else if (this.#isUnanswered) this.#giveBackHeld()
+    else this.#holdOn()
+  }
+
+  /** Its client has left, or will be known to have: nobody is answered. */
+  endUnanswered(): void {
+    this.#isUnanswered = true
+    if (this.isAbandoned) this.#giveBackHeld()
+  }
+
+  /** What was charged before that stays charged. */
+  #giveBackHeld(): void {
+    if (this.#wanted === 'held') this.giveBack()
   }
 
   /** Fastify no longer waits for the body: a handler that needs the rest reads it, and is told where it is torn. */

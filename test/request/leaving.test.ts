@@ -3,11 +3,11 @@ import { ServerResponse } from 'node:http'
 import { connect as openSocket, type Socket } from 'node:net'
 import { PassThrough, Readable } from 'node:stream'
 import { setTimeout as sleep } from 'node:timers/promises'
-import type { FastifyInstance, FastifyReply, FastifyRequest, RouteHandlerMethod } from 'fastify'
+import Fastify, { type FastifyInstance, type FastifyReply, type FastifyRequest, type RouteHandlerMethod } from 'fastify'
 import t from 'tap'
-import type { QuotaOptions } from '../../src/index.ts'
+import quotaPlugin, { type QuotaOptions } from '../../src/index.ts'
 import { embedded } from '../fixtures/database.ts'
-import { logsOf, metered, newUser, settled, usedBy } from '../fixtures/metered.ts'
+import { byHeader, logsOf, metered, newUser, onEmbedded, QUOTAS, settled, usedBy } from '../fixtures/metered.ts'
 
 const db = await embedded(t)
 
@@ -88,6 +88,168 @@ for (const method of ['GET', 'POST']) {
     t.equal(await usedBy(db, user), 0)
   })
 }
+
+for (const [how, handler] of Object.entries({
+  'returns nothing': async (request, _, wait) => {
+    await wait()
+    t.ok(request.socket.destroyed)
+  },
+  'returns nothing as soon as it sees that': async (request, _, wait) => {
+    const left = once(request.raw.socket, 'close')
+    void wait()
+    await left
+  },
+  'returns a promise of nothing without being async': (_, __, wait) => wait(),
+  'returns nothing in the moment in which the connection breaks': async (request, _, wait) => {
+    void wait()
+    request.raw.socket.destroy()
+  }
+} satisfies Record<string, (request: FastifyRequest, reply: FastifyReply, wait: () => Promise<void>) => unknown>))
+  for (const method of ['GET', 'POST'])
+    t.test(
+      `gives back at once what is reserved for a ${method} whose client has left and whose handler ${how}`,
+      async t => {
+        const { open, arrival, wait } = gate()
+        const app = await metered(t, db, app => {
+          const config = { quota: 'calls' }
+          app.route({ method, url: '/job', config, handler: (request, reply) => handler(request, reply, wait) })
+        })
+        const user = newUser()
+        const socket = await send(app, user, '/job', method, method === 'POST' ? 'body' : '')
+        await arrival
+        t.equal(await usedBy(db, user), 1)
+        socket.destroy()
+        await sleep(50)
+        open()
+        t.strictSame(await logsOf(db, user), [])
+        t.equal(await usedBy(db, user), 0)
+      }
+    )
+
+t.test(
+  'learns the end of handlers that were declared before the plugin was loaded, and of the root of a prefix',
+  async t => {
+    const gates = [gate(), gate(), gate()]
+    const app = Fastify()
+    t.teardown(() => app.close())
+    const work = { config: { quota: 'calls' } }
+    void app.register(quotaPlugin, { ...onEmbedded(db), quotas: QUOTAS, identify: byHeader })
+    app.get('/early', work, async () => gates[0]!.wait())
+    const root = async (request: FastifyRequest) => gates[request.url.endsWith('/') ? 1 : 2]!.wait()
+    void app.register(async child => void child.get('/', work, root), { prefix: '/root' })
+    for (const [i, url] of ['/early', '/root/', '/root'].entries()) {
+      const user = newUser()
+      const socket = await send(app, user, url)
+      await gates[i]!.arrival
+      socket.destroy()
+      await sleep(50)
+      gates[i]!.open()
+      t.strictSame(await logsOf(db, user), [], url)
+      t.equal(await usedBy(db, user), 0, url)
+    }
+  }
+)
+
+t.test('charges a success that comes after a handler has returned nothing', async t => {
+  const [first, second] = [gate(), gate()]
+  const app = await metered(
+    t,
+    db,
+    app =>
+      void app.get('/late', { config: { quota: 'calls' } }, async (_, reply) => {
+        await first.wait()
+        void second.wait().then(() => reply.send('done'))
+      })
+  )
+  const user = newUser()
+  const socket = await send(app, user, '/late')
+  await first.arrival
+  socket.destroy()
+  await sleep(50)
+  first.open()
+  await settled(db, user)
+  t.equal(await usedBy(db, user), 0)
+  second.open()
+  for (let i = 0; i < 100 && (await usedBy(db, user)) === 0; i++) await sleep(10)
+  t.equal((await logsOf(db, user)).length, 1)
+})
+
+t.test('charges a reply that a handler sends after its client has left, and does not return', async t => {
+  const { open, arrival, wait } = gate()
+  const app = await metered(
+    t,
+    db,
+    app =>
+      void app.get('/sends', { config: { quota: 'calls' } }, async (_, reply) => {
+        await wait()
+        reply.send('done')
+      })
+  )
+  const user = newUser()
+  const socket = await send(app, user, '/sends')
+  await arrival
+  socket.destroy()
+  await sleep(50)
+  open()
+  t.equal((await logsOf(db, user)).length, 1)
+  t.match(app.quota.counts(), { charged: 1, released: 0 })
+})
+
+t.test('charges an empty reply whose client leaves while another hook holds it up, and gives nothing back', async t => {
+  const { open, arrival, wait } = gate()
+  const app = Fastify()
+  t.teardown(() => app.close())
+  app.addHook('onSend', wait)
+  await app.register(quotaPlugin, { ...onEmbedded(db), quotas: QUOTAS, identify: byHeader })
+  app.delete('/it', { config: { quota: 'calls' } }, async (_, reply) => void reply.code(204))
+  const user = newUser()
+  const socket = await send(app, user, '/it', 'DELETE')
+  await arrival
+  socket.destroy()
+  await sleep(50)
+  open()
+  t.equal((await logsOf(db, user)).length, 1)
+  t.match(app.quota.counts(), { charged: 1, released: 0 })
+})
+
+for (const [what, handler] of Object.entries({
+  'has returned its reply': async (reply, _, later) => {
+    later(reply)
+    return reply
+  },
+  'returns its reply once its client has left': async (reply, left, later) => {
+    await left
+    later(reply)
+    return reply
+  },
+  'awaits its reply': async (reply, _, later) => {
+    later(reply)
+    await reply
+  },
+  'answers by a callback': (reply, _, later) => later(reply)
+} satisfies Record<
+  string,
+  (reply: FastifyReply, left: Promise<void>, later: (reply: FastifyReply) => void) => unknown
+>))
+  t.test(`keeps the reservation of a handler that ${what}, to answer later, when its client leaves`, async t => {
+    const { open, arrival, wait } = gate()
+    const app = await metered(t, db, app => {
+      app.get('/later', { config: { quota: { type: 'calls', amount: 10 } } }, (request, reply) => {
+        const left = new Promise(resolve => request.raw.on('close', resolve)).then(() => sleep(50))
+        void wait()
+        return handler(reply, left, reply => void wait().then(() => reply.send('done'))) as never
+      })
+    })
+    const user = newUser()
+    const socket = await send(app, user, '/later')
+    await arrival
+    socket.destroy()
+    await sleep(300)
+    t.equal((await app.inject({ url: '/later', headers: { 'x-user': user } })).statusCode, 402)
+    open()
+    t.equal((await logsOf(db, user)).length, 1)
+    t.equal(await usedBy(db, user), 10)
+  })
 
 t.test('gives back what is reserved for a handler that never replies, once its client has left', async t => {
   const { arrival, wait } = gate()

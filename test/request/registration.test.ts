@@ -1,9 +1,9 @@
 import { readFile } from 'node:fs/promises'
-import Fastify, { type FastifyInstance } from 'fastify'
+import Fastify, { type FastifyInstance, type FastifyRequest } from 'fastify'
 import t from 'tap'
 import quotaPlugin, { type QuotaOptions } from '../../src/index.ts'
 import { embedded } from '../fixtures/database.ts'
-import { ask, byHeader, logsOf, newUser, onEmbedded, QUOTAS } from '../fixtures/metered.ts'
+import { ask, byHeader, logsOf, metered, newUser, onEmbedded, QUOTAS } from '../fixtures/metered.ts'
 
 const db = await embedded(t)
 const options = (more: QuotaOptions = {}): QuotaOptions => ({
@@ -469,3 +469,27 @@ t.test('the pattern /reports/* does not meter a route /reports', async t => {
   t.equal((await ask(app, user, '/reports')).headers['x-quota-cost'], undefined)
   t.equal((await ask(app, user, '/reports/1')).headers['x-quota-cost'], '1')
 })
+
+t.test(
+  'a metered handler keeps its name, its length and its `this`, and what it throws or returns is answered as ever',
+  async t => {
+    let executed = 0
+    // biome-ignore lint/suspicious/noThenProperty: like Drizzle's, which runs for each `then`
+    const query = { then: (resolve: (value: unknown) => void) => resolve({ executed: ++executed }) }
+    const app = await metered(t, db, app => {
+      function named(this: FastifyInstance, request: FastifyRequest) {
+        const { name, length } = request.routeOptions.handler
+        return { name, length, isApp: this === app }
+      }
+      app.get('/named', work, named as never)
+      app.get('/query', work, () => query as never)
+      app.get('/throws', work, () => {
+        throw Object.assign(new Error('planted'), { statusCode: 418 })
+      })
+    })
+    const user = newUser()
+    t.strictSame((await ask(app, user, '/named')).json(), { name: 'bound named', length: 1, isApp: true })
+    t.strictSame((await ask(app, user, '/query')).json(), { executed: 1 })
+    t.match((await ask(app, user, '/throws')).json(), { statusCode: 418, message: 'planted' })
+  }
+)
