@@ -51,7 +51,8 @@ export interface QuotaOptions {
   settle?: 'before-reply' | 'after-reply' | undefined
   /**
    * How many milliseconds, 50 to 60 000, a request waits for the database: once before the handler, after which `storeFailure` decides,
-   * and once to be charged, after which the charge is written later. The embedded database has no such bound. Default: 900.
+   * and once to be charged, after which the charge is written later: a tenth before the route's `handlerTimeout` at the
+   * latest. The embedded database has no other bound. Default: 900.
    */
   storeTimeoutMs?: number | undefined
   /**

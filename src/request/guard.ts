@@ -20,6 +20,7 @@ import { Settlement } from './settle.ts'
 import type { SettleContext } from './settle-context.ts'
 import { isBodyUnread } from './unread-body.ts'
 import { holdEnd, whenEnded, whenOver } from './when-over.ts'
+import { withinHandlerTimeout } from './within-handler-timeout.ts'
 
 export interface GuardContext extends SettleContext {
   matcher: RouteMatcher
@@ -238,10 +239,10 @@ function onSend(
   // A stream's cost is known when it ends, and a Response's status is applied after this hook: both settle when the reply is over.
   const isOpenEnded = isStream(payload) || (isCharged && context.settle === 'after-reply')
   settlement.openStatus = isOpenEnded ? status : undefined
-  if (!isOpenEnded || settlement.isAbandoned) return settlement.settle(status).then(say)
+  const settle = (status: number) => withinHandlerTimeout(settlement.settle(status), reply)
+  if (!isOpenEnded || settlement.isAbandoned) return settle(status).then(say)
   // A handler that returns a Response does not always mean a stream: at least its last byte waits until the charge is written.
-  if (isResponse(payload) && context.settle === 'before-reply')
-    holdEnd(reply.raw, () => settlement.settle(statusOf(reply.raw)))
+  if (isResponse(payload) && context.settle === 'before-reply') holdEnd(reply.raw, () => settle(statusOf(reply.raw)))
   say()
   return undefined
 }

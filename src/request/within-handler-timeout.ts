@@ -1,0 +1,25 @@
+// What a route's `handlerTimeout` leaves of the time that a reply may wait for its charge: it also counts what hooks take.
+import type { FastifyReply } from 'fastify'
+
+/** Of a timeout, for the hooks after ours, and for Fastify's timer, which may be a little early. */
+const KEPT = 0.1
+
+/** Resolves with `work`, or before Fastify would answer a timeout instead of the reply; `work` goes on then. */
+export function withinHandlerTimeout(work: Promise<void>, reply: FastifyReply): Promise<void> {
+  const { request } = reply
+  const { handlerTimeout } = request.routeOptions
+  // Where there is one, the signal is aborted once it is over, and when the client has left.
+  if (handlerTimeout === 0 || request.signal.aborted) return work
+  const leftMs = handlerTimeout * (1 - KEPT) - reply.elapsedTime
+  return leftMs > 0 ? atMost(leftMs, work) : Promise.resolve()
+}
+
+function atMost(ms: number, work: Promise<void>): Promise<void> {
+  return new Promise(resolve => {
+    const timer = setTimeout(resolve, ms)
+    void work.then(() => {
+      clearTimeout(timer)
+      resolve()
+    })
+  })
+}
