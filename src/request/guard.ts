@@ -83,13 +83,13 @@ function onRequest(
   done: HookHandlerDoneFunction
 ): void {
   // A new object each time it is read.
-  const { config, url } = request.routeOptions
+  const { config, url, handlerTimeout } = request.routeOptions
   // Without a url no route was found.
   const tariff =
     url === undefined ? undefined : context.matcher.match(config, request.method, url, request.server.prefix)
   if (tariff === undefined) done()
   else
-    meter(context, tariff, request, reply).then(
+    meter(context, tariff, request, reply, handlerTimeout).then(
       isAnswered => isAnswered || done(),
       // Without an error, `done` would let the request go on.
       error => done(error ?? new Error('identify or an amount function rejected without an error'))
@@ -101,7 +101,8 @@ async function meter(
   context: GuardContext,
   tariff: Tariff,
   request: FastifyRequest,
-  reply: FastifyReply
+  reply: FastifyReply,
+  handlerTimeout: number
 ): Promise<boolean> {
   let userId: string
   try {
@@ -131,7 +132,7 @@ async function meter(
       const remembered = context.denials.remember(userId, costs, admission, changes, since)
       return deny(context, tariff, userId, remembered, request, reply)
     }
-    hold(context, tariff, userId, admission, request, reply)
+    hold(context, tariff, userId, admission, request, reply).handlerTimeout = handlerTimeout
     return false
   } catch (error) {
     if (!(error instanceof FST_QUOTA_STORE)) throw error
@@ -159,7 +160,7 @@ function hold(
   admission: Admitted,
   request: FastifyRequest,
   reply: FastifyReply
-): void {
+): Settlement {
   const settlement = new Settlement(context, userId, tariff, admission, request.log)
   const metered = request as unknown as Metered
   metered[SETTLEMENT] = settlement
@@ -181,6 +182,7 @@ function hold(
       whenEnded(reply.raw, () => settlement.settle(statusOf(reply.raw)))
     }
   })
+  return settlement
 }
 
 function deny(
@@ -239,7 +241,7 @@ function onSend(
   // A stream's cost is known when it ends, and a Response's status is applied after this hook: both settle when the reply is over.
   const isOpenEnded = isStream(payload) || (isCharged && context.settle === 'after-reply')
   settlement.openStatus = isOpenEnded ? status : undefined
-  const settle = (status: number) => withinHandlerTimeout(settlement.settle(status), reply)
+  const settle = (status: number) => withinHandlerTimeout(settlement.settle(status), settlement.handlerTimeout, reply)
   if (!isOpenEnded || settlement.isAbandoned) return settle(status).then(say)
   // A handler that returns a Response does not always mean a stream: at least its last byte waits until the charge is written.
   if (isResponse(payload) && context.settle === 'before-reply') holdEnd(reply.raw, () => settle(statusOf(reply.raw)))

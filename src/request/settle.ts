@@ -36,6 +36,8 @@ export class Settlement implements Hold, OwedListener<Balances> {
   isLost = false
   /** The handler, or a hook, takes its reply for a promise: it answers later. */
   isAwaited = false
+  /** The route's, in milliseconds; 0: it has none. */
+  handlerTimeout = 0
   place = -1
   forgetting: NodeJS.Timeout | undefined
   livePlace = -1

@@ -5,11 +5,9 @@ import type { FastifyReply } from 'fastify'
 const KEPT = 0.1
 
 /** Resolves with `work`, or before Fastify would answer a timeout instead of the reply; `work` goes on then. */
-export function withinHandlerTimeout(work: Promise<void>, reply: FastifyReply): Promise<void> {
-  const { request } = reply
-  const { handlerTimeout } = request.routeOptions
+export function withinHandlerTimeout(work: Promise<void>, handlerTimeout: number, reply: FastifyReply): Promise<void> {
   // Where there is one, the signal is aborted once it is over, and when the client has left.
-  if (handlerTimeout === 0 || request.signal.aborted) return work
+  if (handlerTimeout === 0 || reply.request.signal.aborted) return work
   const leftMs = handlerTimeout * (1 - KEPT) - reply.elapsedTime
   return leftMs > 0 ? atMost(leftMs, work) : Promise.resolve()
 }
