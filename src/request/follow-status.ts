@@ -57,9 +57,12 @@ function writeHeadFollowed(this: Followed, ...parts: unknown[]): unknown {
   const { settlement, writeHead } = following
   const statusCode = parts[0] as number
   const isCharged = settlement.isCharged(statusCode)
-  if (isCharged !== settlement.isSaidCharged) {
+  const said =
+    isCharged === settlement.isSaidCharged
+      ? settlement.saidAgain
+      : settlement.headers(isCharged ? 'charged' : 'released')
+  if (said !== undefined) {
     const given = parts.at(-1) as QuotaHeaders | undefined
-    const said = settlement.headers(isCharged ? 'charged' : 'released')
     // A reply passes its headers here; a stream's were set before, and one that was hijacked, or failed once more, has none.
     if (given?.['x-quota-cost'] !== undefined) {
       for (const name of SOMETIMES_SAID) delete given[name]

@@ -234,12 +234,14 @@ function onSend(
   const say = () => {
     const said = settlement.headers(isCharged ? 'charged' : 'released')
     for (const name of SOMETIMES_SAID) if (said[name] === undefined) reply.removeHeader(name)
-    // A Response's own headers, perhaps another service's, are applied after this hook: ours are said again with the head.
-    settlement.isSaidCharged = isResponse(payload) ? undefined : isCharged
+    settlement.isSaidCharged = isCharged
+    // A Response's own headers, perhaps another service's, are applied after this hook.
+    settlement.saidAgain = isResponse(payload) ? said : undefined
     reply.headers(said)
   }
   // A stream's cost is known when it ends, and a Response's status is applied after this hook: both settle when the reply is over.
-  const isOpenEnded = isStream(payload) || (isCharged && context.settle === 'after-reply')
+  settlement.isStreamed = isStream(payload)
+  const isOpenEnded = settlement.isStreamed || (isCharged && context.settle === 'after-reply')
   settlement.openStatus = isOpenEnded ? status : undefined
   const settle = (status: number) => withinHandlerTimeout(settlement.settle(status), settlement.handlerTimeout, reply)
   if (!isOpenEnded || settlement.isAbandoned) return settle(status).then(say)

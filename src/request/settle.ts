@@ -45,6 +45,9 @@ export class Settlement implements Hold, OwedListener<Balances> {
   renewUntil = Number.POSITIVE_INFINITY
   /** Whether the headers, once they are set, say that it is charged. */
   isSaidCharged: boolean | undefined
+  /** What the headers said, where they must be said again with the head. */
+  saidAgain: QuotaHeaders | undefined
+  isStreamed = false
   /** The status of a reply that has passed onSend, and is charged or given back only when it is over. */
   openStatus: number | undefined
   readonly #metering: RequestMetering
@@ -170,8 +173,8 @@ export class Settlement implements Hold, OwedListener<Balances> {
   /** An amount was set. After the charge it is amended as soon as that is written, together with other amounts that are set at this moment. */
   amend(): void {
     this.#told = undefined
-    // The headers must say it, if they are not sent yet.
-    this.isSaidCharged = undefined
+    // The headers must say it, if they are not sent yet. While a stream flows, it is not known what it will have cost.
+    if (!this.isStreamed) this.isSaidCharged = undefined
     if (this.#isAmendDue || this.#wanted !== 'charged') return
     this.#isAmendDue = true
     this.#said = this.#amendAfter(this.#said)
