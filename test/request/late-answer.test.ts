@@ -139,7 +139,7 @@ t.test(
     await see(app, users)
     const unlock = await lock(t, url)
     const replies = [ask(app, users[0], '/'), ask(app, users[1], '/both')]
-    await untilWaiting(db, 2)
+    await untilWaiting(db, 2, 50)
     network.cut()
     await refused(t, replies)
     await untilWaiting(db, 2)
