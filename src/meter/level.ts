@@ -30,7 +30,7 @@ export const setUsage = (
   options: Omit<ChargeCallOptions, 'idempotencyKey'>
 ): Promise<Balance> => moveLevel(context, 'set', userId, key, amount, options)
 
-/** To repeat `set` changes nothing, so it takes no key. */
+/** What is set is not added to anything: nothing would be counted twice, so it takes no key. */
 const FIELDS: Record<LevelMove['move'], readonly (keyof ChargeCallOptions)[]> = {
   credit: CHARGE_CALL_FIELDS,
   set: CHARGE_CALL_FIELDS.filter(field => field !== 'idempotencyKey')

@@ -5,9 +5,6 @@ import type { RouteContext } from './declared-routes.ts'
 import { settlementOf } from './guard.ts'
 import type { Settlement } from './settle.ts'
 
-type Then = FastifyReply['then']
-
-const THEN = Symbol('fastify-quota.then')
 const followed = new WeakSet<RouteContext>()
 
 /** In the context, where it also reaches what was declared before the plugin was loaded; `onRoute` does not. */
@@ -18,7 +15,8 @@ export function followHandler(context: RouteContext): void {
   function handle(this: unknown, request: FastifyRequest, reply: FastifyReply): unknown {
     const settlement = settlementOf(request)
     if (!settlement) return handler.call(this, request, reply)
-    followThen(reply)
+    // biome-ignore lint/suspicious/noThenProperty: a reply has one.
+    reply.then = thenFollowed
     const result = handler.call(this, request, reply)
     // Some queries run once more for each `then`, but no promise does.
     if (isPromise(result)) whenUnanswered(result, settlement, reply)
@@ -45,15 +43,8 @@ const isAnswered = ({ raw, socket }: FastifyRequest): boolean =>
   raw.aborted === false && Boolean(socket) && !socket.destroyed
 
 /** A handler that returns its reply answers later; but where the client leaves first, its promise resolves as if it had returned nothing. */
-function followThen(reply: FastifyReply): void {
-  const waiting = reply as FastifyReply & { [THEN]?: Then }
-  waiting[THEN] = reply.then
-  // biome-ignore lint/suspicious/noThenProperty: a reply has one.
-  waiting.then = thenFollowed
-}
-
-function thenFollowed(this: FastifyReply & { [THEN]: Then }, ...given: Parameters<Then>): void {
+function thenFollowed(this: FastifyReply, ...given: Parameters<FastifyReply['then']>): void {
   const settlement = settlementOf(this.request)
   if (settlement) settlement.isAwaited = true
-  this[THEN](...given)
+  Object.getPrototypeOf(this).then.apply(this, given)
 }

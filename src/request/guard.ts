@@ -20,7 +20,7 @@ import { Settlement } from './settle.ts'
 import type { SettleContext } from './settle-context.ts'
 import { isBodyUnread } from './unread-body.ts'
 import { holdEnd, whenEnded, whenOver } from './when-over.ts'
-import { withinHandlerTimeout } from './within-handler-timeout.ts'
+import { settleInTime } from './within-handler-timeout.ts'
 
 export interface GuardContext extends SettleContext {
   matcher: RouteMatcher
@@ -243,10 +243,10 @@ function onSend(
   settlement.isStreamed = isStream(payload)
   const isOpenEnded = settlement.isStreamed || (isCharged && context.settle === 'after-reply')
   settlement.openStatus = isOpenEnded ? status : undefined
-  const settle = (status: number) => withinHandlerTimeout(settlement.settle(status), settlement.handlerTimeout, reply)
-  if (!isOpenEnded || settlement.isAbandoned) return settle(status).then(say)
+  if (!isOpenEnded || settlement.isAbandoned) return settleInTime(settlement, status, reply).then(say)
   // A handler that returns a Response does not always mean a stream: at least its last byte waits until the charge is written.
-  if (isResponse(payload) && context.settle === 'before-reply') holdEnd(reply.raw, () => settle(statusOf(reply.raw)))
+  if (isResponse(payload) && context.settle === 'before-reply')
+    holdEnd(reply.raw, () => settleInTime(settlement, statusOf(reply.raw), reply))
   say()
   return undefined
 }

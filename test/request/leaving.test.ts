@@ -4,7 +4,7 @@ import { connect as openSocket, type Socket } from 'node:net'
 import { PassThrough, Readable } from 'node:stream'
 import { setTimeout as sleep } from 'node:timers/promises'
 import Fastify, { type FastifyInstance, type FastifyReply, type FastifyRequest, type RouteHandlerMethod } from 'fastify'
-import t from 'tap'
+import t, { type Test } from 'tap'
 import quotaPlugin, { type QuotaOptions } from '../../src/index.ts'
 import { embedded } from '../fixtures/database.ts'
 import { byHeader, logsOf, metered, newUser, onEmbedded, QUOTAS, settled, usedBy } from '../fixtures/metered.ts'
@@ -40,6 +40,19 @@ function gate() {
       return opened
     }
   }
+}
+
+/** Asserts that a request for all of a user's calls keeps them when its client leaves, and is charged once its handler goes on. */
+async function keepsItself(t: Test, app: FastifyInstance, url: string, held: ReturnType<typeof gate>, ms: number) {
+  const user = newUser()
+  const socket = await send(app, user, url)
+  await held.arrival
+  socket.destroy()
+  await sleep(ms)
+  t.equal((await app.inject({ url, headers: { 'x-user': user } })).statusCode, 402)
+  held.open()
+  t.equal((await logsOf(db, user)).length, 1)
+  t.equal(await usedBy(db, user), 10)
 }
 
 for (const method of ['GET', 'POST']) {
@@ -232,23 +245,15 @@ for (const [what, handler] of Object.entries({
   (reply: FastifyReply, left: Promise<void>, later: (reply: FastifyReply) => void) => unknown
 >))
   t.test(`keeps the reservation of a handler that ${what}, to answer later, when its client leaves`, async t => {
-    const { open, arrival, wait } = gate()
+    const held = gate()
     const app = await metered(t, db, app => {
       app.get('/later', { config: { quota: { type: 'calls', amount: 10 } } }, (request, reply) => {
         const left = new Promise(resolve => request.raw.on('close', resolve)).then(() => sleep(50))
-        void wait()
-        return handler(reply, left, reply => void wait().then(() => reply.send('done'))) as never
+        void held.wait()
+        return handler(reply, left, reply => void held.wait().then(() => reply.send('done'))) as never
       })
     })
-    const user = newUser()
-    const socket = await send(app, user, '/later')
-    await arrival
-    socket.destroy()
-    await sleep(300)
-    t.equal((await app.inject({ url: '/later', headers: { 'x-user': user } })).statusCode, 402)
-    open()
-    t.equal((await logsOf(db, user)).length, 1)
-    t.equal(await usedBy(db, user), 10)
+    await keepsItself(t, app, '/later', held, 300)
   })
 
 t.test('gives back what is reserved for a handler that never replies, once its client has left', async t => {
@@ -269,26 +274,18 @@ t.test('gives back what is reserved for a handler that never replies, once its c
 t.test(
   'keeps the reservation of a handler that is still running after its client left, even beyond the time to live',
   async t => {
-    const { open, arrival, wait } = gate()
+    const held = gate()
     const app = await metered(
       t,
       db,
       app =>
         void app.get('/long', { config: { quota: { type: 'calls', amount: 10 } } }, async () => {
-          await wait()
+          await held.wait()
           return 'done'
         }),
       { reservationTtlMs: 300 }
     )
-    const user = newUser()
-    const socket = await send(app, user, '/long')
-    await arrival
-    socket.destroy()
-    await sleep(800)
-    t.equal((await app.inject({ url: '/long', headers: { 'x-user': user } })).statusCode, 402)
-    open()
-    t.equal((await logsOf(db, user)).length, 1)
-    t.equal(await usedBy(db, user), 10)
+    await keepsItself(t, app, '/long', held, 800)
   }
 )
 
