@@ -7,11 +7,12 @@ import type { Cost } from './headers.ts'
 import type { OwedListener } from './owed.ts'
 import type { SettleContext } from './settle-context.ts'
 
-/** Whose charge it is, and who is told of what could not be written. */
-interface Charged extends Pick<OwedListener<never>, 'owed' | 'dropped'> {
+interface Charged {
   readonly userId: string
   readonly endpoint: string
   readonly log: FastifyBaseLogger
+  /** Is told of what could not be written. */
+  readonly listener: Pick<OwedListener<never>, 'owed' | 'dropped'>
 }
 
 interface Amendment {
@@ -26,11 +27,10 @@ interface Amendment {
  */
 export async function amendCharges(
   { db, denials, emit, owed, store }: SettleContext,
-  charged: Charged,
+  { userId, endpoint, log, listener }: Charged,
   { former, charges }: Amendment,
   written: (balances: Map<string, Balance>) => Cost[]
 ): Promise<void> {
-  const { userId, endpoint, log } = charged
   const amended = charges.filter(({ amount }, i) => amount !== former[i]?.amount)
   if (amended.length === 0) return
   const note = (balances: Map<string, Balance>): Cost[] => {
@@ -46,7 +46,7 @@ export async function amendCharges(
       const facts = told.map(({ type, cost, remaining }) => ({ type, amount: cost, remaining }))
       emit({ name: 'amended', userId, endpoint, charges: facts }, log)
     },
-    owed: (error, over) => charged.owed(error, over),
-    dropped: error => charged.dropped(error)
+    owed: (error, over) => listener.owed(error, over),
+    dropped: error => listener.dropped(error)
   })
 }

@@ -10,17 +10,16 @@ import { costsOf } from './costs.ts'
 import type { Recalled } from './denial-memory.ts'
 import { followHandshake } from './follow-handshake.ts'
 import { followStatus, isHeadSent, statusOf } from './follow-status.ts'
-import { SOMETIMES_SAID } from './headers.ts'
 import { type Identify, identifyUser } from './identify.ts'
 import { markGuarded, type RouteMatcher, type Tariff } from './match.ts'
+import { onSend } from './on-send.ts'
 import { keepTicksQuick } from './quick-ticks.ts'
 import { deniedAnswer, refuseUnauthorized, refuseUnavailable, sendDenied } from './refuse.ts'
 import { type RequestQuota, unenforcedQuota, unmeteredQuota } from './request-quota.ts'
 import { Settlement } from './settle.ts'
 import type { SettleContext } from './settle-context.ts'
 import { isBodyUnread } from './unread-body.ts'
-import { holdEnd, whenEnded, whenOver } from './when-over.ts'
-import { settleInTime } from './within-handler-timeout.ts'
+import { whenEnded, whenOver } from './when-over.ts'
 
 export interface GuardContext extends SettleContext {
   matcher: RouteMatcher
@@ -62,7 +61,7 @@ export function addGuard(app: FastifyInstance, context: GuardContext): void {
   })
   app.addHook('onSend', (request, reply, payload, done) => {
     const settlement = settlementOf(request)
-    const settled = settlement ? onSend(context, settlement, reply, payload) : undefined
+    const settled = settlement ? onSend(context.settle, settlement, reply, payload) : undefined
     if (settled === undefined) done()
     // Returned: what Fastify runs next may throw, which it catches where it waits for a promise.
     return settled
@@ -221,44 +220,3 @@ function storeFailed(
   else refuseUnavailable(reply)
   return !isOpen
 }
-
-/** Undefined where the reply need not wait. */
-function onSend(
-  context: GuardContext,
-  settlement: Settlement,
-  reply: FastifyReply,
-  payload: unknown
-): Promise<void> | undefined {
-  const status = isResponse(payload) ? payload.status : reply.statusCode
-  const isCharged = settlement.isCharged(status)
-  const say = () => {
-    const said = settlement.headers(isCharged ? 'charged' : 'released')
-    for (const name of SOMETIMES_SAID) if (said[name] === undefined) reply.removeHeader(name)
-    settlement.isSaidCharged = isCharged
-    // A Response's own headers, perhaps another service's, are applied after this hook.
-    settlement.saidAgain = isResponse(payload) ? said : undefined
-    reply.headers(said)
-  }
-  // A stream's cost is known when it ends, and a Response's status is applied after this hook: both settle when the reply is over.
-  settlement.isStreamed = isStream(payload)
-  const isOpenEnded = settlement.isStreamed || (isCharged && context.settle === 'after-reply')
-  settlement.openStatus = isOpenEnded ? status : undefined
-  if (!isOpenEnded || settlement.isAbandoned) return settleInTime(settlement, status, reply).then(say)
-  // A handler that returns a Response does not always mean a stream: at least its last byte waits until the charge is written.
-  if (isResponse(payload) && context.settle === 'before-reply')
-    holdEnd(reply.raw, () => settleInTime(settlement, statusOf(reply.raw), reply))
-  say()
-  return undefined
-}
-
-/** Told apart as Fastify does it: another library's Response or ReadableStream is no instance of Node's own. */
-const isResponse = (payload: unknown): payload is Response =>
-  typeof payload === 'object' && payload !== null && Object.prototype.toString.call(payload) === '[object Response]'
-
-const isStream = (payload: unknown): boolean =>
-  typeof payload === 'object' &&
-  payload !== null &&
-  (isResponse(payload)
-    ? payload.body !== null
-    : typeof (payload as { pipe?: unknown }).pipe === 'function' ||
-      typeof (payload as { getReader?: unknown }).getReader === 'function')

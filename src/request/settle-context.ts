@@ -8,7 +8,7 @@ import type { Holds } from './holds.ts'
 import type { Owed } from './owed.ts'
 
 /** Held by running work, and renewed until that ends; the fields that change are for whoever renews it. */
-interface Renewed {
+export interface Renewed {
   readonly userId: string
   readonly charges: readonly { readonly id: string }[]
   renewAt: number
