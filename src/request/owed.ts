@@ -6,8 +6,10 @@ const FIRST_PAUSE_MS = 100
 const LONGEST_PAUSE_MS = 5_000
 /** How long a closing application waits for the store to take what is owed. */
 const CLOSE_PATIENCE_MS = 10_000
-/** How many are tried at once: a store that comes back must not be met by all that has waited for it. */
-const WIDTH = 3
+/** How many are tried at once: a store that comes back must not be met by all that has waited for it. Twice as many after all were written. */
+const FIRST_WIDTH = 3
+/** As many as share a statement: ten thousand were written in 2 s, three at a time in up to 60; a close has 10 s. */
+const LARGEST_WIDTH = 80
 /** While so many wait, new requests are answered as if the store failed: their charge might be lost. */
 const MAX_WAITING = 10_000
 /** How long a counter that refuses a charge is given to be repaired; what never fits must not wait for ever. */
@@ -15,8 +17,8 @@ const REFUSED_FOR_MS = 15 * 60_000
 
 /** Whoever asked for a write: told once, after the first attempt, and again if the owed write is dropped. */
 export interface OwedListener<Answer> {
-  /** Does the same once more; to do it twice does no harm. */
-  again(): Promise<unknown>
+  /** Does the same once more; to do it twice does no harm. `amongMany`: others were just written, and it may share a statement with more of them. */
+  again(amongMany: boolean): Promise<unknown>
   /** The first attempt succeeded. */
   written(answer: Answer): void
   /** It waits for another attempt; `over` resolves when it is written, or dropped. */
@@ -107,21 +109,23 @@ export class Owed {
   async #drain(): Promise<void> {
     this.#isDraining = true
     let pause = FIRST_PAUSE_MS
+    let width = FIRST_WIDTH
     while (this.#waiting.length > 0) {
       await this.#rest(pause)
       // However many wait: none of them gets one more attempt.
       if (performance.now() >= this.#giveUpAt) for (const item of this.#waiting.splice(0)) this.#end(item, item.error)
-      const few = this.#waiting.splice(0, WIDTH)
-      const left = await Promise.all(few.map(item => this.#try(item)))
+      const few = this.#waiting.splice(0, width)
+      const left = await Promise.all(few.map(item => this.#try(item, width > FIRST_WIDTH)))
       this.#waiting.push(...few.filter((_, i) => left[i]))
       pause = left.every(Boolean) ? Math.min(Math.max(pause * 2, FIRST_PAUSE_MS), LONGEST_PAUSE_MS) : 0
+      width = left.some(Boolean) ? FIRST_WIDTH : Math.min(width * 2, LARGEST_WIDTH)
     }
     this.#isDraining = false
   }
 
   /** Whether it must go on waiting. */
-  async #try(item: Waiting): Promise<boolean> {
-    const error = await item.listener.again().then(
+  async #try(item: Waiting, amongMany: boolean): Promise<boolean> {
+    const error = await item.listener.again(amongMany).then(
       () => undefined,
       (cause: unknown) => cause ?? new Error('rejected with nothing')
     )

@@ -94,8 +94,9 @@ export class SettleWrites implements OwedListener<Balances> {
     this.#told = undefined
   }
 
-  async again(): Promise<void> {
-    this.#note(await this.#write(settlingOn(this.#context.db)))
+  async again(amongMany: boolean): Promise<void> {
+    const { db, store } = this.#context
+    this.#note(await this.#write(amongMany ? store : settlingOn(db)))
   }
 
   written(balances: Balances): void {

@@ -66,13 +66,14 @@ function writes(owed: Owed) {
   const attempts: string[] = []
   const dropped: string[] = []
   const over: Promise<void>[] = []
+  const rounds: { size: number; amongMany: boolean }[] = []
   let running = 0
-  let most = 0
   const owe = (name: string, answers: unknown[], first: unknown = new Error('no answer')) =>
     owed.attempt(Promise.reject(first), {
-      again: async () => {
+      again: async amongMany => {
         attempts.push(name)
-        most = Math.max(most, ++running)
+        if (++running === 1) rounds.push({ size: 0, amongMany })
+        rounds.at(-1)!.size += 1
         await turn()
         running -= 1
         if (answers.length > 0) throw answers.shift()
@@ -81,7 +82,7 @@ function writes(owed: Owed) {
       owed: (_, until) => void over.push(until),
       dropped: () => void dropped.push(name)
     })
-  return { attempts, dropped, most: () => most, owe, allOver: () => Promise.all(over) }
+  return { attempts, dropped, rounds: () => rounds, owe, allOver: () => Promise.all(over) }
 }
 
 /** Keeps the process alive as the sockets of a server do: owed writes do not. */
@@ -93,16 +94,34 @@ t.beforeEach(t => {
 const NO = new Error('no answer')
 const refusedBy = (code: string) => Object.assign(new Error('refused'), { code })
 
-t.test('retries owed writes three at a time, oldest first, and puts those that fail behind the others', async t => {
+t.test('retries owed writes oldest first, and puts those that fail behind the others', async t => {
   const owed = new Owed()
-  const { attempts, most, owe, allOver } = writes(owed)
+  const { attempts, owe, allOver } = writes(owed)
   for (const name of ['a', 'b', 'c', 'd', 'e', 'f', 'g']) await owe(name, name < 'd' ? [NO] : [])
   t.equal(owed.size, 7)
   await allOver()
   t.equal(attempts.join(''), 'abcdefgabc')
-  t.equal(most(), 3)
   t.equal(owed.size, 0)
 })
+
+t.test(
+  'retries three at once, twice as many after all were written, at most 80, and three after a failure',
+  async t => {
+    const owed = new Owed()
+    const { rounds, owe, allOver } = writes(owed)
+    for (let i = 0; i < 400; i++) await owe(`${i}`, i === 2 || i === 300 ? [NO] : [])
+    await allOver()
+    const [first, ...others] = rounds()
+    t.strictSame(first, { size: 3, amongMany: false })
+    const sizes = others.map(({ size }) => size)
+    // Of the second three, all are written; so are all up to the 300th.
+    t.strictSame(sizes, [3, 6, 12, 24, 48, 80, 80, 80, 3, 6, 12, 24, 21])
+    t.strictSame(
+      others.map(({ amongMany }) => amongMany),
+      sizes.map(size => size > 3)
+    )
+  }
+)
 
 t.test('writes what is owed in a second outage, after everything owed in the first was written', async t => {
   const owed = new Owed()

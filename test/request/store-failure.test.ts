@@ -3,6 +3,7 @@ import postgres from 'postgres'
 import t from 'tap'
 import quotaPlugin, { type QuotaOptions } from '../../src/index.ts'
 import { connect } from '../../src/store/connection/connect.ts'
+import type { Database } from '../../src/store/database.ts'
 import { server } from '../fixtures/database.ts'
 import { until } from '../fixtures/ledger.ts'
 import { ask, byHeader, logsOf, newUser, QUOTAS, usedBy } from '../fixtures/metered.ts'
@@ -12,7 +13,7 @@ const pg = await server(t)
 /** An application on a database of its own, the URL of that database, and the lines that the application logs. */
 async function application(t: import('tap').Test, options: QuotaOptions = {}) {
   const url = await pg.migrated()
-  const lines: { level: number; msg: string; err?: { code?: string }; user?: string }[] = []
+  const lines: { level: number; msg: string; err?: { code?: string; message?: string }; user?: string }[] = []
   const app = Fastify({
     logger: { level: 'info', stream: { write: (line: string) => void lines.push(JSON.parse(line)) } }
   })
@@ -250,3 +251,42 @@ t.test(
     t.match(app.quota.counts(), { owed: 2, amended: 1, dropped: 0 })
   }
 )
+
+t.test('answers 503 while ten thousand charges are owed, and then writes them many to a statement', async t => {
+  const { app, url, lines } = await application(t, { storeTimeoutMs: 300 })
+  app.get('/free', { config: { quota: 'free' } }, async () => 'x')
+  const user = newUser()
+  t.equal((await ask(app, user, '/free')).statusCode, 200)
+  const db = await connect(url)
+  t.teardown(() => db.close())
+  const sql = postgres(url, { max: 1, onnotice: () => {} })
+  t.teardown(() => sql.end())
+  await sql`BEGIN`
+  await sql`LOCK TABLE usage_logs IN EXCLUSIVE MODE`
+  let charged = 1
+  for (let i = 0; i < 100 && app.quota.counts().pending < 10_000; i++) {
+    const replies = await Promise.all(Array.from({ length: 500 }, () => ask(app, user, '/free')))
+    charged += replies.filter(({ statusCode }) => statusCode === 200).length
+  }
+  t.ok(app.quota.counts().pending >= 10_000)
+  const refused = await ask(app, user, '/free')
+  t.equal(refused.statusCode, 503)
+  t.match(refused.json(), { code: 'FST_QUOTA_STORE' })
+  t.ok(lines.some(({ err }) => err?.message?.includes('too many charges are waiting to be written')))
+  const before = await committed(db)
+  await sql`ROLLBACK`
+  await until('nothing is owed', 60_000, async () => app.quota.counts().pending === 0)
+  const [row] = await db.query<{ n: number }>('SELECT count(*)::int AS n FROM usage_logs')
+  t.equal(row!.n, charged)
+  t.ok((await committed(db)) - before < 5_000)
+  t.equal((await ask(app, user, '/free')).statusCode, 200)
+})
+
+/** How many transactions this database has committed. */
+async function committed(db: Database): Promise<number> {
+  await db.query('SELECT pg_stat_force_next_flush()')
+  const [row] = await db.query<{ n: number }>(
+    'SELECT xact_commit::int AS n FROM pg_stat_database WHERE datname = current_database()'
+  )
+  return row!.n
+}
