@@ -90,7 +90,8 @@ async function wire(
   const { db, types } = foundation
   const leaseMs = leaseOf(options.reservationTtlMs)
   const live = new LiveReservationSet(leaseMs, options)
-  const owed = new Owed()
+  const store = new Reservations(db, options.storeTimeoutMs, options)
+  const owed = new Owed(store.sharing)
   const denialOfType = new Map(Object.entries(options.quotas).map(([key, { denial }]) => [key, denial]))
   const denials = new DenialMemory(options.distributed ? undefined : counters => stillFull(db, counters))
   const changed = (userId?: string) => denials.forget(userId)
@@ -112,7 +113,7 @@ async function wire(
   addGuard(app, {
     ...options,
     ...foundation,
-    store: new Reservations(db, options.storeTimeoutMs, options),
+    store,
     leaseMs,
     patienceMs: PATIENCE_TTLS * options.reservationTtlMs,
     live,

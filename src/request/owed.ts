@@ -6,10 +6,8 @@ const FIRST_PAUSE_MS = 100
 const LONGEST_PAUSE_MS = 5_000
 /** How long a closing application waits for the store to take what is owed. */
 const CLOSE_PATIENCE_MS = 10_000
-/** How many are tried at once: a store that comes back must not be met by all that has waited for it. Twice as many after all were written. */
+/** How many are tried at once: a store that comes back must not be met by all that has waited for it. */
 const FIRST_WIDTH = 3
-/** As many as share a statement: ten thousand were written in 2 s, three at a time in up to 60; a close has 10 s. */
-const LARGEST_WIDTH = 80
 /** While so many wait, new requests are answered as if the store failed: their charge might be lost. */
 const MAX_WAITING = 10_000
 /** How long a counter that refuses a charge is given to be repaired; what never fits must not wait for ever. */
@@ -44,6 +42,15 @@ export class Owed {
   /** By `performance.now()`, like `since`: a clock that is set back must not make the patience longer. */
   #giveUpAt = Number.POSITIVE_INFINITY
   #size = 0
+  readonly #largestWidth: number
+
+  /**
+   * `sharing`: how many can be written in one statement. Twice as many are tried after all were written, until they are so many: ten thousand
+   * took 2 s, and up to 60 three at a time; a close has 10.
+   */
+  constructor(sharing = 1) {
+    this.#largestWidth = Math.max(sharing, FIRST_WIDTH)
+  }
 
   /** How many writes wait for another attempt. */
   get size(): number {
@@ -118,7 +125,7 @@ export class Owed {
       const left = await Promise.all(few.map(item => this.#try(item, width > FIRST_WIDTH)))
       this.#waiting.push(...few.filter((_, i) => left[i]))
       pause = left.every(Boolean) ? Math.min(Math.max(pause * 2, FIRST_PAUSE_MS), LONGEST_PAUSE_MS) : 0
-      width = left.some(Boolean) ? FIRST_WIDTH : Math.min(width * 2, LARGEST_WIDTH)
+      width = left.some(Boolean) ? FIRST_WIDTH : Math.min(width * 2, this.#largestWidth)
     }
     this.#isDraining = false
   }

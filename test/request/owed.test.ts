@@ -105,21 +105,22 @@ t.test('retries owed writes oldest first, and puts those that fail behind the ot
 })
 
 t.test(
-  'retries three at once, twice as many after all were written, at most 80, and three after a failure',
+  'retries three at once, and twice as many after all were written, up to as many as share a statement',
   async t => {
-    const owed = new Owed()
-    const { rounds, owe, allOver } = writes(owed)
-    for (let i = 0; i < 400; i++) await owe(`${i}`, i === 2 || i === 300 ? [NO] : [])
-    await allOver()
-    const [first, ...others] = rounds()
-    t.strictSame(first, { size: 3, amongMany: false })
-    const sizes = others.map(({ size }) => size)
-    // Of the second three, all are written; so are all up to the 300th.
-    t.strictSame(sizes, [3, 6, 12, 24, 48, 80, 80, 80, 3, 6, 12, 24, 21])
-    t.strictSame(
-      others.map(({ amongMany }) => amongMany),
-      sizes.map(size => size > 3)
-    )
+    for (const [sharing, expected] of [
+      // One of the first three fails, and one of the last eighty.
+      [80, [3, 3, 6, 12, 24, 48, 80, 80, 80, 3, 6, 12, 24, 21]],
+      [1, Array(134).fill(3)]
+    ] as const) {
+      const owed = new Owed(sharing)
+      const { rounds, owe, allOver } = writes(owed)
+      for (let i = 0; i < 400; i++) await owe(`${i}`, i === 2 || i === 300 ? [NO] : [])
+      await allOver()
+      t.strictSame(
+        rounds(),
+        expected.map(size => ({ size, amongMany: size > 3 }))
+      )
+    }
   }
 )
 

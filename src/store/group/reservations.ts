@@ -41,6 +41,8 @@ const NO_BALANCES: Map<string, Balance> = new Map()
  * and one by one. For a distributed database there are only the last two.
  */
 export class Reservations implements Settling {
+  /** How many charges may share a statement. */
+  readonly sharing: number
   readonly #db: Database
   readonly #timeoutMs: number
   readonly #holds: Group<Reserving, Held | undefined, Admission> | undefined
@@ -59,7 +61,9 @@ export class Reservations implements Settling {
     this.#db = db
     this.#timeoutMs = timeoutMs
     this.#presence = new Presence(timeoutMs)
-    if (distributed || db.kind !== 'postgres') return
+    const isAlone = distributed || db.kind !== 'postgres'
+    this.sharing = isAlone ? 1 : GROUP_SIZE
+    if (isAlone) return
     const { holding, charging, metering } = db
     const shared = { size: GROUP_SIZE, more: { spareAfterMs: SLOW_MS } }
     const on = (lane: Shared, isSpare: boolean) => (isSpare ? lane.spare : lane)
