@@ -8,7 +8,9 @@ import quotaPlugin from '../../src/index.ts'
 import { connect } from '../../src/store/connection/connect.ts'
 import { findDiscrepancies } from '../../src/store/operator/reconcile.ts'
 import { server } from '../fixtures/database.ts'
-import { byHeader } from '../fixtures/metered.ts'
+import { until } from '../fixtures/ledger.ts'
+import { untilWaiting } from '../fixtures/lock-waits.ts'
+import { ask, byHeader, logsOf, metered, newUser, usedBy } from '../fixtures/metered.ts'
 
 const pg = await server(t, [
   '-c',
@@ -97,4 +99,34 @@ t.test('takes one statement before the handler and one after it, even for severa
   await sql`SELECT pg_stat_statements_reset()`
   t.equal((await app.inject({ url: '/one', headers: { 'x-user': 'alice' } })).statusCode, 402)
   t.equal(await statements(), 1, 'a denial is one')
+})
+
+t.test('an amount that is set while an earlier one is being written takes its place', async t => {
+  const url = await pg.migrated()
+  const db = await connect(url)
+  t.teardown(() => db.close())
+  let set = (_: number) => {}
+  const app = await metered(
+    t,
+    db,
+    app =>
+      void app.get('/late', { config: { quota: 'tokens' } }, async request => {
+        set = amount => request.quota.setAmount('tokens', amount)
+        return 'x'
+      }),
+    { connection: url, storeTimeoutMs: 30_000 }
+  )
+  const user = newUser()
+  t.equal((await ask(app, user, '/late')).statusCode, 200)
+  const sql = postgres(url, { max: 1, onnotice: () => {} })
+  t.teardown(() => sql.end({ timeout: 1 }))
+  await sql`BEGIN`
+  await sql`SELECT 1 FROM quota_limits FOR UPDATE`
+  set(50)
+  await untilWaiting(db)
+  set(1)
+  await sql`ROLLBACK`
+  await until('both are written', 10_000, async () => app.quota.counts().amended === 2)
+  t.match(await logsOf(db, user), [{ type: 'tokens', amount: 1 }])
+  t.equal(await usedBy(db, user, 'tokens'), 1)
 })

@@ -371,6 +371,41 @@ for (const [what, head, handler] of [
     }
   )
 
+t.test('keeps the reservation of a handler that begins after its client has left an upload unfinished', async t => {
+  const [parsing, handling] = [gate(), gate()]
+  const app = await metered(
+    t,
+    db,
+    app => {
+      app.addContentTypeParser('application/octet-stream', (_, payload, done) => done(null, payload))
+      app.addHook('preParsing', async request => {
+        if (request.headers['content-type'] === 'application/octet-stream') await parsing.wait()
+      })
+      app.post('/torn', { config: { quota: { type: 'calls', amount: 10 } } }, async () => {
+        await handling.wait()
+        return 'done'
+      })
+    },
+    { reservationTtlMs: 1_000 }
+  )
+  const user = newUser()
+  await app.listen({ port: 0, host: '127.0.0.1' })
+  const socket = openSocket((app.server.address() as { port: number }).port, '127.0.0.1')
+  const type = 'content-type: application/octet-stream\r\ncontent-length: 5'
+  socket.write(`POST /torn HTTP/1.1\r\nhost: x\r\nx-user: ${user}\r\n${type}\r\n\r\nfile`)
+  await parsing.arrival
+  socket.destroy()
+  await sleep(50)
+  parsing.open()
+  await handling.arrival
+  // Longer than the reservation lives if it is not renewed.
+  await sleep(1_500)
+  t.equal((await app.inject({ method: 'POST', url: '/torn', headers: { 'x-user': user } })).statusCode, 402)
+  handling.open()
+  t.equal((await logsOf(db, user)).length, 1)
+  t.equal(await usedBy(db, user), 10)
+})
+
 t.test('charges a reply that comes after its reservation was given back', async t => {
   const { open, arrival, wait } = gate()
   const app = await metered(
