@@ -1,5 +1,6 @@
 import { fork } from 'node:child_process'
 import { once } from 'node:events'
+import { setTimeout as sleep } from 'node:timers/promises'
 import { fileURLToPath } from 'node:url'
 import Fastify from 'fastify'
 import postgres from 'postgres'
@@ -9,7 +10,7 @@ import { connect } from '../../src/store/connection/connect.ts'
 import { findDiscrepancies } from '../../src/store/operator/reconcile.ts'
 import { server } from '../fixtures/database.ts'
 import { until } from '../fixtures/ledger.ts'
-import { untilWaiting } from '../fixtures/lock-waits.ts'
+import { untilIdle, untilWaiting } from '../fixtures/lock-waits.ts'
 import { ask, byHeader, logsOf, metered, newUser, usedBy } from '../fixtures/metered.ts'
 
 const pg = await server(t, [
@@ -100,6 +101,53 @@ t.test('takes one statement before the handler and one after it, even for severa
   t.equal((await app.inject({ url: '/one', headers: { 'x-user': 'alice' } })).statusCode, 402)
   t.equal(await statements(), 1, 'a denial is one')
 })
+
+t.test(
+  'renews nothing for requests that are over, even if their charge or release could not be written at first',
+  async t => {
+    const url = await pg.migrated()
+    const db = await connect(url)
+    t.teardown(() => db.close())
+    const sql = postgres(url, { max: 1, onnotice: () => {} })
+    t.teardown(() => sql.end({ timeout: 1 }))
+    await sql`CREATE EXTENSION pg_stat_statements`
+    const renewals = async () => {
+      const rows = await sql<{ calls: number }[]>`
+        SELECT coalesce(sum(calls), 0)::int AS calls FROM pg_stat_statements
+         WHERE dbid = (SELECT oid FROM pg_database WHERE datname = current_database()) AND query LIKE '%SET expires_at%'`
+      return rows[0]!.calls
+    }
+    const app = Fastify()
+    t.teardown(() => app.close())
+    const options = { connection: url, quotas: { calls: { limit: 1000 } }, identify: byHeader }
+    await app.register(quotaPlugin, { ...options, reservationTtlMs: 1_000 })
+    const work = { config: { quota: 'calls' } }
+    app.get('/long', work, async () => {
+      while ((await renewals()) === 0);
+      return 'x'
+    })
+    app.get('/work', work, async () => 'x')
+    app.get('/fails', work, async () => Promise.reject(new Error('planted')))
+    app.get('/owed/:status', work, async (request, reply) => {
+      await sql`BEGIN`
+      await sql`LOCK TABLE quota_reservations IN SHARE MODE`
+      return reply.code(Number((request.params as { status: string }).status)).send('x')
+    })
+    for (const path of ['/long', '/work', '/fails', '/owed/200', '/owed/500']) {
+      await ask(app, 'alice', path)
+      if (path.startsWith('/owed')) {
+        t.equal(app.quota.counts().pending, 1, path)
+        await sql`ROLLBACK`
+      }
+      await until('it is written', 10_000, async () => app.quota.counts().pending === 0)
+      // A renewal may have waited for the lock, too.
+      await untilIdle(db)
+      await sql`SELECT pg_stat_statements_reset()`
+      await sleep(1_000)
+      t.equal(await renewals(), 0, path)
+    }
+  }
+)
 
 t.test('an amount that is set while an earlier one is being written takes its place', async t => {
   const url = await pg.migrated()
