@@ -13,7 +13,13 @@ const pg = await server(t)
 /** An application on a database of its own, the URL of that database, and the lines that the application logs. */
 async function application(t: import('tap').Test, options: QuotaOptions = {}) {
   const url = await pg.migrated()
-  const lines: { level: number; msg: string; err?: { code?: string; message?: string }; user?: string }[] = []
+  const lines: {
+    level: number
+    msg: string
+    err?: { code?: string; message?: string }
+    user?: string
+    pending?: number
+  }[] = []
   const app = Fastify({
     logger: { level: 'info', stream: { write: (line: string) => void lines.push(JSON.parse(line)) } }
   })
@@ -167,7 +173,10 @@ t.test(
       const response = await ask(app, user, '/work')
       t.equal(response.statusCode, 200)
       t.match(response.headers, { 'x-quota-used': '2', 'x-quota-cost': '1' })
-      t.ok(lines.some(line => line.msg.startsWith('quota settlement could not be written')))
+      t.match(
+        lines.find(line => line.msg.startsWith('quota settlement could not be written')),
+        { level: 50, user, pending: 1 }
+      )
       t.equal(
         (await ask(app, user, '/turned')).statusCode,
         500,
@@ -187,6 +196,33 @@ t.test(
       t.equal((await logsOf(db, user)).length, 2)
       t.equal(await usedBy(db, user), 2)
     }
+  }
+)
+
+t.test(
+  'gives up a charge or an amount that the database will never take, says so in the log, and holds nothing for it',
+  async t => {
+    const { app, url, lines } = await application(t, { reservationTtlMs: 1_000 })
+    let set = (_: number) => {}
+    app.get('/late', { config: { quota: 'calls' } }, async request => {
+      set = amount => request.quota.setAmount('calls', amount)
+      return 'x'
+    })
+    const user = newUser()
+    await ask(app, user, '/late')
+    const sql = postgres(url, { max: 1, onnotice: () => {} })
+    t.teardown(() => sql.end())
+    await sql`CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE EXCEPTION 'planted' USING ERRCODE = '23503'; END $$`
+    await sql`CREATE TRIGGER refuse BEFORE INSERT ON usage_logs FOR EACH ROW EXECUTE FUNCTION refuse()`
+    t.equal((await ask(app, user, '/work')).statusCode, 200)
+    const given = () => lines.filter(line => line.msg === 'quota settlement was given up')
+    t.match(given(), [{ level: 50, user }])
+    t.match(app.quota.counts(), { charged: 1, dropped: 1, pending: 0 })
+    set(7)
+    await until('the amount is given up', 10_000, async () => given().length === 2)
+    t.match(app.quota.counts(), { charged: 1, amended: 0, dropped: 2, pending: 0 })
+    await until('nothing is held', 10_000, async () => (await app.quota.check(user, 'calls')).reserved === 0)
+    t.equal((await app.quota.check(user, 'calls')).used, 1)
   }
 )
 
