@@ -187,12 +187,13 @@ t.test('the 500 after a header that Node refuses has the quota headers, and char
         const config = { quota: { type: 'calls', amount: 4 } }
         app.get('/text', { config }, async (_, reply) => reply.header('x-bad', 'a\r\nb').send('x'))
         app.get('/stream', { config }, async (_, reply) => reply.header('x-bad', 'a\r\nb').send(Readable.from(['x'])))
+        app.get('/web', { config }, async (_, reply) => reply.header('x-bad', 'a\r\nb').send(new Response('x')))
         const onSend = async (_: FastifyRequest, reply: FastifyReply) => void reply.header('x-bad', 'a\r\nb')
         app.get('/late', { config, onSend }, async (_, reply) => reply.send(Readable.from(['x'])))
       },
       { settle }
     )
-    for (const url of ['/text', '/stream', '/late']) {
+    for (const url of ['/text', '/stream', '/web', '/late']) {
       const user = newUser()
       const { statusCode, headers } = await ask(app, user, url)
       t.equal(statusCode, 500)
@@ -207,6 +208,35 @@ t.test('the 500 after a header that Node refuses has the quota headers, and char
     }
   }
 })
+
+t.test(
+  'the 500 after a web Response whose later onSend hook fails shows what is given back, not the charge',
+  async t => {
+    for (const settle of ['before-reply', 'after-reply'] as const) {
+      const onSend = async (_: FastifyRequest, __: FastifyReply, payload: unknown) => {
+        if (payload instanceof Response) throw new Error('planted')
+        return payload
+      }
+      const app = await metered(
+        t,
+        db,
+        app => {
+          const config = { quota: { type: 'calls', amount: 4 } }
+          app.get('/full', { config, onSend }, async () => new Response('x'))
+          app.get('/empty', { config, onSend }, async () => new Response(null, { status: 204 }))
+        },
+        { settle }
+      )
+      for (const url of ['/full', '/empty']) {
+        const user = newUser()
+        const { statusCode, headers } = await ask(app, user, url)
+        t.equal(statusCode, 500)
+        t.match(headers, { 'x-quota-cost': '0', 'x-quota-used': '0', ratelimit: /r=10;/ }, `${url}, ${settle}`)
+        t.strictSame(await logsOf(db, user), [])
+      }
+    }
+  }
+)
 
 t.test('headers and charge of a hijacked reply follow its status', async t => {
   const app = await metered(t, db, app => {

@@ -4,6 +4,7 @@ import t from 'tap'
 import quotaPlugin from '../../src/index.ts'
 import { connect } from '../../src/store/connection/connect.ts'
 import { server } from '../fixtures/database.ts'
+import { until } from '../fixtures/ledger.ts'
 import { untilWaiting } from '../fixtures/lock-waits.ts'
 import { byHeader, QUOTAS } from '../fixtures/metered.ts'
 
@@ -81,4 +82,25 @@ for (const [name, [, status, amounts]] of Object.entries(answers))
       amounts
     )
     t.equal((await db.query('SELECT 1 FROM quota_reservations')).length, 0)
+  })
+
+for (const [what, answer] of [
+  ['a text reply', () => 'done'],
+  ['a web Response', () => new Response('done')]
+] as const)
+  t.test(`${what} does not wait for its charge with \`settle: 'after-reply'\``, async t => {
+    const app = Fastify()
+    t.teardown(() => app.close())
+    const options = { connection: url, quotas: QUOTAS, identify: byHeader, storeTimeoutMs: 20_000 }
+    await app.register(quotaPlugin, { ...options, settle: 'after-reply' })
+    app.get('/', { config: { quota: 'calls' } }, async () => {
+      await holdUp()
+      return answer()
+    })
+    const reply = await fetch(await app.listen({ port: 0, host: '127.0.0.1' }), { headers: { 'x-user': what } })
+    t.equal(await reply.text(), 'done')
+    t.equal((await db.query('SELECT 1 FROM usage_logs WHERE user_id = $1', [what])).length, 0)
+    goOn()
+    await until('it is charged', 10_000, async () => app.quota.counts().charged === 1)
+    t.equal((await db.query('SELECT 1 FROM usage_logs WHERE user_id = $1', [what])).length, 1)
   })
