@@ -1,3 +1,4 @@
+import { setTimeout as sleep } from 'node:timers/promises'
 import Fastify, { type FastifyBaseLogger } from 'fastify'
 import t from 'tap'
 import quotaPlugin from '../../src/index.ts'
@@ -56,6 +57,36 @@ t.test(
       { level: 40, msg: 'quota admin request refused' }
     ])
     t.notMatch(JSON.stringify(ours), /Jane|hidden|secret/)
+  }
+)
+
+t.test(
+  'logs what an amended charge costs in the end and what that leaves, and no charge that stays as it was',
+  async t => {
+    const lines: Record<string, unknown>[] = []
+    const app = Fastify({ logger: { stream: { write: (line: string) => void lines.push(JSON.parse(line)) } } })
+    t.teardown(() => app.close())
+    const quotas = { logged: { limit: 5 }, late: { limit: 100 } }
+    await app.register(quotaPlugin, { ...onEmbedded(db), quotas, identify: byHeader })
+    app.addHook('onSend', async request => request.quota.setAmount('late', 30))
+    app.get('/work', { config: { quota: ['logged', { type: 'late', amount: 20 }] } }, async () => 'x')
+    const user = newUser()
+    await ask(app, user, '/work')
+    while (app.quota.counts().amended === 0) await sleep(5)
+    const ours = lines.filter(line => String(line.msg).startsWith('quota charge'))
+    t.match(ours, [
+      { msg: 'quota charged', type: 'logged', amount: 1, remaining: 4 },
+      { msg: 'quota charged', type: 'late', amount: 20, remaining: 80 },
+      {
+        msg: 'quota charge amended to its actual cost',
+        user,
+        type: 'late',
+        amount: 30,
+        remaining: 70,
+        endpoint: '/work'
+      }
+    ])
+    t.equal(ours.length, 3)
   }
 )
 

@@ -112,6 +112,19 @@ t.test('charges the amount that an onSend hook sets last, and shows it in the he
   t.match(again.headers, { 'x-quota-cost': 400, 'x-quota-used': 800, 'x-quota-remaining': 200 })
 })
 
+t.test('the headers show an amount that an onSend hook sets even if it is written before they are sent', async t => {
+  const app = await metered(t, db, app => {
+    app.addHook('onSend', async request => {
+      request.quota.setAmount('tokens', 50)
+      while (app.quota.counts().amended === 0) await sleep(5)
+    })
+    app.get('/', { config: { quota: ['calls', { type: 'tokens', amount: 900 }] } }, async () => 'x')
+  })
+  const { headers } = await app.inject({ url: '/', headers: { 'x-user': newUser() } })
+  t.match(headers, { 'x-quota-type': 'calls', 'x-quota-cost': 1, 'x-quota-used': 1, 'x-quota-remaining': 9 })
+  t.match(headers.ratelimit, /^"calls";r=9;t=\d+, "tokens";r=950;t=\d+$/)
+})
+
 t.test(
   'the headers show what an onSend hook sets, but of a stream or web Response what is held until it ends',
   async t => {
@@ -153,6 +166,23 @@ t.test('an amount lowered after the charge makes room at once, even for a user w
   set(0)
   t.equal(await amountOf(user, 0), 0)
   t.equal(await ask(), 200)
+})
+
+t.test('a charge that is undone makes room at once, even for a user who was just denied', async t => {
+  const user = newUser()
+  const ask = async (url: string) => (await app.inject({ url, headers: { 'x-user': user } })).statusCode
+  const config = { quota: { type: 'tokens', amount: 1000 } }
+  const app = await metered(t, db, app => {
+    const onSend = async (_: FastifyRequest, reply: FastifyReply) => {
+      t.equal(await ask('/work'), 402)
+      reply.code(500)
+    }
+    app.get('/undone', { config, onSend }, async () => 'done')
+    app.get('/work', { config }, async () => 'done')
+  })
+  t.equal(await ask('/undone'), 500)
+  while ((await usedBy(db, user, 'tokens')) > 0) await sleep(1)
+  t.equal(await ask('/work'), 200)
 })
 
 t.test('setAmount charges nothing for a reply that was not charged, or whose charge was undone', async t => {
