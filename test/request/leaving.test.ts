@@ -824,7 +824,7 @@ t.test('many pipelined requests on one socket are all charged, without a warning
   await arrival
   await sleep(100)
   open()
-  for (let n = 0; n < 100 && (await usedBy(db, user, 'free')) < 30; n++) await sleep(20)
+  for (let n = 0; n < 500 && (await usedBy(db, user, 'free')) < 30; n++) await sleep(20)
   socket.destroy()
   t.equal((await logsOf(db, user)).length, 30)
   t.strictSame(warnings, [])
