@@ -95,14 +95,15 @@ t.test('omits the reset and the window for a type that never resets', async t =>
 })
 
 t.test(
-  'caps the limit in RateLimit-Policy at 15 digits, the most that a structured field allows (RFC 9651)',
+  'caps what RateLimit-Policy and RateLimit say at 15 digits, the most that a structured field allows (RFC 9651)',
   async t => {
     const app = await metered(t, db, app => void app.get('/huge', { config: { quota: 'huge' } }, async () => 'x'), {
       quotas: { huge: { limit: Number.MAX_SAFE_INTEGER } }
     })
     t.match((await ask(app, newUser(), '/huge')).headers, {
       'x-quota-limit': '9007199254740991',
-      'ratelimit-policy': /q=999999999999999;/
+      'ratelimit-policy': /q=999999999999999;/,
+      ratelimit: /r=999999999999999;/
     })
   }
 )

@@ -114,6 +114,22 @@ t.test(
   }
 )
 
+t.test('closing waits until what a request that was answered 503 reserved after all is given back', async t => {
+  const { url, db } = await database(t)
+  const sql = postgres(url, { onnotice: () => {} })
+  t.teardown(() => sql.end({ timeout: 1 }))
+  const app = await metered(t, db, addRoutes, { connection: drizzle(sql) })
+  const user = newUser()
+  await see(app, [user])
+  const unlock = await lock(t, url)
+  await refused(t, [ask(app, user, '/')])
+  const closed = app.close()
+  t.equal(await Promise.race([closed.then(() => 'closed'), unlock().then(() => 'unlocked')]), 'unlocked')
+  await closed
+  t.equal(await openReservations(db), 0)
+  t.equal(await usedBy(db, user), 0)
+})
+
 t.test(
   'nothing stays reserved after a 503 if the connection opens so slowly that the statement is sent only then',
   async t => {
