@@ -75,10 +75,12 @@ t.test(
           async () => 'x'
         )
     )
-    const { statusCode, headers } = await ask(app, newUser(), '/both')
+    const user = newUser()
+    await app.quota.consume(user, 'calls', 9)
+    const { statusCode, headers } = await ask(app, user, '/both')
     t.equal(statusCode, 402)
     t.match(headers, { 'x-quota-type': 'tokens', 'x-quota-remaining': '1000', 'x-quota-cost': '0' })
-    t.match(headers.ratelimit, /^"tokens";r=1000;t=\d+, "calls";r=10;t=\d+$/)
+    t.match(headers.ratelimit, /^"tokens";r=1000;t=\d+, "calls";r=1;t=\d+$/)
   }
 )
 
@@ -112,14 +114,55 @@ t.test('sends the balance after the charge even if the reply does not wait for t
   const app = await metered(
     t,
     db,
-    app => void app.get('/ok', { config: { quota: { type: 'calls', amount: 4 } } }, async () => 'x'),
+    app => {
+      const config = { quota: { type: 'calls', amount: 4 } }
+      app.get('/ok', { config }, async () => 'x')
+      app.get('/less', { config }, async request => {
+        request.quota.setAmount('calls', 1)
+        return 'x'
+      })
+    },
     { settle: 'after-reply' }
   )
-  t.match((await ask(app, newUser(), '/ok')).headers, {
-    'x-quota-used': '4',
-    'x-quota-remaining': '6',
-    'x-quota-cost': '4'
+  for (const [url, cost] of [
+    ['/ok', 4],
+    ['/less', 1]
+  ] as const)
+    t.match((await ask(app, newUser(), url)).headers, {
+      'x-quota-used': String(cost),
+      'x-quota-remaining': String(10 - cost),
+      'x-quota-cost': String(cost)
+    })
+})
+
+t.test('what other requests hold does not remain, whether the reply costs less than was held or nothing', async t => {
+  let held = () => {}
+  const isHeld = new Promise<void>(resolve => {
+    held = resolve
   })
+  let end = () => {}
+  const isOver = new Promise<void>(resolve => {
+    end = resolve
+  })
+  const app = await metered(t, db, app => {
+    app.get('/long', { config: { quota: { type: 'calls', amount: 3 } } }, async () => {
+      held()
+      await isOver
+      return 'x'
+    })
+    app.get('/less', { config: { quota: { type: 'calls', amount: 4 } } }, async request => {
+      request.quota.setAmount('calls', 1)
+      return 'x'
+    })
+    app.get('/fails', { config: { quota: { type: 'calls', amount: 4 } } }, (_, reply) => reply.code(404).send('x'))
+  })
+  const user = newUser()
+  const long = ask(app, user, '/long')
+  await isHeld
+  t.match((await ask(app, user, '/less')).headers, { 'x-quota-used': '1', 'x-quota-remaining': '6' })
+  t.match((await ask(app, user, '/fails')).headers, { 'x-quota-used': '1', 'x-quota-remaining': '6' })
+  end()
+  t.match((await long).headers, { 'x-quota-used': '4', 'x-quota-remaining': '6' })
 })
 
 t.test('headers and charge follow the status that is sent, even if a later hook changed it', async t => {
