@@ -804,6 +804,42 @@ for (const [what, answer, charged] of [
     t.equal((await logsOf(db, user)).length, charged)
   })
 
+t.test(
+  'nothing stays reserved for a pipelined request whose socket died while it was being identified, and whose handler never replies',
+  async t => {
+    const [one, identifying, two] = [gate(), gate(), gate()]
+    const app = await metered(
+      t,
+      db,
+      app => {
+        app.get('/one', async () => one.wait())
+        app.get('/two', { config: { quota: 'calls' } }, () => {
+          void two.wait()
+          return new Promise(() => {})
+        })
+      },
+      {
+        identify: async request => {
+          await identifying.wait()
+          return request.headers['x-user'] as string
+        },
+        reservationTtlMs: 300
+      }
+    )
+    const user = newUser()
+    const socket = await send(app, user, '/one')
+    socket.write(`GET /two HTTP/1.1\r\nhost: x\r\nx-user: ${user}\r\n\r\n`)
+    await identifying.arrival
+    socket.destroy()
+    await sleep(50)
+    identifying.open()
+    await two.arrival
+    t.strictSame(await logsOf(db, user), [])
+    t.equal(await usedBy(db, user), 0)
+    one.open()
+  }
+)
+
 t.test('many pipelined requests on one socket are all charged, without a warning about too many listeners', async t => {
   const warnings: unknown[] = []
   const warn = (warning: unknown) => warnings.push(warning)

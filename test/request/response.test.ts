@@ -3,6 +3,7 @@ import postgres from 'postgres'
 import t from 'tap'
 import quotaPlugin from '../../src/index.ts'
 import { connect } from '../../src/store/connection/connect.ts'
+import { findDiscrepancies } from '../../src/store/operator/reconcile.ts'
 import { server } from '../fixtures/database.ts'
 import { until } from '../fixtures/ledger.ts'
 import { untilWaiting } from '../fixtures/lock-waits.ts'
@@ -82,6 +83,7 @@ for (const [name, [, status, amounts]] of Object.entries(answers))
       amounts
     )
     t.equal((await db.query('SELECT 1 FROM quota_reservations')).length, 0)
+    t.strictSame(await findDiscrepancies(db), [])
   })
 
 for (const [what, answer] of [
