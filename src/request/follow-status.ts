@@ -31,7 +31,7 @@ class Following {
 export function followStatus(settlement: Settlement, reply: FastifyReply): void {
   const raw = reply.raw as unknown as Followed
   const followed = raw[FOLLOWED]
-  // Two registrations may both reach a scope that was opened between them; the headers are those of the last.
+  // A hijacked request may be routed once more, with the same raw reply; the headers are those of the last route.
   if (followed !== undefined) {
     followed.settlement = settlement
     return

@@ -307,6 +307,26 @@ t.test('headers and charge of a hijacked reply follow its status', async t => {
   }
 })
 
+t.test('charges both routes of a request that is routed once more, and sends the headers of the last', async t => {
+  const app = await metered(t, db, app => {
+    app.get('/first', { config: { quota: 'calls' } }, (request, reply) => {
+      reply.hijack()
+      request.raw.url = '/second'
+      app.routing(request.raw, reply.raw)
+    })
+    app.get('/second', { config: { quota: { type: 'tokens', amount: 7 } } }, async () => 'x')
+  })
+  const user = newUser()
+  const { statusCode, headers } = await ask(app, user, '/first')
+  t.equal(statusCode, 200)
+  t.match(headers, { 'x-quota-type': 'tokens', 'x-quota-cost': '7', 'x-quota-remaining': '993' })
+  const rows = await logsOf(db, user)
+  t.strictSame(rows.map(({ type, amount }) => [type, amount]).sort(), [
+    ['calls', 1],
+    ['tokens', 7]
+  ])
+})
+
 t.test(
   'drops X-Quota-Reset when a changed status makes the X-Quota headers describe a type that never resets',
   async t => {
