@@ -421,6 +421,7 @@ t.test('charges a reply that comes after its reservation was given back', async 
   const user = newUser()
   const socket = await send(app, user, '/late')
   await arrival
+  const [now] = await db.query<{ now: string }>('SELECT now()::text AS now')
   socket.destroy()
   await settled(db, user)
   t.equal(await usedBy(db, user), 0)
@@ -428,6 +429,8 @@ t.test('charges a reply that comes after its reservation was given back', async 
   for (let i = 0; i < 100 && (await usedBy(db, user)) === 0; i++) await sleep(10)
   t.equal((await logsOf(db, user)).length, 1)
   t.equal(await usedBy(db, user), 1)
+  const since = 'SELECT 1 FROM usage_logs WHERE user_id = $1 AND created_at > $2::text::timestamptz'
+  t.strictSame(await db.query(since, [user, now!.now]), [], 'as of when it was admitted')
 })
 
 t.test('charges a stream that the client aborts after a 200 was sent', async t => {
