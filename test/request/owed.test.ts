@@ -29,6 +29,7 @@ t.test('a close waits ten seconds for owed writes, even if the clock is set back
   const owed = new Owed()
   const write = await owing(owed, new Error('no answer'))
   const closing = owed.close()
+  pass(t, 9_000)
   await sleep(300)
   t.notOk(write.isDropped)
   pass(t, 10_000)
@@ -51,6 +52,7 @@ t.test(
   async t => {
     const owed = new Owed()
     const write = await owing(owed, Object.assign(new Error('refused'), { code: '23514' }))
+    pass(t, 14.9 * 60_000)
     await sleep(300)
     t.notOk(write.isDropped)
     pass(t, 15 * 60_000)
@@ -155,6 +157,18 @@ t.test('pauses longer after each failed attempt', async t => {
   t.ok(second - first > 140 && third - second > 290 && fourth - third > 590)
 })
 
+t.test('pauses again where the store fails once more after it has taken some of what is owed', async t => {
+  const { attempts, owe, allOver } = writes(new Owed())
+  for (const name of ['a', 'b', 'c']) await owe(name, [])
+  await owe('d', [NO, NO])
+  while (!attempts.includes('d')) await turn()
+  const since = performance.now()
+  await allOver()
+  t.strictSame(attempts, ['a', 'b', 'c', 'd', 'd', 'd'])
+  // At least three quarters of 100 and 200 ms, less what a timer may fire early.
+  t.ok(performance.now() - since > 200)
+})
+
 t.test('retries a write that was rejected with undefined', async t => {
   const { attempts, owe, allOver } = writes(new Owed())
   await owe('a', [undefined])
@@ -162,13 +176,13 @@ t.test('retries a write that was rejected with undefined', async t => {
   t.strictSame(attempts, ['a', 'a'])
 })
 
-t.test('a close cuts short the pause before the next attempt', async t => {
+t.test('a close cuts short the pause before each further attempt', async t => {
   const owed = new Owed()
   const { attempts, owe } = writes(owed)
-  await owe('a', [NO, NO, NO, NO])
+  await owe('a', [NO, NO, NO, NO, NO, NO])
   while (attempts.length < 4) await sleep(10)
-  // The next pause would be three quarters of 1.6 s, at least.
-  t.equal(await Promise.race([owed.close(), sleep(1_000, 'waits')]), undefined)
+  // The next pauses would be three quarters of 1.6, 3.2 and 5 s, at least.
+  t.equal(await Promise.race([owed.close(), sleep(2_000, 'waits')]), undefined)
 })
 
 t.test('during a close, owed writes keep the process alive, and are not tried again without a pause', async t => {
