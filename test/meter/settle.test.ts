@@ -4,6 +4,7 @@ import { drizzle } from 'drizzle-orm/pglite'
 import type { FastifyInstance } from 'fastify'
 import t from 'tap'
 import type { Reservation } from '../../src/index.ts'
+import { ms } from '../../src/store/database.ts'
 import { deleteUser } from '../../src/store/operator/delete-user.ts'
 import { figures, meter, NO_AMOUNTS, rowsOf, tally } from '../fixtures/meter.ts'
 import { ask, logsOf, metered, newUser, onEmbedded } from '../fixtures/metered.ts'
@@ -36,22 +37,28 @@ t.test('commit charges once, however often it is called, even simultaneously', a
   const user = newUser()
   const reservation = await quota.reserve(user, { type: 'calls', amount: 4 })
   const first = await reservation.commit({ amounts: { calls: 3 } })
+  await quota.consume(user, 'calls', 1)
+  const { charged } = quota.counts()
   t.strictSame(await reservation.commit(), first, 'the first answer')
   t.strictSame(await reservation.commit({ amounts: { calls: 9 } }), first)
-  t.strictSame(await tally(quota, user), [3, 0, 7])
+  t.equal(quota.counts().charged, charged)
+  t.strictSame(await tally(quota, user), [4, 0, 6])
 
   const other = await quota.reserve(user, { type: 'calls', amount: 4 })
   await Promise.all(Array.from({ length: 5 }, () => other.commit()))
-  t.strictSame(await tally(quota, user), [7, 0, 3])
-  t.equal((await logsOf(db, user)).length, 2)
+  t.equal(quota.counts().charged, charged + 1)
+  t.strictSame(await tally(quota, user), [8, 0, 2])
+  t.equal((await logsOf(db, user)).length, 3)
 })
 
 t.test('release gives back once, however often it is called, even simultaneously', async t => {
   const user = newUser()
   const reservation = await quota.reserve(user, { type: 'calls', amount: 4 })
   await quota.consume(user, 'calls', 5)
+  const { released } = quota.counts()
   await Promise.all([reservation.release(), reservation.release()])
   await reservation.release()
+  t.equal(quota.counts().released, released + 1)
   t.strictSame(await tally(quota, user), [5, 0, 5])
 })
 
@@ -107,7 +114,10 @@ t.test('commit refuses an amount that takes its counter past 2^53−1, and the r
   const user = newUser()
   const most = 2 ** 53 - 1
   const refused = async (reservation: Reservation, calls: number, room: RegExp) =>
-    await t.rejects(reservation.commit({ amounts: { calls } }), { code: 'FST_QUOTA_INVALID_AMOUNT', message: room })
+    await t.rejects(reservation.commit({ amounts: { tokens: 2, calls } }), {
+      code: 'FST_QUOTA_INVALID_AMOUNT',
+      message: room
+    })
   await quota.consume(user, 'calls', 3)
   const reservation = await quota.reserve(user, ['calls', 'tokens'])
   await refused(
@@ -164,8 +174,13 @@ t.test("commit adds its metadata to the reservation's, and charges even if its m
 t.test('reserve holds for ttlMs if given, and refuses an invalid ttlMs', async t => {
   const user = newUser()
   const before = Date.now()
-  const { expiresAt } = await quota.reserve(user, 'calls', { ttlMs: 3_600_000 })
+  const { id, expiresAt } = await quota.reserve(user, 'calls', { ttlMs: 3_600_000 })
   t.ok(expiresAt.getTime() >= before + 3_000_000)
+  const [row] = await db.query<{ at: number }>(
+    `SELECT ${ms('expires_at')} AS at FROM quota_reservations WHERE user_id = $1 AND id = $2::text::uuid`,
+    [user, id]
+  )
+  t.strictSame(expiresAt, new Date(Number(row!.at)), "by the database's clock")
   for (const ttlMs of [99, 0, -1, 1000.5, Number.NaN, 2 ** 31, '1000', null])
     await t.rejects(
       quota.reserve(user, 'calls', { ttlMs: ttlMs as number }),
