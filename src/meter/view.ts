@@ -1,5 +1,4 @@
 // One balance of a user, as it is now.
-import { MAX_AMOUNT } from '../quota/amount.ts'
 import type { Balance } from '../quota/balance.ts'
 import type { QuotaType } from '../quota/quota-type.ts'
 import type { Database } from '../store/database.ts'
@@ -27,7 +26,7 @@ const unopened = (type: string, limit: number): Balance => ({
   limit,
   used: 0,
   reserved: 0,
-  remaining: Math.min(limit, MAX_AMOUNT),
+  remaining: limit,
   periodStart: new Date(0),
   resetsAt: null
 })

@@ -99,6 +99,29 @@ t.test('writes who changed what, and why, into the audit log', async t => {
   await quota.reset(user, 'calls', BY)
   t.match(await auditOf(db, user), [
     { actor: 'application', action: 'adjust', quota_type: 'calls', before: { limit: 10 }, after: { limit: 20 } },
-    { actor: 'ops', action: 'reset', quota_type: 'calls', before: { used: 6 }, after: { used: 0 }, reason: BY.reason }
+    {
+      actor: 'ops',
+      action: 'reset',
+      quota_type: 'calls',
+      before: { used: 6 },
+      after: { used: 0 },
+      reason: BY.reason,
+      request_id: BY.requestId
+    }
   ])
+})
+
+t.test('reset and adjust refuse an invalid actor, reason or request id, and change nothing', async t => {
+  const user = newUser()
+  await quota.consume(user, 'calls', 6)
+  for (const field of ['actor', 'reason', 'requestId'])
+    for (const value of ['', 'x'.repeat(2049), 'a\u0000b', '\ud83d', 5, null]) {
+      const error = { code: 'FST_QUOTA_INVALID_CALL', statusCode: 400, message: new RegExp(`Argument ${field} `) }
+      const options = { ...BY, [field]: value } as typeof BY
+      await t.rejects(quota.adjust(user, 'calls', 20, options), error)
+      await t.rejects(quota.reset(user, 'calls', options), error)
+    }
+  t.strictSame(await tally(quota, user), [6, 0, 4])
+  t.strictSame(await auditOf(db, user), [])
+  await quota.adjust(user, 'calls', 20, { actor: 'a', reason: 'x'.repeat(2048) })
 })

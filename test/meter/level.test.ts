@@ -2,9 +2,20 @@ import t from 'tap'
 import { figures, meter, rowsOf, tally } from '../fixtures/meter.ts'
 import { logsOf, newUser } from '../fixtures/metered.ts'
 
-const { quota, db } = await meter(t)
+const { quota, db } = await meter(t, { gone: { kind: 'level', limit: 100 } })
 const stored = (user: string) => tally(quota, user, 'storage')
 const amounts = async (user: string) => (await logsOf(db, user)).map(({ amount }) => amount)
+
+t.test('credit and setUsage say that the row of a type is gone', async t => {
+  const user = newUser()
+  t.strictSame(await tally(quota, user, 'gone'), [0, 0, 100])
+  await db.query("DELETE FROM quota_types WHERE type_key = 'gone'")
+  for (const call of [quota.credit, quota.setUsage])
+    await t.rejects(call(user, 'gone', 7), {
+      code: 'FST_QUOTA_UNKNOWN_TYPE',
+      message: /its row is gone from quota_types/
+    })
+})
 
 t.test('credit lowers a level, and logs what it took off as a negative amount', async t => {
   const user = newUser()

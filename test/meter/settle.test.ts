@@ -158,6 +158,7 @@ t.test("commit adds its metadata to the reservation's, and charges even if its m
     [{ step: 2 }, { job: 'a', step: 2 }],
     [{ toJSON: () => ({ plan: 'gold' }) }, { job: 'a', plan: 'gold' }],
     ['text', { job: 'a', truncated: true }],
+    [{ note: 'x'.repeat(4080) }, { job: 'a', truncated: true }],
     [broken, { job: 'a', truncated: true }]
   ] as const) {
     const user = newUser()
