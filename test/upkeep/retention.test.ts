@@ -20,7 +20,7 @@ const log = (rows: number, daysAgo: number) =>
   )
 
 t.test('accepts a whole number of days from 1 to 36 500, and nothing else', async t => {
-  for (const days of [1, 36_500]) t.strictSame(readRetention({ usageLogs: days }), { usageLogs: days })
+  for (const days of [1, 36_500, undefined]) t.strictSame(readRetention({ usageLogs: days }), { usageLogs: days })
   for (const days of [0, -1, 1.5, 36_501, Number.NaN, '30', null])
     for (const field of ['usageLogs', 'denials'])
       t.throws(
@@ -45,11 +45,16 @@ t.test(
            FROM quota_types CROSS JOIN generate_series(1, $1::int) n`,
         [hours!, daysAgo!]
       )
-    await log(1_001, 40)
-    await log(5, 20)
+    await log(1_001, 31)
+    await log(5, 29)
     await retain(db, { usageLogs: 30, denials: 90 }, new AbortController().signal)
     t.equal(await countOf('usage_logs'), 5)
     t.equal(await countOf('quota_denials'), 1)
+    await retain(db, { denials: 30 }, new AbortController().signal)
+    t.equal(await countOf('usage_logs'), 5)
+    t.equal(await countOf('quota_denials'), 0)
+    await retain(db, {}, new AbortController().signal)
+    t.equal(await countOf('usage_logs'), 5)
   }
 )
 
@@ -70,6 +75,11 @@ t.test("a user whose period cannot be closed causes an error, but other users' l
 t.test('stops after the current batch when the application closes', async t => {
   await declareTypes(db, { calls: { limit: 10 } })
   await log(1_001, 40)
-  await retain(db, { usageLogs: 30 }, AbortSignal.abort())
+  await hold(db, 'alice', { calls: 1 })
+  await db.query(
+    "INSERT INTO quota_denials SELECT 'alice', id, date_trunc('hour', now()) - interval '40 days', 1 FROM quota_types"
+  )
+  await retain(db, { usageLogs: 30, denials: 30 }, AbortSignal.abort())
   t.equal(await countOf('usage_logs'), 1)
+  t.equal(await countOf('quota_denials'), 1)
 })

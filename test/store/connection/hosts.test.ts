@@ -23,8 +23,15 @@ t.test('hosts that cannot be reached are tried in turn, with at most one new rou
   t.strictSame(asked(hosts, failed('CONNECT_TIMEOUT'), false), ['three', 'one', 'two', 'three'])
 })
 
+t.test('a host that is starting or stopping, or breaks the connection before a statement is sent, is left', async t => {
+  for (const code of ['57P03', 'EPIPE']) {
+    t.strictSame(asked(of('one', 'two'), failed(code), false), ['one', 'two', 'one', 'two'], code)
+    t.strictSame(asked(of('one', 'two'), failed(code), true), ['one'], `${code}: it may have been carried out`)
+  }
+})
+
 t.test('statements that fail together on one host move on by one host, not by one each', async t => {
-  const hosts = of('one', 'two')
+  const hosts = of('one', 'two', 'three')
   const { generation } = hosts
   for (let i = 0; i < 3; i++) t.ok(hosts.isElsewhere(failed('25006'), generation, true))
   t.strictSame(hosts.address, { host: ['two'] })
