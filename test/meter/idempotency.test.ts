@@ -1,6 +1,8 @@
+import type { PGlite } from '@electric-sql/pglite'
+import { drizzle } from 'drizzle-orm/pglite'
 import t from 'tap'
 import { figures, meter, rowsOf, tally } from '../fixtures/meter.ts'
-import { logsOf, newUser } from '../fixtures/metered.ts'
+import { logsOf, metered, newUser, onEmbedded } from '../fixtures/metered.ts'
 
 const { quota, db } = await meter(t)
 const MISMATCH = { code: 'FST_QUOTA_IDEMPOTENCY_MISMATCH', statusCode: 422 }
@@ -130,4 +132,27 @@ t.test('accepts keys of 1 to 255 characters, including special ones, and refuses
     )
   }
   t.strictSame(await tally(quota, user, 'free'), [6, 0, -1])
+})
+
+t.test('charges with a key that was taken just now, but is gone again before its answer is read', async t => {
+  const client = (db.orm as unknown as { $client: PGlite }).$client
+  const user = newUser()
+  const between = [
+    [
+      'INTO quota_idempotency_keys',
+      "INSERT INTO quota_idempotency_keys SELECT $1, 'k', id, 2, '{}' FROM quota_types WHERE type_key = 'calls'"
+    ],
+    ['FROM quota_idempotency_keys', 'DELETE FROM quota_idempotency_keys WHERE user_id = $1']
+  ]
+  const logger = {
+    logQuery: (text: string) => {
+      if (between[0] !== undefined && text.includes(between[0][0]!)) void client.query(between.shift()![1]!, [user])
+    }
+  }
+  const app = await metered(t, db, () => {}, { ...onEmbedded(db), connection: drizzle(client, { logger }) })
+  await app.quota.reserve(user, 'tokens')
+  t.strictSame(figures(await app.quota.consume(user, 'calls', 2, { idempotencyKey: 'k' })), [2, 0, 8])
+  t.strictSame(between, [])
+  t.strictSame(figures(await app.quota.consume(user, 'calls', 2, { idempotencyKey: 'k' })), [2, 0, 8])
+  t.strictSame(await tally(quota, user), [2, 0, 8])
 })

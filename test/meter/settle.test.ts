@@ -201,6 +201,21 @@ t.test('an expired reservation is given back, and a late commit is still charged
   t.strictSame((await logsOf(db, user)).map(({ amount }) => amount).sort(), [10, 6])
 })
 
+t.test(
+  'holds for two thirds of reservationTtlMs, and leaves the last third to the sweep of another process',
+  async t => {
+    const user = newUser()
+    await quota.reserve(user, 'calls')
+    const { quota: longer } = await metered(t, db, () => {}, { reservationTtlMs: 600_000 })
+    await longer.reserve(user, 'calls')
+    const held = await db.query(
+      `SELECT ${ms('expires_at')} - ${ms('created_at')} AS ms FROM quota_reservations WHERE user_id = $1 ORDER BY 1`,
+      [user]
+    )
+    t.match(held, [{ ms: 40_000 }, { ms: 400_000 }])
+  }
+)
+
 t.test('a reservation is renewed while the process lives, unless ttlMs was given', async t => {
   const { quota } = await metered(t, db, () => {}, { reservationTtlMs: 600 })
   const user = newUser()

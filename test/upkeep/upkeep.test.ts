@@ -25,6 +25,15 @@ const LEFT = {
   'log rows past their retention are deleted': "usage_logs WHERE user_id = 'old'"
 }
 
+const DENIED = {
+  name: 'denied',
+  userId: 'alice',
+  endpoint: '/a',
+  charges: [{ type: 'calls', amount: 1, remaining: 0, limit: 10 }],
+  statusCode: 402,
+  at: new Date()
+} as const
+
 t.test('each upkeep task is done within about an hour, without any request', async t => {
   const db = await embedded(t)
   await declareTypes(db, { calls: { limit: 10, period: 'never' } })
@@ -64,16 +73,35 @@ t.test('each upkeep task is done within about an hour, without any request', asy
     { reservationTtlMs: HOUR_MS, retention: { usageLogs: 30 } },
     error => errors.push(error)
   )
-  tally.hear({
-    name: 'denied',
-    userId: 'alice',
-    endpoint: '/a',
-    charges: [{ type: 'calls', amount: 1, remaining: 0, limit: 10 }],
-    statusCode: 402,
-    at: new Date()
-  })
+  tally.hear(DENIED)
   for (const [what, table] of Object.entries(LEFT)) await until(what, 30_000, async () => (await left(table)) === 0)
   t.equal(await left('quota_idempotency_keys'), 1)
   await upkeep.stop()
   t.strictSame(errors, [])
+})
+
+t.test('stopping counts the last denials, and reports it if that fails', async t => {
+  const db = await embedded(t)
+  await declareTypes(db, { calls: { limit: 10 } })
+  await hold(db, 'alice', { calls: 1 })
+  const failing = { ...db, query: async () => Promise.reject(new Error('down')) }
+  for (const [to, told] of [
+    [db, []],
+    [failing, [['down', 'count denials']]]
+  ] as const) {
+    const errors: unknown[] = []
+    const tally = new DenialTally(to)
+    const rooms = {
+      live: new LiveReservationSet(HOUR_MS),
+      tally,
+      rollups: new UsageRollups(db, error => errors.push(error))
+    }
+    const upkeep = startUpkeep(db, rooms, { reservationTtlMs: HOUR_MS, retention: {} }, (error, task) =>
+      errors.push([(error as Error).message, task])
+    )
+    tally.hear(DENIED)
+    await upkeep.stop()
+    t.strictSame(errors, told)
+  }
+  t.match(await db.query('SELECT denials::int AS denials FROM quota_denials'), [{ denials: 1 }])
 })

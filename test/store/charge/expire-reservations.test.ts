@@ -123,6 +123,7 @@ onBoth('live reservations are renewed when due, but not once they have left or a
     }
     set.join(live)
     t.ok(live.renewAt <= performance.now() + 20_000)
+    t.ok(live.renewAt > performance.now() + 10_000, 'not due before a third of the lease')
     return Object.assign(live, { renewAt: 0 }, when)
   }
   const gone = await join(1)
