@@ -1,5 +1,6 @@
 import t from 'tap'
 import { isAnswer, isProblem, operated } from '../fixtures/admin.ts'
+import { until } from '../fixtures/ledger.ts'
 import { newUser } from '../fixtures/metered.ts'
 
 const quotas = {
@@ -49,6 +50,18 @@ t.test('200: by the hour, in a given time zone, and for 1 to 365 days', async t 
   t.equal(hours.time_zone, 'Asia/Kolkata')
   t.equal((await statistics('calls', '?days=365')).json().series.length, 365)
   t.equal((await statistics('calls', '?days=1')).json().series.length, 1)
+})
+
+t.test('200: the log is then added up in the time zone that was asked for', async t => {
+  const { db, call } = await operated(t, { quotas })
+  const zones = async () =>
+    (await db.query<{ zone: string }>('SELECT DISTINCT time_zone AS zone FROM quota_rollups')).map(({ zone }) => zone)
+  await db.query(`
+    INSERT INTO usage_logs (user_id, quota_type_id, amount, created_at)
+    SELECT 'gone', id, 1, now() - interval '2 days' FROM generate_series(1, 1000) n CROSS JOIN quota_types`)
+  t.strictSame(await zones(), [])
+  t.equal((await call('/statistics/calls?days=9&time_zone=Asia%2FTokyo')).statusCode, 200)
+  await until('it is added up', 20_000, async () => (await zones()).includes('Asia/Tokyo'))
 })
 
 t.test('200: zeros for a type that nobody has used', async t => {

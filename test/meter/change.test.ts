@@ -1,7 +1,9 @@
+import type { PGlite } from '@electric-sql/pglite'
+import { drizzle } from 'drizzle-orm/pglite'
 import t from 'tap'
 import { auditOf, BY } from '../fixtures/charges.ts'
 import { figures, meter, rowsOf, tally } from '../fixtures/meter.ts'
-import { logsOf, newUser } from '../fixtures/metered.ts'
+import { logsOf, metered, newUser, onEmbedded } from '../fixtures/metered.ts'
 
 const { quota, db } = await meter(t)
 const UNKNOWN_USER = { code: 'FST_QUOTA_UNKNOWN_USER', statusCode: 404 }
@@ -60,6 +62,21 @@ t.test('adjust refuses an unknown user', async t => {
   const user = newUser()
   await t.rejects(quota.adjust(user, 'calls', 20), UNKNOWN_USER)
   t.strictSame(await rowsOf(db, user), {})
+})
+
+t.test('adjust refuses a user who is deleted while it runs', async t => {
+  const client = (db.orm as unknown as { $client: PGlite }).$client
+  const user = newUser()
+  const logger = {
+    logQuery: (text: string) => {
+      if (text.includes('quota_users u CROSS JOIN quota_types'))
+        void client.query('DELETE FROM quota_users WHERE id = $1', [user])
+    }
+  }
+  const app = await metered(t, db, () => {}, { ...onEmbedded(db), connection: drizzle(client, { logger }) })
+  await quota.consume(user, 'calls')
+  await t.rejects(app.quota.adjust(user, 'calls', 20), UNKNOWN_USER)
+  t.equal((await rowsOf(db, user)).quota_limits, undefined, 'and does not create the user again')
 })
 
 t.test('adjust with createUser creates an unknown user, with the defaults of every other type', async t => {

@@ -1,7 +1,11 @@
 // With tables distributed by user, no statement of a request may concern two users, and everything else still holds.
+import { setTimeout as sleep } from 'node:timers/promises'
+import { drizzle } from 'drizzle-orm/postgres-js'
+import postgres from 'postgres'
 import t from 'tap'
 import { v7 } from 'uuid'
 import { declareTypes } from '../../src/store/catalogue/declare-types.ts'
+import { connect } from '../../src/store/connection/connect.ts'
 import type { Database } from '../../src/store/database.ts'
 import { Reservations } from '../../src/store/group/reservations.ts'
 import { DenialTally } from '../../src/upkeep/denial-tally.ts'
@@ -9,6 +13,7 @@ import { LiveReservationSet } from '../../src/upkeep/live-reservations.ts'
 import { type Amounts, costing, wanted } from '../fixtures/charges.ts'
 import { crowd, server } from '../fixtures/database.ts'
 import { violations } from '../fixtures/invariants.ts'
+import { metered } from '../fixtures/metered.ts'
 
 const pg = await server(t)
 const USERS = ['alice', 'bob', "c'arol", 'dave/😀']
@@ -97,6 +102,33 @@ t.test('every statement concerns one user, whose requests share statements and a
     )
   )
   t.ok(sent.length - before < 10, `100 requests of a user share ${sent.length - before} statements`)
+})
+
+t.test('with `distributed`, an application renews reservations and counts denials for each user alone', async t => {
+  const client = postgres(await pg.migrated(), { max: 4, onnotice: () => {} })
+  t.teardown(() => client.end())
+  const sent: string[] = []
+  const logger = { logQuery: (text: string, values: unknown[]) => void sent.push(text + JSON.stringify(values)) }
+  const connection = drizzle(client, { logger })
+  const options = { connection, distributed: true, reservationTtlMs: 600, storeTimeoutMs: 20_000 }
+  const app = await metered(t, await connect(drizzle(client)), () => {}, {
+    ...options,
+    quotas: { calls: { limit: 1 } }
+  })
+  for (const user of USERS) {
+    await app.quota.reserve(user, 'calls')
+    await t.rejects(app.quota.reserve(user, 'calls'), { code: 'FST_QUOTA_EXCEEDED' })
+  }
+  const usersOf = (part: string) => sent.filter(line => line.includes(part)).map(usersIn)
+  const renewed = () => new Set(usersOf('SET expires_at').flat())
+  while (renewed().size < USERS.length) await sleep(20)
+  await app.close()
+  t.strictSame([...new Set(usersOf('INTO quota_denials').flat())].sort(), USERS)
+  for (const part of ['SET expires_at', 'INTO quota_denials'])
+    t.ok(
+      usersOf(part).every(users => users.length === 1),
+      part
+    )
 })
 
 t.test('limits are exact when processes that group by user run beside ones that group across users', async t => {

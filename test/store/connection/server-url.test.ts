@@ -98,9 +98,37 @@ t.test('options given beside the URL win over it', async t => {
   t.match(made(url, { db: 'else', username: 'you' }), { database: 'else', user: 'you' })
 })
 
+t.test('takes what the URL leaves out from the environment, as libpq does, or from the defaults', async t => {
+  t.match(readServer({ url: 'postgres://me@db/app' }), { max: 10, connect_timeout: 2 })
+  t.match(made('postgres:///app?user=me'), { host: ['localhost'], port: [5432] })
+  const env = { PGHOST: 'there', PGPORT: '7', PGTARGETSESSIONATTRS: 'standby' }
+  t.intercept(process, 'env', { value: { ...process.env, ...env } })
+  t.match(made('postgres:///app?user=me'), { host: ['there'], port: [7], attributes: 'standby' })
+  t.match(made('postgres://me@db:8/app?target_session_attrs=primary'), {
+    host: ['db'],
+    port: [8],
+    attributes: 'primary'
+  })
+})
+
+t.test('reads ports of their own for several hosts, a host given as hostname, and empty parameters', async t => {
+  t.match(made('postgres://me@one,two/app?port=1,2'), { host: ['one', 'two'], port: [1, 2] })
+  t.match(made('postgres://me@one,two/app?port=7'), { host: ['one', 'two'], port: [7, 7] })
+  t.match(made('postgres://me@one,two/app', { hostname: 'other' }), { host: ['other'], port: [5432] })
+  t.match(made('postgres://me@db/app', { hostname: 'one,two' }), { host: ['one', 'two'] })
+  t.match(made('postgres://me@db/app?dbname=&host='), { host: ['db'], database: 'app' })
+  t.equal(readServer({ url: 'postgres://me@db/app?prepare=1' }).prepare, true)
+  t.notOk('prepare' in readServer({ url: 'postgres://me@db/app?pgbouncer=false' }))
+  t.match(readServer({ url: 'postgres://me@db:65535/app?max=1&connect_timeout=0' }), { max: 1, connect_timeout: 0 })
+})
+
 t.test('refuses a URL that it cannot read, without repeating the password', async t => {
   for (const [url, message] of [
     ['postgres://me:hunter2@db:99999/app', /valid URL/],
+    ['postgres://me:hunter2@db:65536/app', /valid URL/],
+    ['postgres://me:hunter2@db/app?max=0', /max=0; it must be a whole number of at least 1/],
+    ['postgres://me:hunter2@db/app?connect_timeout=', /connect_timeout=; it must be a whole number of at least 0/],
+    ['postgres+psycopg://me:hunter2@db/app', /postgres\+psycopg:\/\/, which is SQLAlchemy's/],
     ['postgres://me:hunter2@a,,b/app', /valid URL/],
     ['postgres://me:hunter2@::1/app', /valid URL/],
     ['postgres://me:hunter2@db/app?port=x', /port=x/],
