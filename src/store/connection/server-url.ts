@@ -75,6 +75,8 @@ export function readServer({ url, ...options }: ServerConnection): Read {
     username: take('user') ?? (user || undefined),
     password: take('password') ?? (password || undefined),
     ...options,
+    // A list is in `addresses`, and postgres.js takes `hostname` before them.
+    ...(beside.includes(',') ? { hostname: undefined } : {}),
     addresses,
     ...attributesOf(attributes),
     ...(prepare === undefined ? {} : { prepare }),

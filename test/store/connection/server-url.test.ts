@@ -101,21 +101,26 @@ t.test('options given beside the URL win over it', async t => {
 t.test('takes what the URL leaves out from the environment, as libpq does, or from the defaults', async t => {
   t.match(readServer({ url: 'postgres://me@db/app' }), { max: 10, connect_timeout: 2 })
   t.match(made('postgres:///app?user=me'), { host: ['localhost'], port: [5432] })
-  const env = { PGHOST: 'there', PGPORT: '7', PGTARGETSESSIONATTRS: 'standby' }
+  const env = { PGHOST: 'here,there', PGPORT: '7', PGTARGETSESSIONATTRS: 'read-write' }
   t.intercept(process, 'env', { value: { ...process.env, ...env } })
-  t.match(made('postgres:///app?user=me'), { host: ['there'], port: [7], attributes: 'standby' })
-  t.match(made('postgres://me@db:8/app?target_session_attrs=primary'), {
+  t.match(made('postgres:///app?user=me'), { host: ['here', 'there'], port: [7, 7], attributes: 'primary' })
+  t.equal(readServer({ url: 'postgres:///app' }).addresses.length, 2)
+  t.match(made('postgres://me@db:8/app?target_session_attrs=standby'), {
     host: ['db'],
     port: [8],
-    attributes: 'primary'
+    attributes: 'standby'
   })
 })
 
 t.test('reads ports of their own for several hosts, a host given as hostname, and empty parameters', async t => {
   t.match(made('postgres://me@one,two/app?port=1,2'), { host: ['one', 'two'], port: [1, 2] })
   t.match(made('postgres://me@one,two/app?port=7'), { host: ['one', 'two'], port: [7, 7] })
+  t.match(made('postgres://me@one:1,two:2/app?port=7'), { host: ['one', 'two'], port: [7, 7] })
   t.match(made('postgres://me@one,two/app', { hostname: 'other' }), { host: ['other'], port: [5432] })
-  t.match(made('postgres://me@db/app', { hostname: 'one,two' }), { host: ['one', 'two'] })
+  t.equal(readServer({ url: 'postgres://me@one,two/app', hostname: 'other' }).addresses.length, 1)
+  t.match(made('postgres://me@db/app', { hostname: 'one:3,two' }), { host: ['one', 'two'], port: [3, 3] })
+  const { addresses, hostname } = readServer({ url: 'postgres://me@db/app', hostname: 'one,two' })
+  t.strictSame([addresses.length, hostname], [2, undefined], 'one server is asked at a time')
   t.match(made('postgres://me@db/app?dbname=&host='), { host: ['db'], database: 'app' })
   t.equal(readServer({ url: 'postgres://me@db/app?prepare=1' }).prepare, true)
   t.notOk('prepare' in readServer({ url: 'postgres://me@db/app?pgbouncer=false' }))
