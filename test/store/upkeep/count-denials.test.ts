@@ -78,6 +78,8 @@ onBoth('counts that cannot be written are kept for the next flush', async (t, db
   const failing = {
     ...db,
     query: (async (...call: Parameters<typeof db.query>) => {
+      // Another denial, while these are being written.
+      tally.hear(denied('alice', '2026-03-10T12:00:00Z', 'calls'))
       if (isDown) throw new Error('down')
       return db.query(...call)
     }) as typeof db.query
@@ -88,7 +90,7 @@ onBoth('counts that cannot be written are kept for the next flush', async (t, db
   tally.hear(denied('alice', '2026-03-10T12:00:00Z', 'calls'))
   isDown = false
   await tally.flush()
-  t.match(await db.query(ROWS), [{ denials: 4 }])
+  t.match(await db.query(ROWS), [{ denials: 5 }])
 })
 
 onBoth('a flush during another one waits until the denials before it are written', async (t, db) => {
