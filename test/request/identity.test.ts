@@ -189,6 +189,23 @@ t.test(
   }
 )
 
+t.test('shows users their own balances at the url of the option self, and nowhere if it is false', async t => {
+  const identify = () => 'alice'
+  const urls = ['/quotas/me', '/account/usage']
+  for (const [self, statuses] of [
+    [undefined, [200, 404]],
+    [{ url: '/account/usage' }, [404, 200]],
+    [false, [404, 404]]
+  ] as const) {
+    const a = await app(t, { identify, self })
+    const replies = await Promise.all(urls.map(url => a.inject(url)))
+    t.strictSame(
+      replies.map(({ statusCode }) => statusCode),
+      statuses
+    )
+  }
+})
+
 t.test(
   "shows users their balances unchanged by the application's serializer compiler, reply serializer and preSerialization hook",
   async t => {
