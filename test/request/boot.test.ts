@@ -77,6 +77,9 @@ const refused: [title: string, options: object, message: RegExp][] = [
   ['a time to live of 2^31', { reservationTtlMs: 2 ** 31 }, /reservationTtlMs must be .* from 100 to 2\^31−1/],
   ['a store timeout of 49', { storeTimeoutMs: 49 }, /storeTimeoutMs must be .* from 50 to 60000, but is 49/],
   ['a store timeout of 60 001', { storeTimeoutMs: 60_001 }, /storeTimeoutMs .*60001/],
+  ['a time to live of 99', { reservationTtlMs: 99 }, /reservationTtlMs .*99/],
+  ['a fractional time to live', { reservationTtlMs: 1000.5 }, /reservationTtlMs must be a whole number .*1000\.5/],
+  ['a fractional store timeout', { storeTimeoutMs: 100.5 }, /storeTimeoutMs must be a whole number .*100\.5/],
   ['quotas in an array', { quotas: [] }, /quotas must be an object/],
   ['rules that are not an array', { rules: { url: '/work/:id', quota: 'calls' } }, /rules must be an array/],
   [
