@@ -146,8 +146,8 @@ export class SettleWrites implements OwedListener<Balances> {
     this.#told = this.costs(target)
     const charges = this.#told.map(({ type, remaining }, i) => ({
       type,
-      // What is given back is what was held, whatever it would have cost.
-      amount: (target === 'charged' ? quota.charges[i]?.amount : quota.charges[i]?.reserved) ?? 0,
+      // An amount that was set meanwhile is amended next. What is given back is what was held, whatever it would have cost.
+      amount: (target === 'charged' ? this.#committed[i]?.amount : quota.charges[i]?.reserved) ?? 0,
       remaining
     }))
     if (target === 'charged') emit({ name: 'charged', userId, endpoint, charges }, log)

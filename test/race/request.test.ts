@@ -178,3 +178,47 @@ t.test('an amount that is set while an earlier one is being written takes its pl
   t.match(await logsOf(db, user), [{ type: 'tokens', amount: 1 }])
   t.equal(await usedBy(db, user, 'tokens'), 1)
 })
+
+t.test(
+  'an amount that is set while the charge is being written is logged as amended, and not as charged before',
+  async t => {
+    const url = await pg.migrated()
+    const db = await connect(url)
+    t.teardown(() => db.close())
+    const lines: { msg: string; amount?: number }[] = []
+    const app = Fastify({ logger: { stream: { write: (line: string) => void lines.push(JSON.parse(line)) } } })
+    t.teardown(() => app.close())
+    await app.register(quotaPlugin, {
+      connection: url,
+      quotas: { tokens: { limit: 1000 } },
+      identify: byHeader,
+      storeTimeoutMs: 30_000
+    })
+    let set = (_: number) => {}
+    app.get('/late', { config: { quota: 'tokens' } }, async request => {
+      set = amount => request.quota.setAmount('tokens', amount)
+      return 'x'
+    })
+    const user = newUser()
+    await ask(app, user, '/late')
+    const sql = postgres(url, { max: 1, onnotice: () => {} })
+    t.teardown(() => sql.end({ timeout: 1 }))
+    await sql`BEGIN`
+    await sql`LOCK TABLE usage_logs IN EXCLUSIVE MODE`
+    lines.length = 0
+    const reply = ask(app, user, '/late')
+    await untilWaiting(db)
+    set(50)
+    await sql`ROLLBACK`
+    t.equal((await reply).statusCode, 200)
+    await until('it is amended', 10_000, async () => app.quota.counts().amended === 1)
+    t.match(
+      lines.filter(({ msg }) => msg.startsWith('quota')).map(({ msg, amount }) => [msg, amount]),
+      [
+        ['quota charged', 1],
+        ['quota charge amended to its actual cost', 50]
+      ]
+    )
+    t.equal(await usedBy(db, user, 'tokens'), 51)
+  }
+)
