@@ -212,7 +212,7 @@ t.test(
     await sql`ROLLBACK`
     t.equal((await reply).statusCode, 200)
     await until('it is amended', 10_000, async () => app.quota.counts().amended === 1)
-    t.match(
+    t.strictSame(
       lines.filter(({ msg }) => msg.startsWith('quota')).map(({ msg, amount }) => [msg, amount]),
       [
         ['quota charged', 1],
