@@ -142,6 +142,10 @@ t.test('does not start with a rule or a route that names an unknown type', async
     code: 'FST_QUOTA_UNKNOWN_TYPE',
     message: /'cals' \(rules\[0\]/
   })
+  t.match(await boot({ rules: [{ url: '/work/:id', quota: ['calls', 'tokns'] }] }), {
+    code: 'FST_QUOTA_UNKNOWN_TYPE',
+    message: /'tokns' \(rules\[0\]/
+  })
   t.match(await boot({}, app => void app.get('/typo', { config: { quota: 'tokns' } }, async () => 'x')), {
     code: 'FST_QUOTA_UNKNOWN_TYPE',
     message: /'tokns' .*GET \/typo/

@@ -1,4 +1,5 @@
 // Log rows that are too old are deleted, except those whose sum a counter must still equal.
+import { setTimeout as sleep } from 'node:timers/promises'
 import t from 'tap'
 import { v7 } from 'uuid'
 import { declareTypes } from '../../../src/store/catalogue/declare-types.ts'
@@ -92,6 +93,27 @@ onBoth(
     t.strictSame([...(await findDiscrepancies(db))], [])
   }
 )
+
+onBoth('says of no other period that its log was pruned, and keeps the time of the first deletion', async (t, db) => {
+  await declareTypes(db, { months: { limit: 100, period: 'month' }, others: { limit: 100, period: 'month' } })
+  await use(db, 'alice', 'months', '01-05', '01-06', '02-10')
+  // Closed as well, but later in the month than what is deleted.
+  await use(db, 'alice', 'others', '01-20', '02-10')
+  await use(db, 'bob', 'months', '01-20', '02-10')
+  const pruned = async () =>
+    await db.query<{ line: string; at: number }>(
+      `SELECT user_id || ' ' || type_key || ' ' || to_char(period_start AT TIME ZONE 'UTC', 'MM-DD') AS line,
+              (date_part('epoch', pruned_at) * 1000)::bigint AS at
+         FROM quota_periods p JOIN quota_types t ON t.id = p.quota_type_id WHERE pruned_at IS NOT NULL`
+    )
+  t.equal((await pruneUsage(db, day('01-06'))).deleted, 1)
+  const [first, ...others] = await pruned()
+  t.equal(first!.line, 'alice months 01-01')
+  t.strictSame(others, [])
+  await sleep(20)
+  t.equal((await pruneUsage(db, day('01-07'))).deleted, 1)
+  t.strictSame([...(await pruned())], [first])
+})
 
 onBoth('closes the last period of users who stayed away, and deletes its log rows, too', async (t, db) => {
   await declared(db)
