@@ -96,6 +96,24 @@ t.test('omits the reset and the window for a type that never resets', async t =>
   t.match(headers, { 'ratelimit-policy': '"disk";q=50', ratelimit: '"disk";r=45' })
 })
 
+t.test('says that a period which ended while the handler ran ends in 0 seconds', async t => {
+  const app = await metered(
+    t,
+    db,
+    app =>
+      void app.get('/slow', { config: { quota: 'calls' } }, async () => {
+        await sleep(2_200)
+        return 'x'
+      })
+  )
+  const user = newUser()
+  await app.quota.consume(user, 'calls', 0)
+  await db.query("UPDATE quota_limits SET period_end = now() + interval '1 second' WHERE user_id = $1", [user])
+  const { statusCode, headers } = await ask(app, user, '/slow')
+  t.equal(statusCode, 200)
+  t.match(headers, { 'x-quota-cost': '1', ratelimit: '"calls";r=9;t=0' })
+})
+
 t.test(
   'caps what RateLimit-Policy and RateLimit say at 15 digits, the most that a structured field allows (RFC 9651)',
   async t => {

@@ -565,6 +565,9 @@ for (const [rule, rows] of [
     }
   )
 
+const is101 = (status: number) => status === 101
+const charges = (rule: string, isAccepted: boolean) => isAccepted && rule === 'its own'
+
 for (const [what, isInjected, answer] of [
   ['is refused', false, (socket: Socket) => socket.end('HTTP/1.1 400 Bad Request\r\ncontent-length: 0\r\n\r\n')],
   [
@@ -582,45 +585,50 @@ for (const [what, isInjected, answer] of [
     (socket: Socket) => socket.write('HTTP/1.1 101 Switching Protocols\r\n\r\n')
   ]
 ] as const)
-  t.test(`${isInjected ? 'charges' : 'does not charge'} a WebSocket whose handshake ${what}`, async t => {
-    const config = { quota: { type: 'calls', charge: (status: number) => status === 101 } }
-    const sockets = new WeakMap<object, Socket>()
-    const app = await metered(t, db, app => {
-      app.server.on('upgrade', (request, socket) => {
-        const raw = new ServerResponse(request)
-        raw.assignSocket(socket as Socket)
-        sockets.set(request, socket as Socket)
-        app.routing(request, raw)
-      })
-      app.get('/socket', { config }, (request, reply) => {
-        reply.hijack()
-        answer(sockets.get(request.raw) as Socket)
-      })
-    })
-    const user = newUser()
-    const headers = { host: 'x', 'x-user': user, connection: 'upgrade', upgrade: 'x' }
-    if (isInjected) {
-      // As `injectWS` of @fastify/websocket does.
-      const socket = new PassThrough()
-      app.server.emit(
-        'upgrade',
-        { method: 'GET', url: '/socket', httpVersion: '1.1', headers } as never,
-        socket as never,
-        Buffer.of()
-      )
-      await once(socket, 'data')
-      socket.destroy()
-    } else {
-      await app.listen({ port: 0, host: '127.0.0.1' })
-      const socket = openSocket((app.server.address() as { port: number }).port, '127.0.0.1')
-      const lines = Object.entries(headers).map(([name, value]) => `${name}: ${value}\r\n`)
-      socket.write(`GET /socket HTTP/1.1\r\n${lines.join('')}\r\n`)
-      socket.resume()
-      await once(socket, 'close')
-    }
-    t.equal((await logsOf(db, user)).length, isInjected ? 1 : 0)
-    t.equal(await usedBy(db, user), isInjected ? 1 : 0)
-  })
+  for (const [rule, quota] of Object.entries({ 'the default': 'calls', 'its own': { type: 'calls', charge: is101 } }))
+    t.test(
+      `${charges(rule, isInjected) ? 'charges' : 'does not charge'} by ${rule} rule a WebSocket whose handshake ${what}`,
+      async t => {
+        const config = { quota }
+        const rows = charges(rule, isInjected) ? 1 : 0
+        const sockets = new WeakMap<object, Socket>()
+        const app = await metered(t, db, app => {
+          app.server.on('upgrade', (request, socket) => {
+            const raw = new ServerResponse(request)
+            raw.assignSocket(socket as Socket)
+            sockets.set(request, socket as Socket)
+            app.routing(request, raw)
+          })
+          app.get('/socket', { config }, (request, reply) => {
+            reply.hijack()
+            answer(sockets.get(request.raw) as Socket)
+          })
+        })
+        const user = newUser()
+        const headers = { host: 'x', 'x-user': user, connection: 'upgrade', upgrade: 'x' }
+        if (isInjected) {
+          // As `injectWS` of @fastify/websocket does.
+          const socket = new PassThrough()
+          app.server.emit(
+            'upgrade',
+            { method: 'GET', url: '/socket', httpVersion: '1.1', headers } as never,
+            socket as never,
+            Buffer.of()
+          )
+          await once(socket, 'data')
+          socket.destroy()
+        } else {
+          await app.listen({ port: 0, host: '127.0.0.1' })
+          const socket = openSocket((app.server.address() as { port: number }).port, '127.0.0.1')
+          const lines = Object.entries(headers).map(([name, value]) => `${name}: ${value}\r\n`)
+          socket.write(`GET /socket HTTP/1.1\r\n${lines.join('')}\r\n`)
+          socket.resume()
+          await once(socket, 'close')
+        }
+        t.equal((await logsOf(db, user)).length, rows)
+        t.equal(await usedBy(db, user), rows)
+      }
+    )
 
 t.test('charges a raw reply even if another plugin makes its headersSent always false', async t => {
   const app = await metered(t, db, app => {
