@@ -4,7 +4,7 @@ import { Presence } from '../../../src/store/connection/presence.ts'
 import { withDeadline } from '../../../src/store/database.ts'
 import { answeredLate, NOT_SENT } from '../../../src/store/late-answer.ts'
 
-const TIMEOUT_MS = 60
+const TIMEOUT_MS = 2_000
 
 /** The error of a request whose statement was never sent. */
 const crowded = answeredLate(new FST_QUOTA_STORE('no answer in time'), NOT_SENT)
