@@ -278,6 +278,22 @@ t.test('refuses a Drizzle client or URL with an isolation above READ COMMITTED, 
   await (await connect(drizzle(client))).close()
 })
 
+t.test("the option `connection` sets the server's parameters, but none that statements rely on", async t => {
+  const own = { application_name: 'billing', jit: 'on', statement_timeout: 1, plan_cache_mode: 'force_custom_plan' }
+  const db = await connect({ url: await pg.migrated(), max: 1, connection: own })
+  t.teardown(() => db.close())
+  const show = `SELECT current_setting('application_name') AS name, current_setting('jit') AS jit, current_setting('statement_timeout') AS "timeout",
+                       current_setting('plan_cache_mode') AS plans`
+  if (db.kind !== 'postgres') throw new Error('no server')
+  for (const { query } of [db, db.metering, db.holding, db.charging]) {
+    const [row] = await query<{ name: string; jit: string; timeout: string; plans: string }>(show)
+    t.match(row, { name: 'billing', jit: 'off' })
+    t.notMatch(row!.timeout, /^1ms$/)
+  }
+  const [shared] = await db.holding.query<{ plans: string }>(show)
+  t.equal(shared!.plans, 'force_generic_plan')
+})
+
 t.test('the role may set how floats and arrays are written, and statements read and write them whole', async t => {
   const url = await pg.migrated()
   const admin = postgres(url, { max: 1 })
