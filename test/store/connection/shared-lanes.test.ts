@@ -37,7 +37,10 @@ async function lanes(t: Test) {
     },
     /** Runs until the lock is released. */
     wait: (run: Run) => ask(run, 'pg_advisory_lock_shared(1)'),
-    letGo: () => sql`SELECT pg_advisory_unlock(1)`
+    letGo: () => sql`SELECT pg_advisory_unlock(1)`,
+    /** How many of these server processes there are. */
+    areThere: async (pids: number[]) =>
+      (await sql`SELECT 1 FROM pg_stat_activity WHERE pid = ANY (string_to_array(${pids.join()}, ',')::int[])`).length
   }
 }
 
@@ -90,4 +93,32 @@ t.test('a statement that holds on its own connection has its spare on the shared
   t.not(await held, both)
   t.equal(await spare, both)
   t.equal(await charge, both)
+})
+
+t.test(
+  'both kinds go apart after a slow statement even if nobody else came meanwhile, and later share again',
+  async t => {
+    const { lanes: of, pidOf, wait, letGo, shared } = await lanes(t)
+    const both = await shared()
+    const charge = wait(of.runCharging)
+    await whileSlow()
+    await letGo()
+    t.equal(await charge, both)
+    t.not(await pidOf(of.runHolding), both)
+    t.equal(await shared(), both)
+  }
+)
+
+t.test('close() ends all connections', async t => {
+  const { lanes: of, pidOf, wait, letGo, shared, areThere } = await lanes(t)
+  const both = await shared()
+  const charge = wait(of.runCharging)
+  await whileSlow()
+  const pids = [both, await pidOf(of.runHolding), await pidOf(of.runSpareCharging)]
+  await letGo()
+  await charge
+  t.equal(await areThere(pids), 3)
+  await of.close()
+  for (let tries = 0; tries < 200 && (await areThere(pids)) > 0; tries++) await sleep(10)
+  t.equal(await areThere(pids), 0)
 })
