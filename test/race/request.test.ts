@@ -4,7 +4,7 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import { fileURLToPath } from 'node:url'
 import Fastify from 'fastify'
 import postgres from 'postgres'
-import t from 'tap'
+import t, { type Test } from 'tap'
 import quotaPlugin from '../../src/index.ts'
 import { connect } from '../../src/store/connection/connect.ts'
 import { findDiscrepancies } from '../../src/store/operator/reconcile.ts'
@@ -23,6 +23,15 @@ const pg = await server(t, [
   '-c',
   'pg_stat_statements.track=all'
 ])
+
+/** A database of the test's own, a connection to it beside the application's, and a session that can hold locks. */
+async function database(t: Test) {
+  const url = await pg.migrated()
+  const db = await connect(url)
+  const sql = postgres(url, { max: 1, onnotice: () => {} })
+  t.teardown(() => Promise.all([db.close(), sql.end({ timeout: 1 })]))
+  return { url, db, sql }
+}
 
 t.test('charges exactly 100 of 1 000 requests that three processes get at once', async t => {
   const url = await pg.migrated()
@@ -105,11 +114,7 @@ t.test('takes one statement before the handler and one after it, even for severa
 t.test(
   'renews nothing for requests that are over, even if their charge or release could not be written at first',
   async t => {
-    const url = await pg.migrated()
-    const db = await connect(url)
-    t.teardown(() => db.close())
-    const sql = postgres(url, { max: 1, onnotice: () => {} })
-    t.teardown(() => sql.end({ timeout: 1 }))
+    const { url, db, sql } = await database(t)
     await sql`CREATE EXTENSION pg_stat_statements`
     const renewals = async () => {
       const rows = await sql<{ calls: number }[]>`
@@ -150,9 +155,7 @@ t.test(
 )
 
 t.test('an amount that is set while an earlier one is being written takes its place', async t => {
-  const url = await pg.migrated()
-  const db = await connect(url)
-  t.teardown(() => db.close())
+  const { url, db, sql } = await database(t)
   let set = (_: number) => {}
   const app = await metered(
     t,
@@ -166,8 +169,6 @@ t.test('an amount that is set while an earlier one is being written takes its pl
   )
   const user = newUser()
   t.equal((await ask(app, user, '/late')).statusCode, 200)
-  const sql = postgres(url, { max: 1, onnotice: () => {} })
-  t.teardown(() => sql.end({ timeout: 1 }))
   await sql`BEGIN`
   await sql`SELECT 1 FROM quota_limits FOR UPDATE`
   set(50)
@@ -182,9 +183,7 @@ t.test('an amount that is set while an earlier one is being written takes its pl
 t.test(
   'an amount that is set while the charge is being written is logged as amended, and not as charged before',
   async t => {
-    const url = await pg.migrated()
-    const db = await connect(url)
-    t.teardown(() => db.close())
+    const { url, db, sql } = await database(t)
     const lines: { msg: string; amount?: number }[] = []
     const app = Fastify({ logger: { stream: { write: (line: string) => void lines.push(JSON.parse(line)) } } })
     t.teardown(() => app.close())
@@ -201,8 +200,6 @@ t.test(
     })
     const user = newUser()
     await ask(app, user, '/late')
-    const sql = postgres(url, { max: 1, onnotice: () => {} })
-    t.teardown(() => sql.end({ timeout: 1 }))
     await sql`BEGIN`
     await sql`LOCK TABLE usage_logs IN EXCLUSIVE MODE`
     lines.length = 0

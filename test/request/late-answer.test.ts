@@ -30,6 +30,19 @@ async function database(t: Test): Promise<{ url: string; db: Database }> {
   return { url, db }
 }
 
+/** The application's own Drizzle database, on which no timeout cancels a statement. */
+function drizzleOn(t: Test, url: string) {
+  const sql = postgres(url, { onnotice: () => {} })
+  t.teardown(() => sql.end({ timeout: 1 }))
+  return drizzle(sql)
+}
+
+/** An application on such a database. */
+async function onOwnDatabase(t: Test) {
+  const { url, db } = await database(t)
+  return { url, db, app: await metered(t, db, addRoutes, { connection: drizzleOn(t, url) }) }
+}
+
 /** Runs this locking statement in another session; returns how to unlock. */
 async function lock(t: Test, url: string, statement = 'SELECT 1 FROM quota_limits FOR UPDATE') {
   const sql = postgres(url, { max: 1, onnotice: () => {} })
@@ -101,10 +114,7 @@ t.test('nothing stays reserved after a 503 because another session has locked th
 t.test(
   "nothing stays reserved after a 503 on the application's own Drizzle database, where no timeout cancels the statement",
   async t => {
-    const { url, db } = await database(t)
-    const sql = postgres(url, { onnotice: () => {} })
-    t.teardown(() => sql.end({ timeout: 1 }))
-    const app = await metered(t, db, addRoutes, { connection: drizzle(sql) })
+    const { url, db, app } = await onOwnDatabase(t)
     const user = newUser()
     await see(app, [user])
     const unlock = await lock(t, url)
@@ -115,10 +125,7 @@ t.test(
 )
 
 t.test('closing waits until what a request that was answered 503 reserved after all is given back', async t => {
-  const { url, db } = await database(t)
-  const sql = postgres(url, { onnotice: () => {} })
-  t.teardown(() => sql.end({ timeout: 1 }))
-  const app = await metered(t, db, addRoutes, { connection: drizzle(sql) })
+  const { url, db, app } = await onOwnDatabase(t)
   const user = newUser()
   await see(app, [user])
   const unlock = await lock(t, url)
@@ -169,10 +176,7 @@ const STORE = { code: 'FST_QUOTA_STORE' }
 const IN_TIME = { ...STORE, message: /no answer within \d{1,3} ms/ }
 
 t.test('nothing stays reserved after an app.quota.reserve that timed out', async t => {
-  const { url, db } = await database(t)
-  const sql = postgres(url, { onnotice: () => {} })
-  t.teardown(() => sql.end({ timeout: 1 }))
-  const app = await metered(t, db, addRoutes, { connection: drizzle(sql) })
+  const { url, db, app } = await onOwnDatabase(t)
   const user = newUser()
   await see(app, [user])
   const unlock = await lock(t, url)
@@ -182,10 +186,7 @@ t.test('nothing stays reserved after an app.quota.reserve that timed out', async
 })
 
 t.test('release gives everything back after a commit whose answer came too late', async t => {
-  const { url, db } = await database(t)
-  const sql = postgres(url, { onnotice: () => {} })
-  t.teardown(() => sql.end({ timeout: 1 }))
-  const app = await metered(t, db, addRoutes, { connection: drizzle(sql) })
+  const { url, db, app } = await onOwnDatabase(t)
   const user = newUser()
   await see(app, [user])
   const job = await app.quota.reserve(user, { type: 'calls', amount: 4 })
@@ -227,11 +228,7 @@ const untilOver = (db: Database) =>
 
 for (const [way, connectionOf] of Object.entries({
   'its own connections': (url: string) => url,
-  "the application's Drizzle database": (url: string, t: Test) => {
-    const sql = postgres(url, { onnotice: () => {} })
-    t.teardown(() => sql.end({ timeout: 1 }))
-    return drizzle(sql)
-  }
+  "the application's Drizzle database": (url: string, t: Test) => drizzleOn(t, url)
 }))
   t.test(`credit and setUsage give up sooner than reset, and change nothing afterwards, on ${way}`, async t => {
     const { url, db } = await database(t)

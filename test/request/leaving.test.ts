@@ -42,6 +42,14 @@ function gate() {
   }
 }
 
+/** Leaves once the handler is there, and lets that go on once the server has seen it. */
+async function leave(socket: Socket, { arrival, open }: Pick<ReturnType<typeof gate>, 'arrival' | 'open'>) {
+  await arrival
+  socket.destroy()
+  await sleep(50)
+  open()
+}
+
 /** Asserts that a request for all of a user's calls keeps them when its client leaves, and is charged once its handler goes on. */
 async function keepsItself(t: Test, app: FastifyInstance, url: string, held: ReturnType<typeof gate>, ms: number) {
   const user = newUser()
@@ -71,10 +79,7 @@ for (const method of ['GET', 'POST']) {
     })
     const user = newUser()
     const socket = await send(app, user, '/slow', method, method === 'POST' ? 'body' : '')
-    await arrival
-    socket.destroy()
-    await sleep(50)
-    open()
+    await leave(socket, { arrival, open })
     t.equal((await logsOf(db, user)).length, 1)
   })
 
@@ -93,10 +98,7 @@ for (const method of ['GET', 'POST']) {
     })
     const user = newUser()
     const socket = await send(app, user, '/slow', method, method === 'POST' ? 'body' : '')
-    await arrival
-    socket.destroy()
-    await sleep(50)
-    open()
+    await leave(socket, { arrival, open })
     t.same(await logsOf(db, user), [])
     t.equal(await usedBy(db, user), 0)
   })
@@ -200,10 +202,7 @@ t.test('charges a reply that a handler sends after its client has left, and does
   )
   const user = newUser()
   const socket = await send(app, user, '/sends')
-  await arrival
-  socket.destroy()
-  await sleep(50)
-  open()
+  await leave(socket, { arrival, open })
   t.equal((await logsOf(db, user)).length, 1)
   t.match(app.quota.counts(), { charged: 1, released: 0 })
 })
@@ -217,10 +216,7 @@ t.test('charges an empty reply whose client leaves while another hook holds it u
   app.delete('/it', { config: { quota: 'calls' } }, async (_, reply) => void reply.code(204))
   const user = newUser()
   const socket = await send(app, user, '/it', 'DELETE')
-  await arrival
-  socket.destroy()
-  await sleep(50)
-  open()
+  await leave(socket, { arrival, open })
   t.equal((await logsOf(db, user)).length, 1)
   t.match(app.quota.counts(), { charged: 1, released: 0 })
 })
@@ -310,10 +306,7 @@ for (const [when, hook] of [
     )
     const user = newUser()
     const socket = await send(app, user, '/upload', 'POST', 'body')
-    await arrival
-    socket.destroy()
-    await sleep(50)
-    open()
+    await leave(socket, { arrival, open })
     for (let i = 0; i < 100 && (await usedBy(db, user)) === 0; i++) await sleep(10)
     t.strictSame(await logsOf(db, user), [])
     t.equal(await usedBy(db, user), 0)
@@ -472,10 +465,7 @@ for (const [what, settle, answer] of [
     )
     const user = newUser()
     const socket = await send(app, user, '/slow')
-    await arrival
-    socket.destroy()
-    await sleep(50)
-    open()
+    await leave(socket, { arrival, open })
     t.equal((await logsOf(db, user)).length, 1)
   })
 
@@ -501,10 +491,7 @@ for (const [what, answer] of Object.entries({
       socket.destroy()
       t.equal((await logsOf(db, user)).length, 1)
       const other = await send(app, user, '/held-up')
-      await arrival
-      other.destroy()
-      await sleep(50)
-      open()
+      await leave(other, { arrival, open })
       t.equal((await logsOf(db, user)).length, 2, 'even if it left during an onSend hook')
     })
 
@@ -524,10 +511,7 @@ t.test('does not charge a stream whose client left and whose onSend hook then fa
   )
   const user = newUser()
   const socket = await send(app, user, '/fails')
-  await arrival
-  socket.destroy()
-  await sleep(50)
-  open()
+  await leave(socket, { arrival, open })
   for (let i = 0; i < 100 && (await usedBy(db, user)) > 0; i++) await sleep(10)
   t.strictSame(await logsOf(db, user), [])
   t.equal(await usedBy(db, user), 0)
@@ -769,10 +753,7 @@ for (const [how, answer] of Object.entries({
     })
     const user = newUser()
     const socket = await send(app, user, '/hijacked')
-    await arrival
-    socket.destroy()
-    await sleep(50)
-    open()
+    await leave(socket, { arrival, open })
     t.equal((await logsOf(db, user)).length, 1)
   })
 
