@@ -6,6 +6,7 @@ import { v7 } from 'uuid'
 import { FST_QUOTA_STORE } from '../../src/quota/errors.ts'
 import { declareTypes } from '../../src/store/catalogue/declare-types.ts'
 import type { Admission } from '../../src/store/charge/admit.ts'
+import { HeldSince } from '../../src/store/charge/held-since.ts'
 import { connect, open } from '../../src/store/connection/connect.ts'
 import { SLOW_MS } from '../../src/store/connection/shared-lanes.ts'
 import { type Database, stateOf, type Values } from '../../src/store/database.ts'
@@ -43,6 +44,8 @@ const reservingOn = (store: Reservations, { typeId, type }: { typeId: number; ty
     return store.commit(userId, costing(admission.charges), '/a')
   }
 })
+
+const holding = () => new Holding(new HeldSince(PATIENCE_MS))
 
 const usersOf = (count: number) => Array.from({ length: count }, (_, i) => `user-${i}`)
 
@@ -513,7 +516,7 @@ t.test(
     await seen(['alice'], reserve)
     const other = await connect({ url }, { storeTimeoutMs: PATIENCE_MS })
     t.teardown(() => other.close())
-    const ways = [new Holding(), new Holding()].map(({ hold }, i) => [hold, i === 0 ? db : other] as const)
+    const ways = [holding(), holding()].map(({ hold }, i) => [hold, i === 0 ? db : other] as const)
     const left: number[] = []
     while (left.length < 200) {
       const answers = await Promise.all(
@@ -541,7 +544,7 @@ t.test(
     const { url, db, type, reserve } = await begin(t)
     const users = usersOf(3)
     await seen(users, reserve)
-    const { hold } = new Holding()
+    const { hold } = holding()
     const { watched: seenThrough, sent } = watched(db)
     const other = postgres(url, { max: 1 })
     t.teardown(() => other.end())
@@ -564,7 +567,7 @@ t.test(
 t.test('after a shared statement that took long, the next ones skip counters that are locked', async t => {
   const { db, type, reserve } = await begin(t)
   await seen(['alice'], reserve)
-  const { hold } = new Holding()
+  const { hold } = holding()
   const { watched: seenThrough, sent } = watched(db)
   const slow: Pick<Database, 'query'> = {
     query: async (...given) => {
@@ -584,9 +587,9 @@ t.test('after a shared statement that took long, the next ones skip counters tha
 
 /** Each way to hold for many. */
 const WAYS: Record<string, (db: Database, wishes: readonly Wish[]) => Promise<(Held | undefined)[]>> = {
-  many: (db, wishes) => holdMany(db.holding, new Wishes(wishes)),
+  many: (db, wishes) => holdMany(db.holding, new Wishes(wishes, new HeldSince(PATIENCE_MS))),
   // A new one each time, which has not met a locked counter yet.
-  alike: (db, wishes) => new Holding().hold(db.holding, wishes)
+  alike: (db, wishes) => holding().hold(db.holding, wishes)
 }
 
 for (const [way, hold] of Object.entries(WAYS))
@@ -616,7 +619,8 @@ const moving =
     (
       await move(
         db.metering,
-        wishes.map(wish => ({ do: 'reserve', ...wish }))
+        wishes.map(wish => ({ do: 'reserve', ...wish })),
+        new HeldSince(PATIENCE_MS)
       )
     ).map(moved => moved && { ...moved, held: moved.done })
 

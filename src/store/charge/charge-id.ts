@@ -13,8 +13,15 @@ export function chargeId(): string {
   const now = Date.now()
   if (now !== millisecond) {
     millisecond = now
-    const hex = now.toString(16).padStart(12, '0')
-    time = `${hex.slice(0, 8)}-${hex.slice(8)}-7`
+    time = timeOf(now)
   }
   return time + randomUUID().slice(RANDOM_FROM)
+}
+
+/** No id of this millisecond or a later one is before it. */
+export const leastIdAt = (at: number): string => `${timeOf(at)}000-0000-000000000000`
+
+function timeOf(at: number): string {
+  const hex = at.toString(16).padStart(12, '0')
+  return `${hex.slice(0, 8)}-${hex.slice(8)}-7`
 }

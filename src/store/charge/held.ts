@@ -13,6 +13,12 @@ export const heldAndDeadOf = (row: string): string =>
   `(SELECT coalesce(sum(held.amount), 0)::bigint AS amount, coalesce(bool_or(held.expires_at <= now()), false) AS dead FROM quota_reservations held
      WHERE held.user_id = ${row}.user_id AND held.quota_type_id = ${row}.quota_type_id AND held.period_start = ${row}.period_start)`
 
+/** The same from the id `since` on, as `HeldSince` gives it; and when the `oldest` was admitted. */
+export const heldSinceOf = (row: string, since: string, userId = `${row}.user_id`): string =>
+  `(SELECT coalesce(sum(held.amount), 0)::bigint AS amount, coalesce(bool_or(held.expires_at <= now()), false) AS dead, min(held.created_at) AS oldest
+     FROM quota_reservations held
+    WHERE held.user_id = ${userId} AND held.quota_type_id = ${row}.quota_type_id AND held.period_start = ${row}.period_start AND held.id >= ${since})`
+
 /**
  * SQL: when a reservation expires that was admitted at `admittedAt`. Where the database's clock has been set back since then, as when a standby with
  * another clock takes over, it still does so after it was admitted, which a CHECK asks for.

@@ -2,11 +2,12 @@
 // request. Anything less simple is left to other statements.
 
 import { CEILING } from '../charge/admit.ts'
-import { heldAndDeadOf } from '../charge/held.ts'
+import type { HeldSince } from '../charge/held-since.ts'
 import { SLOW_MS } from '../connection/shared-lanes.ts'
 import { type Database, stateOf } from '../database.ts'
 import { holdMany } from './hold-many.ts'
-import { type Held, heldWhere, ITEM, TOLD, WANT, type Wish, Wishes } from './wishes.ts'
+import { type HoldStatement, heldWhere, ITEM, tell, WANT } from './hold-statement.ts'
+import { type Held, type Wish, Wishes } from './wishes.ts'
 
 /** How long it waits for a counter that somebody else has locked: for longer than statements take that move counters, but for no transaction. */
 const LOCK_PATIENCE_MS = 20
@@ -45,7 +46,9 @@ const MOVED = `CASE WHEN l.used_amount + w.amount <= ${CEILING} THEN w.amount EL
  * after a wait PostgreSQL evaluates it, and `MOVED`, again on the newest row; what it was moved by can then only be told by the row itself. Who
  * had no room already as the statement began is told so, by the snapshot's row.
  */
-const HOLD_ALIKE = `
+const holdAlike = (isBounded: boolean): HoldStatement => ({
+  isBounded,
+  text: `
 WITH patience AS MATERIALIZED (
   SELECT set_config('lock_timeout', '${LOCK_PATIENCE_MS}', true)
 ), want AS MATERIALIZED (
@@ -58,29 +61,45 @@ WITH patience AS MATERIALIZED (
   RETURNING w.k, l.last_held_amount AS moved, l.user_id, l.quota_type_id, l.limit_amount,
             l.used_amount - l.last_held_amount AS used_amount, l.period_start, l.period_end
 ), ${heldWhere('i.upto <= c.moved')}
-SELECT ${TOLD}
-  FROM (
+${tell(
+  `(
     SELECT k, moved, user_id, quota_type_id, limit_amount, used_amount, period_start, period_end FROM counted
      UNION ALL
     SELECT w.k, NULL, l.user_id, l.quota_type_id, l.limit_amount, l.used_amount, l.period_start, l.period_end
       FROM want w CROSS JOIN LATERAL (SELECT * FROM quota_limits q WHERE q.user_id = w.user_id AND q.quota_type_id = w.quota_type_id OFFSET 0) l
      WHERE w.k NOT IN (SELECT k FROM counted) AND l.used_amount + w.least > ${CEILING}
-  ) f CROSS JOIN LATERAL ${heldAndDeadOf('f')} h`
+  ) f`,
+  isBounded
+)}`
+})
+
+const HOLD_ALIKE = holdAlike(false)
+const HOLD_ALIKE_BOUNDED = holdAlike(true)
+/** A statement that takes the server as long may visit many reservations that are no more: then they are passed over. Usually it takes under one. */
+const LABOURED_MS = 8
+/** For how long; a statement takes 1.05 times as much, where there are none. */
+const BOUNDED_MS = 30_000
 
 /** How long `hold-many.ts` is asked instead, after somebody else had counters locked for too long. */
 const CAREFUL_MS = 5_000
 
 /** Holds the quicker way while nothing stands in it. */
 export class Holding {
+  readonly #heldSince: HeldSince
   #carefulUntil = Number.NEGATIVE_INFINITY
+  #boundedUntil = Number.NEGATIVE_INFINITY
+
+  constructor(heldSince: HeldSince) {
+    this.#heldSince = heldSince
+  }
 
   /** What became of each wish; undefined leaves it to others, as in `holdMany`. */
   readonly hold = async (db: Pick<Database, 'query'>, all: readonly Wish[]): Promise<(Held | undefined)[]> => {
-    const wishes = new Wishes(all)
+    const wishes = new Wishes(all, this.#heldSince)
     const since = performance.now()
     if (!wishes.areAlike || since < this.#carefulUntil) return await holdMany(db, wishes)
     try {
-      return await wishes.ask(db, HOLD_ALIKE)
+      return await wishes.ask(db, since < this.#boundedUntil ? HOLD_ALIKE_BOUNDED : HOLD_ALIKE)
     } catch (error) {
       if (!isLockedOut(error)) throw error
       this.#beCareful()
@@ -88,6 +107,7 @@ export class Holding {
     } finally {
       // It waits for one counter after the other.
       if (performance.now() - since >= SLOW_MS) this.#beCareful()
+      if (wishes.tookMs >= LABOURED_MS) this.#boundedUntil = performance.now() + BOUNDED_MS
     }
   }
 

@@ -1,9 +1,9 @@
 // Holds for many requests in one statement, whatever they ask for, and waits for nobody. Where it can be, `hold-alike.ts` is quicker.
 
 import { CEILING } from '../charge/admit.ts'
-import { heldAndDeadOf } from '../charge/held.ts'
 import type { Database } from '../database.ts'
-import { type Held, heldWhere, ITEM, TOLD, WANT, type Wishes } from './wishes.ts'
+import { heldWhere, ITEM, tell, WANT } from './hold-statement.ts'
+import type { Held, Wishes } from './wishes.ts'
 
 /**
  * A counter that somebody else has locked is skipped, so that one user who is held up holds up nobody else. Where not all wishes for a counter
@@ -41,13 +41,11 @@ WITH want AS MATERIALIZED (
      AND l.used_amount + f.moved <= ${CEILING} AND (l.period_end IS NULL OR l.period_end > now())
   RETURNING f.k, f.let_in, l.user_id, l.quota_type_id, l.period_start
 ), ${heldWhere('(c.let_in IS NULL OR i.n = ANY (c.let_in))')}
-SELECT ${TOLD},
-       array_agg((f.k IN (SELECT k FROM counted))::int)::text AS counted, (SELECT array_agg(n)::text FROM counted, unnest(let_in) n) AS let_in
-  FROM free f CROSS JOIN LATERAL ${heldAndDeadOf('f')} h`
+${tell('free f', true, ', array_agg((f.k IN (SELECT k FROM counted))::int)::text AS counted, (SELECT array_agg(n)::text FROM counted, unnest(let_in) n) AS let_in')}`
 
 /**
  * First come, first served. Undefined leaves a wish to others: there is no such counter, somebody else has locked it or changed it just now, its
  * period has ended, or it does not fit but something has expired that could be released.
  */
 export const holdMany = (db: Pick<Database, 'query'>, wishes: Wishes): Promise<(Held | undefined)[]> =>
-  wishes.ask(db, HOLD_MANY)
+  wishes.ask(db, { text: HOLD_MANY, isBounded: true })

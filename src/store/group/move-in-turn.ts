@@ -2,6 +2,7 @@
 
 import { ensureUser } from '../charge/ensure-user.ts'
 import { expireReservations } from '../charge/expire-reservations.ts'
+import type { HeldSince } from '../charge/held-since.ts'
 import { openPeriods } from '../charge/open-period.ts'
 import { isRefused } from '../connection/refused.ts'
 import type { Database } from '../database.ts'
@@ -16,8 +17,8 @@ type Answers = (Moved | undefined)[]
  * Like `moveOneUser`, but repeated while a reserve is neither made nor refused, so that it stays first come, first served. Undefined: it has no
  * counter although one was just opened. That, and what the database refuses after the first attempt, is left to be asked for by itself.
  */
-export async function moveInTurn(db: Database, moves: readonly Move[]): Promise<Answers> {
-  const answers: Answers = await moveOneUser(db, moves)
+export async function moveInTurn(db: Database, moves: readonly Move[], heldSince: HeldSince): Promise<Answers> {
+  const answers: Answers = await moveOneUser(db, moves, heldSince)
   try {
     for (let attempt = 2; attempt <= ATTEMPTS; attempt++) {
       const open = [...moves.keys()].filter(place => isOpen(moves[place] as Move, answers[place]))
@@ -28,7 +29,7 @@ export async function moveInTurn(db: Database, moves: readonly Move[]): Promise<
         left,
         open.map(place => answers[place])
       )
-      const given = await moveOneUser(db, left)
+      const given = await moveOneUser(db, left, heldSince)
       for (const [i, place] of open.entries()) answers[place] = given[i]
       if (given.includes(undefined)) break
     }

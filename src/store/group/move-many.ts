@@ -2,7 +2,8 @@
 // charge another amount than was held, or could not be held together with others. Whatever gets no answer here is asked for by itself.
 import type { Metadata } from '../../quota/metadata.ts'
 import type { CounterRow } from '../charge/admit.ts'
-import { expiryOf, heldOf } from '../charge/held.ts'
+import { expiryOf, heldSinceOf } from '../charge/held.ts'
+import { counterKey, type HeldSince, isHeldLong } from '../charge/held-since.ts'
 import type { Database } from '../database.ts'
 import { isLate } from '../rollup/mark-usage.ts'
 
@@ -43,11 +44,11 @@ const ms = (expression: string) => `round(date_part('epoch', ${expression}) * 10
  */
 const moveMany = ({ ofOneUser }: { ofOneUser: boolean }) => `
 WITH item AS MATERIALIZED (
-  SELECT n, k, what, user_id, quota_type_id, id, amount, lease_ms, endpoint, metadata
+  SELECT n, k, what, since, user_id, quota_type_id, id, amount, lease_ms, endpoint, metadata
     FROM jsonb_to_recordset($1::text::jsonb)
-      AS i (n int, k int, what "char", user_id text, quota_type_id int, id uuid, amount bigint, lease_ms int, endpoint text, metadata jsonb)
+      AS i (n int, k int, what "char", since uuid, user_id text, quota_type_id int, id uuid, amount bigint, lease_ms int, endpoint text, metadata jsonb)
 ), counter AS MATERIALIZED (
-  SELECT i.k, l.user_id, l.quota_type_id, l.limit_amount, l.used_amount, l.period_start, l.period_end
+  SELECT i.k, i.since, l.user_id, l.quota_type_id, l.limit_amount, l.used_amount, l.period_start, l.period_end
     FROM item i JOIN quota_limits l ON l.user_id = i.user_id AND l.quota_type_id = i.quota_type_id
    WHERE i.n = i.k ${ofOneUser ? 'AND l.user_id = $2' : ''}
    ORDER BY l.user_id, l.quota_type_id
@@ -64,22 +65,22 @@ WITH item AS MATERIALIZED (
   SELECT ${ofOneUser ? '$2' : 'user_id'}, id, quota_type_id, amount, endpoint, coalesce(metadata, '{}'), created_at FROM held WHERE what = 'c'
 ), turn AS (
   SELECT n, amount - held AS used, -held AS reserved, NULL::uuid AS id, NULL::int AS lease_ms,
-         k, user_id, quota_type_id, limit_amount, used_amount, period_start, period_end
+         k, since, user_id, quota_type_id, limit_amount, used_amount, period_start, period_end
     FROM held
   UNION ALL
   SELECT i.n, i.amount, i.amount, i.id, i.lease_ms,
-         c.k, c.user_id, c.quota_type_id, c.limit_amount, c.used_amount, c.period_start, c.period_end
+         c.k, c.since, c.user_id, c.quota_type_id, c.limit_amount, c.used_amount, c.period_start, c.period_end
     FROM item i JOIN counter c ON c.k = i.k WHERE i.what = 'r'
 ), made AS MATERIALIZED (
   SELECT t.*, t.id IS NULL OR (t.period_end IS NULL OR t.period_end > now())
          AND t.used_amount + sum(t.used) OVER (PARTITION BY t.k ORDER BY t.n) <= CASE WHEN t.limit_amount < 0 THEN ${MOST} ELSE t.limit_amount END AS done
     FROM turn t
 ), moved AS MATERIALIZED (
-  SELECT k, user_id, quota_type_id, limit_amount, period_start, period_end,
+  SELECT k, since, user_id, quota_type_id, limit_amount, period_start, period_end,
          used_amount + coalesce(sum(used) FILTER (WHERE done), 0)::bigint AS used_amount,
          coalesce(sum(reserved) FILTER (WHERE done), 0)::bigint AS reserved,
          string_agg(n::text, ',') FILTER (WHERE done) AS done, bool_and(done) AS all_done
-    FROM made GROUP BY k, user_id, quota_type_id, limit_amount, used_amount, period_start, period_end
+    FROM made GROUP BY k, since, user_id, quota_type_id, limit_amount, used_amount, period_start, period_end
 ), counted AS (
   UPDATE quota_limits l SET used_amount = m.used_amount, updated_at = now()
     FROM moved m
@@ -91,10 +92,10 @@ WITH item AS MATERIALIZED (
     FROM made WHERE id IS NOT NULL AND done
 )
 SELECT m.k, m.done, m.period_end IS NULL OR m.period_end > now() AS running, m.limit_amount, m.used_amount,
-       greatest(${heldOf('m', ofOneUser ? '$2' : 'm.user_id')} + m.reserved, 0) AS reserved_amount,
+       greatest(h.amount + m.reserved, 0) AS reserved_amount, CASE WHEN ${isHeldLong('h.oldest')} THEN ${ms('h.oldest')} END AS held_long,
        ${ms('m.period_start')} AS period_start, ${ms('m.period_end')} AS period_end, ${ms("date_trunc('milliseconds', now())")} AS at,
        NOT m.all_done AND EXISTS (SELECT 1 FROM quota_reservations r WHERE r.user_id = ${ofOneUser ? '$2' : 'm.user_id'} AND r.expires_at <= now()) AS dead
-  FROM moved m`
+  FROM moved m CROSS JOIN LATERAL ${heldSinceOf('m', 'm.since', ofOneUser ? '$2' : 'm.user_id')} h`
 
 const OF_MANY = moveMany({ ofOneUser: false })
 /** Waits for this user's rows only; names the user at every table, for a database that is distributed by user. */
@@ -106,30 +107,41 @@ interface MovedCounter extends CounterRow {
   done: string | null
   running: boolean
   dead: boolean
+  /** When the oldest of what has been held for long was admitted. */
+  held_long: number | null
   at: number
 }
 
 /** What became of each, in the order of `moves`; undefined where the counter is locked by somebody else, or does not exist. */
-export const moveManyUsers = (db: Pick<Database, 'query'>, moves: readonly Move[]): Promise<(Moved | undefined)[]> =>
-  move(db, OF_MANY, moves)
+export const moveManyUsers = (
+  db: Pick<Database, 'query'>,
+  moves: readonly Move[],
+  heldSince: HeldSince
+): Promise<(Moved | undefined)[]> => move(db, OF_MANY, moves, heldSince)
 
 /** The same for moves of one user, even while others move that user's counters. */
-export const moveOneUser = (db: Pick<Database, 'query'>, moves: readonly Move[]): Promise<(Moved | undefined)[]> =>
-  move(db, OF_ONE, moves, [(moves[0] as Move).userId])
+export const moveOneUser = (
+  db: Pick<Database, 'query'>,
+  moves: readonly Move[],
+  heldSince: HeldSince
+): Promise<(Moved | undefined)[]> => move(db, OF_ONE, moves, heldSince, [(moves[0] as Move).userId])
 
 async function move(
   db: Pick<Database, 'query'>,
   text: string,
   moves: readonly Move[],
+  heldSince: HeldSince,
   user: [string] | [] = []
 ): Promise<(Moved | undefined)[]> {
   const counters = countersOf(moves)
-  const rows = await db.query<MovedCounter>(text, [itemsOf(counters), ...user])
+  const rows = await db.query<MovedCounter>(text, [itemsOf(counters, heldSince), ...user])
   const answers: (Moved | undefined)[] = moves.map(() => undefined)
   const byFirst = new Map(rows.map(row => [row.k, row]))
-  for (const numbered of counters.values()) {
+  for (const [key, numbered] of counters) {
     const row = byFirst.get((numbered[0] as Numbered).n)
-    if (row !== undefined) answer(answers, numbered, row)
+    if (row === undefined) continue
+    heldSince.learn(key, heldSince.idAt(row.held_long ?? row.at))
+    answer(answers, numbered, row)
   }
   return answers
 }
@@ -146,7 +158,7 @@ function countersOf(moves: readonly Move[]): Map<string, Numbered[]> {
   const counters = new Map<string, Numbered[]>()
   let n = 0
   const add = (move: Move, place: number) => {
-    const key = `${move.typeId} ${move.userId}`
+    const key = counterKey(move.userId, move.typeId)
     const numbered = counters.get(key)
     if (numbered === undefined) counters.set(key, [{ n, place, move }])
     else numbered.push({ n, place, move })
@@ -157,22 +169,34 @@ function countersOf(moves: readonly Move[]): Map<string, Numbered[]> {
   return counters
 }
 
-function itemsOf(counters: Map<string, readonly Numbered[]>): string {
+function itemsOf(counters: Map<string, readonly Numbered[]>, heldSince: HeldSince): string {
   const items: object[] = []
-  for (const numbered of counters.values()) {
+  for (const [key, numbered] of counters) {
     const k = (numbered[0] as Numbered).n
-    for (const { n, move } of numbered) items.push(itemOf(n, k, move))
+    for (const { n, move } of numbered) items.push(itemOf(n, k, n === k ? heldSince.of(key) : undefined, move))
   }
   return JSON.stringify(items)
 }
 
 /** Written out: spreading what they share took a tenth of what a request costs this process. */
-function itemOf(n: number, k: number, move: Move): object {
+function itemOf(n: number, k: number, since: string | undefined, move: Move): object {
   const { userId: user_id, typeId: quota_type_id, id } = move
-  if (move.do === 'release') return { n, k, what: 'x', user_id, quota_type_id, id }
+  if (move.do === 'release') return { n, k, what: 'x', since, user_id, quota_type_id, id }
   const { amount } = move
-  if (move.do === 'reserve') return { n, k, what: 'r', user_id, quota_type_id, id, amount, lease_ms: move.leaseMs }
-  return { n, k, what: 'c', user_id, quota_type_id, id, amount, endpoint: move.endpoint, metadata: move.metadata }
+  if (move.do === 'reserve')
+    return { n, k, what: 'r', since, user_id, quota_type_id, id, amount, lease_ms: move.leaseMs }
+  return {
+    n,
+    k,
+    what: 'c',
+    since,
+    user_id,
+    quota_type_id,
+    id,
+    amount,
+    endpoint: move.endpoint,
+    metadata: move.metadata
+  }
 }
 
 /** From the last turn back to the first: the row has the counter as it is after all of them. */

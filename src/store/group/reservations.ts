@@ -3,6 +3,7 @@ import type { Balance } from '../../quota/balance.ts'
 import { type Admission, balanceOf, type WantedCharge } from '../charge/admit.ts'
 import { amend } from '../charge/amend.ts'
 import { type CommittedCharge, commit, type HeldCharge } from '../charge/commit.ts'
+import { HeldSince } from '../charge/held-since.ts'
 import { release } from '../charge/release.ts'
 import { reserve } from '../charge/reserve.ts'
 import { voidCharges } from '../charge/void.ts'
@@ -53,6 +54,7 @@ export class Reservations implements Settling {
   readonly #reserving = new UserTurns()
   readonly #settling = new UserTurns()
   readonly #presence: Presence
+  readonly #heldSince: HeldSince
   /** How many of a user's requests `#holds` left to the others: later ones go behind them. */
   readonly #left = new Map<string, number>()
 
@@ -61,13 +63,14 @@ export class Reservations implements Settling {
     this.#db = db
     this.#timeoutMs = timeoutMs
     this.#presence = new Presence(timeoutMs)
+    this.#heldSince = new HeldSince(timeoutMs)
     const isAlone = distributed || db.kind !== 'postgres'
     this.sharing = isAlone ? 1 : GROUP_SIZE
     if (isAlone) return
     const { holding, charging, metering } = db
     const shared = { size: GROUP_SIZE, more: { spareAfterMs: SLOW_MS } }
     const on = (lane: Shared, isSpare: boolean) => (isSpare ? lane.spare : lane)
-    const { hold } = new Holding()
+    const { hold } = new Holding(this.#heldSince)
     this.#holds = new Group((wishes, is) => this.#ask(hold, wishes, on(holding, is), undefined), {
       ...shared,
       answer: (wish, held, deadline) =>
@@ -77,10 +80,13 @@ export class Reservations implements Settling {
       ...shared,
       answer: (charge, isCharged, deadline) => (isCharged ? NO_BALANCES : this.#commitLeft(charge, deadline))
     })
-    this.#moves = new Group(moves => this.#ask(moveManyUsers, moves, metering, NOT_MOVED), {
-      size: GROUP_SIZE,
-      answer: asGiven
-    })
+    this.#moves = new Group(
+      moves => this.#ask((on, moves) => moveManyUsers(on, moves, this.#heldSince), moves, metering, NOT_MOVED),
+      {
+        size: GROUP_SIZE,
+        answer: asGiven
+      }
+    )
   }
 
   /** Holds all charges, or none. */
@@ -190,11 +196,14 @@ export class Reservations implements Settling {
     const { userId } = move
     const group =
       this.#users.get(userId) ??
-      new Group<Move, Answer, Answer>(moves => this.#ask(moveInTurn, moves, this.#db.metering, NOT_MOVED), {
-        size: GROUP_SIZE,
-        answer: asGiven,
-        onIdle: () => this.#users.delete(userId)
-      })
+      new Group<Move, Answer, Answer>(
+        moves => this.#ask((on, moves) => moveInTurn(on, moves, this.#heldSince), moves, this.#db.metering, NOT_MOVED),
+        {
+          size: GROUP_SIZE,
+          answer: asGiven,
+          onIdle: () => this.#users.delete(userId)
+        }
+      )
     this.#users.set(userId, group)
     return group.join(move, deadline)
   }

@@ -1,8 +1,9 @@
 // What requests wish to hold, as the statements that hold for many take it, and what those say of each.
 import { intArray, numbersOf, textArray, uuidArray } from '../arrays.ts'
 import type { CounterRow } from '../charge/admit.ts'
-import { expiryOf } from '../charge/held.ts'
+import { counterKey, type HeldSince } from '../charge/held-since.ts'
 import type { Database } from '../database.ts'
+import type { HoldStatement, ToldRow } from './hold-statement.ts'
 
 /** One amount of one type, for one user. */
 export interface Wish {
@@ -21,47 +22,9 @@ export interface Held extends CounterRow {
   at: number
 }
 
-/** In milliseconds; for an instant that has no fraction of one. */
-const ms = (expression: string) => `round(date_part('epoch', ${expression}) * 1000)`
-
-/** SQL of a table: the counters, numbered `k`; the sum of what is asked of each, and the least that somebody asks for. */
-export const WANT = `unnest($1::text::text[], $2::text::int[], $3::text::bigint[], $4::text::bigint[]) WITH ORDINALITY
-    AS w (user_id, quota_type_id, amount, least, k)`
-
-/** SQL of a CTE: the requests, numbered `n`, counter by counter; `upto` is the running sum of what those of a counter ask for. */
-export const ITEM = `item AS (
-  SELECT * FROM unnest($5::text::uuid[], $6::text::bigint[], $7::text::int[], $8::text::bigint[], $9::text::bigint[]) WITH ORDINALITY
-    AS i (id, amount, lease_ms, k, upto, n)
-)`
-
-/** SQL of a CTE: writes the reservations of `counted (k, user_id, quota_type_id, period_start)`. */
-export const heldWhere = (condition: string): string => `held AS (
-  INSERT INTO quota_reservations (user_id, id, quota_type_id, amount, period_start, created_at, expires_at)
-  SELECT c.user_id, i.id, c.quota_type_id, i.amount, c.period_start, greatest(date_trunc('milliseconds', now()), c.period_start),
-         ${expiryOf('c.period_start', 'i.lease_ms')}
-    FROM counted c JOIN item i ON i.k = c.k AND ${condition}
-)`
-
-/**
- * SQL: what is told of all counters together: a row for each took Node twice as long to read. `f` is a counter as it was before, and what it was
- * moved by; `h` what was held of it.
- */
-export const TOLD = `array_agg(f.k)::text AS k, array_agg(f.moved)::text AS moved, array_agg(h.dead::int)::text AS dead,
-       array_agg(f.limit_amount)::text AS limit_amount, array_agg(f.used_amount)::text AS used_amount,
-       array_agg(h.amount)::text AS reserved_amount, array_agg(${ms('f.period_start')})::text AS period_start,
-       array_agg(${ms('f.period_end')})::text AS period_end, ${ms("date_trunc('milliseconds', now())")} AS at`
-
-/** Each null where there is no counter; `moved` has a null for one that was not moved, and `dead` whether something has expired that could be released. */
-interface ToldRow extends Record<keyof CounterRow | 'k' | 'moved' | 'dead', string | null> {
-  at: number
-  /** Whether each was moved; undefined: all were. */
-  counted?: string | null
-  /** The numbers of those that were let in where not all were. Undefined: the first come, as many as it was moved by. */
-  let_in?: string | null
-}
-
 /** What is asked of one counter. */
 interface Asked {
+  key: string
   userId: string
   typeId: number
   sum: number
@@ -79,21 +42,40 @@ export class Wishes {
   readonly counters: readonly Asked[]
   /** All wishes for the same counter are of the same amount. */
   readonly areAlike: boolean
+  /** How long the statement took the server, where that is known. */
+  tookMs = 0
+  readonly #heldSince: HeldSince
 
-  constructor(all: readonly Wish[]) {
+  constructor(all: readonly Wish[], heldSince: HeldSince) {
     const { counters, areAlike } = countersOf(all)
+    this.#heldSince = heldSince
     this.all = all
     this.counters = counters
     this.areAlike = areAlike
   }
 
   /** What `statement` makes of each; undefined for what it leaves to others. */
-  async ask(db: Pick<Database, 'query'>, statement: string): Promise<(Held | undefined)[]> {
+  async ask(db: Pick<Database, 'query'>, { text, isBounded }: HoldStatement): Promise<(Held | undefined)[]> {
     const { all, counters } = this
     const answers: (Held | undefined)[] = all.map(() => undefined)
-    const [row] = await db.query<ToldRow>(statement, valuesOf(all, counters))
-    if (row !== undefined) answerEach(answers, all, counters, row)
+    const values = valuesOf(all, counters)
+    if (isBounded) values.push(uuidArray(counters.map(({ key }) => this.#heldSince.of(key))))
+    const [row] = await db.query<ToldRow>(text, values)
+    if (row === undefined) return answers
+    this.tookMs = row.took ?? 0
+    if (isBounded) this.#learn(row)
+    answerEach(answers, all, counters, row)
     return answers
+  }
+
+  #learn({ k: told, held_long, at }: ToldRow): void {
+    const oldest: Record<number, number> = JSON.parse(held_long ?? '{}')
+    const heldSince = this.#heldSince
+    const since = heldSince.idAt(at)
+    for (const k of numbersOf(told) as number[]) {
+      const long = oldest[k]
+      heldSince.learn((this.counters[k - 1] as Asked).key, long === undefined ? since : heldSince.idAt(long))
+    }
   }
 }
 
@@ -145,9 +127,10 @@ function countersOf(wishes: readonly Wish[]): { counters: Asked[]; areAlike: boo
   let areAlike = true
   for (let place = 0; place < wishes.length; place++) {
     const { userId, typeId, amount } = wishes[place] as Wish
-    const key = `${typeId} ${userId}`
+    const key = counterKey(userId, typeId)
     const asked = known.get(key)
-    if (asked === undefined) known.set(key, { userId, typeId, sum: amount, least: amount, first: 0, places: [place] })
+    if (asked === undefined)
+      known.set(key, { key, userId, typeId, sum: amount, least: amount, first: 0, places: [place] })
     else {
       // A sum beyond the safe integers does not fit, and then each wish is looked at by itself.
       asked.sum += amount
