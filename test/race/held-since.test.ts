@@ -2,14 +2,16 @@
 import t, { type Test } from 'tap'
 import { v7 } from 'uuid'
 import { declareTypes } from '../../src/store/catalogue/declare-types.ts'
+import type { Admitted } from '../../src/store/charge/admit.ts'
 import { HeldSince } from '../../src/store/charge/held-since.ts'
+import { reserve } from '../../src/store/charge/reserve.ts'
 import { connect } from '../../src/store/connection/connect.ts'
 import type { Database } from '../../src/store/database.ts'
 import { Holding } from '../../src/store/group/hold-alike.ts'
 import { type Move, moveManyUsers, moveOneUser } from '../../src/store/group/move-many.ts'
 import { Reservations } from '../../src/store/group/reservations.ts'
 import type { Held } from '../../src/store/group/wishes.ts'
-import { standing, wanted } from '../fixtures/charges.ts'
+import { costing, standing, wanted } from '../fixtures/charges.ts'
 import { server } from '../fixtures/database.ts'
 import { violations } from '../fixtures/invariants.ts'
 
@@ -54,6 +56,12 @@ const WAYS: Record<string, (heldSince: HeldSince) => Hold> = {
       const wishes = [0, 1].map(amount => ({ ...wish, id: amount === 1 ? wish.id : v7(), amount, leaseMs: 60_000 }))
       return told((await hold(db.holding, wishes))[1]!)
     }
+  },
+  'by itself': heldSince => async (db, wish) => {
+    const charges = [{ ...wish, type: 'calls', amount: 1 }]
+    const admission = await reserve(db, { userId: 'alice', charges, leaseMs: 60_000, heldSince })
+    const { used, reserved } = (admission as Admitted).charges[0]!.balance
+    return { used, reserved }
   },
   moved: heldSince => moving(moveManyUsers, heldSince),
   alone: heldSince => moving(moveOneUser, heldSince)
@@ -106,6 +114,33 @@ for (const [way, holding] of Object.entries(WAYS)) {
     t.strictSame(await violations(db), [])
   })
 }
+
+for (const settled of ['charged', 'released'])
+  t.test(`several that are ${settled} pass over reservations from before those that are open`, async t => {
+    const db = await connect({ url: await pg.migrated() }, { storeTimeoutMs: PATIENCE_MS })
+    t.teardown(() => db.close())
+    await declareTypes(db, { calls: { limit: 1_000 }, tokens: { limit: 1_000 } })
+    const store = new Reservations(db, PATIENCE_MS)
+    const holdBoth = async () => {
+      const admission = await store.reserve('alice', await wanted(db, { calls: 1, tokens: 1 }), 60_000)
+      return (admission as Admitted).charges
+    }
+    await holdBoth()
+    const charges = await holdBoth()
+    await db.query(
+      'UPDATE quota_reservations SET id = $1 WHERE id = (SELECT min(id::text)::uuid FROM quota_reservations)',
+      [v7({ msecs: Date.now() - DAY })]
+    )
+    const balances =
+      settled === 'charged'
+        ? await store.commit('alice', costing(charges), null)
+        : await store.release('alice', charges)
+    const one = settled === 'charged' ? 1 : 0
+    t.match(balances.get('calls'), { used: one + 1, reserved: 0 })
+    t.match(balances.get('tokens'), { used: one, reserved: 1 })
+    t.strictSame(await standing(db, 'alice', 'calls'), [one, 1, 999 - one])
+    t.strictSame(await violations(db), [])
+  })
 
 t.test('while statements are quick, all reservations are summed up', async t => {
   const { db, typeId, heldSince } = await begin(t)

@@ -4,7 +4,8 @@ import { FST_QUOTA_STORE, type Violation } from '../../quota/errors.ts'
 import { type Database, dateOf, dateOrNull, instantOf, ms } from '../database.ts'
 import { ensureUser } from './ensure-user.ts'
 import { expireReservations } from './expire-reservations.ts'
-import { heldOf } from './held.ts'
+import { heldOf, heldSinceOf } from './held.ts'
+import { counterKey, type HeldSince, isHeldLong, LEAST_ID } from './held-since.ts'
 import { insistOnTypes } from './insist-on-types.ts'
 import { openPeriods } from './open-period.ts'
 
@@ -41,9 +42,9 @@ export const admitting = ({ hold, several }: Admitting): string => `
   clock AS MATERIALIZED (
     SELECT coalesce($3::timestamptz, now()) AS at
   ), want AS MATERIALIZED (
-    SELECT * FROM jsonb_to_recordset($2::text::jsonb) AS w (id uuid, quota_type_id int, amount bigint)
+    SELECT * FROM jsonb_to_recordset($2::text::jsonb) AS w (id uuid, quota_type_id int, amount bigint, since uuid)
   ), counter AS MATERIALIZED (
-    SELECT l.user_id, l.quota_type_id, l.limit_amount, l.used_amount, l.period_start, l.period_end, w.id, w.amount,
+    SELECT l.user_id, l.quota_type_id, l.limit_amount, l.used_amount, l.period_start, l.period_end, w.id, w.amount, w.since,
            w.amount = 0 OR l.used_amount + w.amount <= ${CEILING} AS fits,
            l.period_end IS NULL OR l.period_end > clock.at AS running
       FROM quota_limits l JOIN want w ON w.quota_type_id = l.quota_type_id CROSS JOIN clock
@@ -59,7 +60,7 @@ export const admitting = ({ hold, several }: Admitting): string => `
        AND (SELECT count(*) FROM counter WHERE fits AND running) = (SELECT count(*) FROM want)
        ${several ? '' : `AND (c.amount = 0 OR l.used_amount + c.amount <= ${CEILING}) AND (l.period_end IS NULL OR l.period_end > clock.at)`}
     RETURNING c.id, c.amount, l.quota_type_id, l.limit_amount, l.used_amount,
-              ${heldOf('l')}${hold ? ' + c.amount' : ''} AS reserved_amount, l.period_start, l.period_end,
+              ${heldOf('l', 'l.user_id', 'c.since')}${hold ? ' + c.amount' : ''} AS reserved_amount, l.period_start, l.period_end,
               greatest(date_trunc('milliseconds', clock.at), l.period_start) AS admitted_at
   )`
 
@@ -72,12 +73,14 @@ export const ADMITTED_ROWS = `
          c.id IS NOT NULL AS found, coalesce(c.fits, false) AS fits, coalesce(c.running, false) AS running, a.id IS NOT NULL AS admitted,
          coalesce(a.limit_amount, c.limit_amount) AS limit_amount,
          coalesce(a.used_amount, c.used_amount) AS used_amount,
-         coalesce(a.reserved_amount, ${heldOf('c')}) AS reserved_amount,
+         coalesce(a.reserved_amount, h.amount) AS reserved_amount,
+         CASE WHEN ${isHeldLong('h.oldest')} THEN ${ms('h.oldest')} END AS held_long,
          ${ms('coalesce(a.period_start, c.period_start)')} AS period_start,
          ${ms('CASE WHEN a.id IS NULL THEN c.period_end ELSE a.period_end END')} AS period_end,
          ${ms('a.admitted_at')} AS admitted_at, ${ms('clock.at')} AS at,
          a.id IS NULL AND EXISTS (SELECT 1 FROM quota_reservations r WHERE r.user_id = $1 AND r.expires_at <= clock.at) AS dead
-    FROM want w CROSS JOIN clock LEFT JOIN counter c ON c.id = w.id LEFT JOIN admitted a ON a.id = w.id`
+    FROM want w CROSS JOIN clock LEFT JOIN counter c ON c.id = w.id LEFT JOIN admitted a ON a.id = w.id
+   CROSS JOIN LATERAL ${heldSinceOf('c', 'c.since', '$1')} h`
 
 interface AdmittedRow {
   id: string
@@ -88,6 +91,8 @@ interface AdmittedRow {
   limit_amount: number
   used_amount: number
   reserved_amount: number
+  /** When the oldest was admitted of what has been held for long. */
+  held_long: number | null
   period_start: number
   period_end: number | null
   admitted_at: number
@@ -135,6 +140,8 @@ export interface AdmissionOrder {
   charges: readonly WantedCharge[]
   /** The instant; default: the database's clock. */
   at?: Date | undefined
+  /** Where what is held is summed up from, and what is learnt of it. By default, all is looked at. */
+  heldSince?: HeldSince | undefined
 }
 
 /**
@@ -147,11 +154,11 @@ export async function admit(
   order: AdmissionOrder,
   values: readonly (string | number | null)[] = []
 ): Promise<Admission> {
-  const want = JSON.stringify(order.charges.map(c => ({ id: c.id, quota_type_id: c.typeId, amount: c.amount })))
   for (let attempt = 1; ; attempt++) {
-    const rows = await db.query<AdmittedRow>(text, [order.userId, want, instantOf(order.at), ...values])
+    const rows = await db.query<AdmittedRow>(text, [order.userId, wantOf(order), instantOf(order.at), ...values])
     const byId = new Map(rows.map(row => [row.id, row]))
     const pairs = order.charges.map(charge => [charge, byId.get(charge.id) as AdmittedRow] as const)
+    learn(order, pairs)
     if (pairs.every(([, row]) => row.admitted)) {
       const charges = pairs.map(
         ([charge, row]) => new AdmittedCharge(charge, dateOf(row.admitted_at), balanceOf(charge.type, row))
@@ -164,6 +171,20 @@ export async function admit(
     const freshened = attempt < ATTEMPTS && (await freshen(db, order, pairs))
     if (!freshened) return refusal(pairs)
   }
+}
+
+const wantOf = ({ userId, charges, heldSince }: AdmissionOrder): string =>
+  JSON.stringify(
+    charges.map(({ id, typeId, amount }) => {
+      const since = heldSince?.of(counterKey(userId, typeId)) ?? LEAST_ID
+      return { id, quota_type_id: typeId, amount, since }
+    })
+  )
+
+function learn({ userId, heldSince }: AdmissionOrder, pairs: readonly Pair[]): void {
+  if (heldSince === undefined) return
+  for (const [{ typeId }, { held_long, at }] of pairs)
+    heldSince.learn(counterKey(userId, typeId), heldSince.idAt(held_long ?? at))
 }
 
 /**

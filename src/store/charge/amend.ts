@@ -4,7 +4,7 @@ import type { Database } from '../database.ts'
 import { markLate } from '../rollup/mark-usage.ts'
 import type { CounterRow } from './admit.ts'
 import { balancesByType, type CommittedCharge } from './commit.ts'
-import { ABOVE_WHAT_IS_HELD, giveBack, lockCounters, MOVE_COUNTERS, MOVED_ROWS, ONCE_LOCKED } from './move-counters.ts'
+import { ABOVE_WHAT_IS_HELD, giveBack, lockCounters, MOVED_ROWS, moveCounters, ONCE_LOCKED } from './move-counters.ts'
 
 /**
  * Moves the counter by the difference from what the row says now, so that running it twice has the effect of once; does nothing where the
@@ -23,7 +23,7 @@ WITH want AS MATERIALIZED (
 ), ${markLate('logged', '$1')}, change AS MATERIALIZED (
   SELECT w.quota_type_id, w.period_start, sum(coalesce(w.amount - f.amount, 0))::bigint AS used, 0::bigint AS gone
     FROM want w LEFT JOIN former f ON f.id = w.id GROUP BY 1, 2
-), ${ABOVE_WHAT_IS_HELD}, ${MOVE_COUNTERS}
+), ${ABOVE_WHAT_IS_HELD}, ${moveCounters()}
 ${MOVED_ROWS}`
 
 /** The balances afterwards, for those charges whose period still runs. */

@@ -4,7 +4,9 @@ import type { Metadata } from '../../quota/metadata.ts'
 import type { Database } from '../database.ts'
 import { markLate } from '../rollup/mark-usage.ts'
 import { balanceOf, type CounterRow } from './admit.ts'
-import { lockCounters, MOVE_COUNTERS, MOVED_ROWS, ONCE_LOCKED } from './move-counters.ts'
+import { isOneOf } from './held.ts'
+import { LEAST_ID } from './held-since.ts'
+import { lockCounters, MOVED_ROWS, moveCounters, ONCE_LOCKED } from './move-counters.ts'
 
 /** What is known of a held charge, enough to charge it even after its reservation has expired. */
 export interface HeldCharge {
@@ -38,7 +40,7 @@ WITH want AS MATERIALIZED (
   SELECT * FROM jsonb_to_recordset($2::text::jsonb)
     AS w (id uuid, quota_type_id int, amount bigint, period_start timestamptz, created_at timestamptz, metadata jsonb)
 ), ${lockCounters('want')}, held AS MATERIALIZED (
-  DELETE FROM quota_reservations r USING want w WHERE r.user_id = $1 AND r.id = w.id AND ${ONCE_LOCKED} RETURNING r.id, r.amount
+  DELETE FROM quota_reservations r WHERE ${isOneOf('want')} AND ${ONCE_LOCKED} RETURNING r.id, r.amount
 ), logged AS (
   INSERT INTO usage_logs (user_id, id, quota_type_id, amount, endpoint, metadata, created_at)
   SELECT CASE WHEN k.quota_type_id IS NULL
@@ -54,7 +56,7 @@ WITH want AS MATERIALIZED (
 ), ${markLate('logged', '$1')}, delta AS MATERIALIZED (
   SELECT w.quota_type_id, w.period_start, sum(coalesce(l.amount, 0) - coalesce(h.amount, 0))::bigint AS used, sum(coalesce(h.amount, 0))::bigint AS gone
     FROM want w LEFT JOIN logged l ON l.id = w.id LEFT JOIN held h ON h.id = w.id GROUP BY 1, 2
-), ${MOVE_COUNTERS}
+), ${moveCounters('$4::uuid')}
 ${MOVED_ROWS}`
 
 /** The balances afterwards, for those charges whose period still runs. Rejects with SQLSTATE 23502 when the user was deleted. */
@@ -62,7 +64,8 @@ export async function commit(
   db: Database,
   userId: string,
   charges: readonly CommittedCharge[],
-  endpoint: string | null
+  endpoint: string | null,
+  since = LEAST_ID
 ): Promise<Map<string, Balance>> {
   const want = charges.map(c => ({
     id: c.id,
@@ -72,7 +75,12 @@ export async function commit(
     created_at: c.admittedAt,
     metadata: c.metadata
   }))
-  const rows = await db.query<CounterRow & { quota_type_id: number }>(COMMIT, [userId, JSON.stringify(want), endpoint])
+  const rows = await db.query<CounterRow & { quota_type_id: number }>(COMMIT, [
+    userId,
+    JSON.stringify(want),
+    endpoint,
+    since
+  ])
   return balancesByType(charges, rows)
 }
 

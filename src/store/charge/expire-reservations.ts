@@ -1,6 +1,6 @@
 // Releases what nobody holds any more: reservations whose process died, or whose time is up.
 import { type Database, instantOf } from '../database.ts'
-import { lockCounters, MOVE_COUNTERS, ONCE_LOCKED } from './move-counters.ts'
+import { lockCounters, moveCounters, ONCE_LOCKED } from './move-counters.ts'
 
 const EXPIRE = `
 WITH dead AS MATERIALIZED (
@@ -15,7 +15,7 @@ WITH dead AS MATERIALIZED (
   RETURNING r.quota_type_id, r.period_start, r.amount
 ), delta AS MATERIALIZED (
   SELECT quota_type_id, period_start, -sum(amount)::bigint AS used, sum(amount)::bigint AS gone, count(*) AS n FROM gone GROUP BY 1, 2
-), ${MOVE_COUNTERS}
+), ${moveCounters()}
 SELECT coalesce(sum(n), 0)::int AS expired FROM delta`
 
 /** Releases one user's, and returns how many. Any number of processes may run it at once: each reservation is released once. */

@@ -1,8 +1,8 @@
 // Where the open reservations of a counter begin, so that those of long ago need not be looked at to sum them up.
 import { leastIdAt } from './charge-id.ts'
 
-/** Before all ids. */
-const LEAST_ID = '00000000-0000-0000-0000-000000000000'
+/** Before all ids: all is looked at. */
+export const LEAST_ID = '00000000-0000-0000-0000-000000000000'
 /** By how much the clocks of processes may differ. */
 const SKEW_MS = 3_000
 /** What is held for longer is told with its instant. */
@@ -39,12 +39,18 @@ export class HeldSince {
     return this.#byCounter.get(counter) ?? LEAST_ID
   }
 
+  /** The first of those of several counters. */
+  ofAll(userId: string, charges: readonly { typeId: number }[]): string {
+    const ids = charges.map(({ typeId }) => this.of(counterKey(userId, typeId)))
+    return ids.sort()[0] ?? LEAST_ID
+  }
+
   /**
    * The first id, where nothing that was admitted before is open: before `at`, or before the oldest reservation if that has been held for long; both in
    * milliseconds by the database's clock. Ids have the time of processes, which may all be behind.
    */
   idAt(at: number): string {
-    return leastIdAt(Math.min(at, Date.now()) - this.#slackMs)
+    return leastIdAt(Math.max(Math.floor(Math.min(at, Date.now())) - this.#slackMs, 0))
   }
 
   learn(counter: string, id: string): void {

@@ -7,15 +7,16 @@ import { heldOf } from './held.ts'
  * is what this statement took from the reservations. A reservation belongs to the period that admitted it: where the counter has since gone
  * on to the next one, the closed period's row is moved instead. The counters are locked first, in one order, and a closed period is moved
  * only under its counter's lock. The period's row is read under a lock too: a period that closed after this statement began is empty in its
- * snapshot, and PostgreSQL checks the CHECK constraints on a sum with the snapshot's row before it looks for a newer one.
+ * snapshot, and PostgreSQL checks the CHECK constraints on a sum with the snapshot's row before it looks for a newer one. What is told to be held
+ * is summed up from the id `since` on.
  */
-export const MOVE_COUNTERS = `
+export const moveCounters = (since?: string): string => `
   running AS (
     UPDATE quota_limits l
        SET used_amount = l.used_amount + d.used, updated_at = now()
       FROM delta d JOIN locked k ON k.quota_type_id = d.quota_type_id AND k.period_start = d.period_start
      WHERE l.user_id = $1 AND l.quota_type_id = d.quota_type_id
-    RETURNING l.quota_type_id, l.limit_amount, l.used_amount, greatest(${heldOf('l')} - d.gone, 0) AS reserved_amount, l.period_start, l.period_end
+    RETURNING l.quota_type_id, l.limit_amount, l.used_amount, greatest(${heldOf('l', 'l.user_id', since)} - d.gone, 0) AS reserved_amount, l.period_start, l.period_end
   ), closing AS MATERIALIZED (
     SELECT p.quota_type_id, p.period_start, p.used_amount + d.used AS used_amount
       FROM delta d

@@ -93,7 +93,9 @@ export class Reservations implements Settling {
   reserve(userId: string, charges: readonly WantedCharge[], leaseMs: number): Promise<Admission> {
     const deadline = this.#deadline()
     if (this.#plain(charges) === undefined)
-      return this.#alone(this.#reserving, userId, deadline, db => reserve(db, { userId, charges, leaseMs }))
+      return this.#alone(this.#reserving, userId, deadline, db =>
+        reserve(db, { userId, charges, leaseMs, heldSince: this.#heldSince })
+      )
     const wish = new Reserving(userId, charges, leaseMs)
     if (this.#holds === undefined || this.#left.has(userId)) return this.#reserveLeft(wish, deadline)
     return this.#holds.join(wish, deadline)
@@ -103,7 +105,9 @@ export class Reservations implements Settling {
     const deadline = this.#deadline()
     const charge = this.#plain(charges)
     if (charge === undefined)
-      return this.#alone(this.#settling, userId, deadline, db => commit(db, userId, charges, endpoint))
+      return this.#alone(this.#settling, userId, deadline, db =>
+        commit(db, userId, charges, endpoint, this.#heldSince.ofAll(userId, charges))
+      )
     const committing = new Committing(userId, charge, endpoint)
     if (this.#charges === undefined || charge.amount !== charge.heldAmount)
       return this.#commitLeft(committing, deadline)
@@ -114,7 +118,9 @@ export class Reservations implements Settling {
     const deadline = this.#deadline()
     const charge = this.#plain(charges)
     if (charge === undefined)
-      return await this.#alone(this.#settling, userId, deadline, db => release(db, userId, charges))
+      return await this.#alone(this.#settling, userId, deadline, db =>
+        release(db, userId, charges, this.#heldSince.ofAll(userId, charges))
+      )
     const { id, typeId, type } = charge
     const moved = await this.#move({ do: 'release', userId, id, typeId }, deadline)
     if (!moved?.done) return await release(this.#until(deadline), userId, charges)

@@ -34,6 +34,24 @@ t.test('where the clocks of all processes are behind that of the database, it go
   t.ok(new HeldSince(900).idAt(Date.now() + MINUTE) <= chargeId())
 })
 
+t.test('an instant may have a fraction, and be the first of all', async t => {
+  const heldSince = new HeldSince(900)
+  t.equal(heldSince.idAt(1_764_230_000_000.75), heldSince.idAt(1_764_230_000_000))
+  t.equal(heldSince.idAt(1), '00000000-0000-7000-0000-000000000000')
+})
+
+t.test('for several counters of a user, it is the first of theirs', async t => {
+  const heldSince = new HeldSince(900)
+  const [first, later] = [heldSince.idAt(Date.now() - MINUTE), heldSince.idAt(Date.now())]
+  heldSince.learn(counterKey('alice', 1), later)
+  heldSince.learn(counterKey('alice', 2), first)
+  heldSince.learn(counterKey('bob', 3), first)
+  t.equal(heldSince.ofAll('alice', [{ typeId: 1 }, { typeId: 2 }]), first)
+  t.equal(heldSince.ofAll('alice', [{ typeId: 1 }]), later)
+  t.equal(heldSince.ofAll('alice', [{ typeId: 1 }, { typeId: 3 }]), LEAST_ID)
+  t.equal(heldSince.ofAll('alice', []), LEAST_ID)
+})
+
 t.test('keeps ten thousand counters, and forgets the one that it learnt first', async t => {
   const heldSince = new HeldSince(900)
   const id = heldSince.idAt(Date.now())
