@@ -7,6 +7,7 @@ import Fastify, { type FastifyInstance, type FastifyReply, type FastifyRequest, 
 import t, { type Test } from 'tap'
 import quotaPlugin, { type QuotaOptions } from '../../src/index.ts'
 import { embedded } from '../fixtures/database.ts'
+import { until } from '../fixtures/ledger.ts'
 import { byHeader, logsOf, metered, newUser, onEmbedded, QUOTAS, settled, usedBy } from '../fixtures/metered.ts'
 
 const db = await embedded(t)
@@ -266,6 +267,28 @@ t.test('gives back what is reserved for a handler that never replies, once its c
   t.same(await logsOf(db, user), [])
   t.equal(await usedBy(db, user), 0)
 })
+
+t.test(
+  'logs the status 503, since none was sent, for what is given back because a handler returned nothing',
+  async t => {
+    const lines: { msg: string }[] = []
+    const app = Fastify({
+      logger: { level: 'debug', stream: { write: (line: string) => void lines.push(JSON.parse(line)) } }
+    })
+    t.teardown(() => app.close())
+    await app.register(quotaPlugin, { quotas: QUOTAS, identify: byHeader, ...onEmbedded(db) })
+    const held = gate()
+    app.get('/never', { config: { quota: 'calls' } }, async () => await held.wait())
+    const user = newUser()
+    await leave(await send(app, user, '/never'), held)
+    t.same(await logsOf(db, user), [])
+    const told = () => lines.filter(({ msg }) => msg.startsWith('quota '))
+    await until('a line is logged', 5_000, async () => told().length > 0)
+    t.match(told(), [
+      { msg: 'quota released', user, type: 'calls', amount: 1, remaining: 10, endpoint: '/never', status: 503 }
+    ])
+  }
+)
 
 t.test(
   'keeps the reservation of a handler that is still running after its client left, even beyond the time to live',

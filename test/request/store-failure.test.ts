@@ -85,7 +85,7 @@ t.test('requests that wait behind others of their user do not fail open, and do 
   await sql`ROLLBACK`
   // Only those that the database was asked for, and that it did not answer in time, are failures of the store.
   const { unenforced } = app.quota.counts()
-  t.ok(unenforced <= 5, `${unenforced} unenforced`)
+  t.ok(unenforced <= 10, `${unenforced} unenforced`)
   t.equal(statuses.filter(status => status === 503).length, 30 - unenforced)
 })
 

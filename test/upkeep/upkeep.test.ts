@@ -81,6 +81,29 @@ t.test('each upkeep task is done within about an hour, without any request', asy
   t.strictSame(errors, [])
 })
 
+t.test('stopping does not wait until all that has expired is given back', async t => {
+  const db = await embedded(t)
+  await declareTypes(db, { calls: { limit: 10 } })
+  const users = Array.from({ length: 150 }, (_, i) => `user-${i}`)
+  for (const user of users) await hold(db, user, { calls: 1 }, { leaseMs: 1 })
+  const left = async () => (await db.query<{ n: number }>('SELECT count(*)::int AS n FROM quota_reservations'))[0]!.n
+  const errors: unknown[] = []
+  const upkeep = startUpkeep(
+    db,
+    {
+      live: new LiveReservationSet(HOUR_MS),
+      tally: new DenialTally(db),
+      rollups: new UsageRollups(db, error => errors.push(error))
+    },
+    { reservationTtlMs: 30, retention: {} },
+    error => errors.push(error)
+  )
+  await until('the first is given back', 30_000, async () => (await left()) < users.length)
+  await upkeep.stop()
+  t.ok((await left()) > 0)
+  t.strictSame(errors, [])
+})
+
 t.test('stopping counts the last denials, and reports it if that fails', async t => {
   const db = await embedded(t)
   await declareTypes(db, { calls: { limit: 10 } })

@@ -50,7 +50,9 @@ export class HeldSince {
    * milliseconds by the database's clock. Ids have the time of processes, which may all be behind.
    */
   idAt(at: number): string {
-    return leastIdAt(Math.max(Math.floor(Math.min(at, Date.now())) - this.#slackMs, 0))
+    const since = Math.max(Math.floor(Math.min(at, Date.now())) - this.#slackMs, 0)
+    // An id that is none would be refused again and again.
+    return Number.isNaN(since) ? LEAST_ID : leastIdAt(since)
   }
 
   learn(counter: string, id: string): void {

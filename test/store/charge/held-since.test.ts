@@ -38,6 +38,7 @@ t.test('an instant may have a fraction, and be the first of all', async t => {
   const heldSince = new HeldSince(900)
   t.equal(heldSince.idAt(1_764_230_000_000.75), heldSince.idAt(1_764_230_000_000))
   t.equal(heldSince.idAt(1), '00000000-0000-7000-0000-000000000000')
+  t.equal(heldSince.idAt(Number.NaN), LEAST_ID)
 })
 
 t.test('for several counters of a user, it is the first of theirs', async t => {
