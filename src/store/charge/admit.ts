@@ -1,7 +1,8 @@
 // The guard: one UPDATE decides whether one user's charges fit, all or none, and deducts them.
-import { type Balance, remainingOf } from '../../quota/balance.ts'
+import type { Balance } from '../../quota/balance.ts'
 import { FST_QUOTA_STORE, type Violation } from '../../quota/errors.ts'
-import { type Database, dateOf, dateOrNull, instantOf, ms } from '../database.ts'
+import { type Database, dateOf, instantOf, ms } from '../database.ts'
+import { balanceOf, type CounterRow } from './counter-balance.ts'
 import { ensureUser } from './ensure-user.ts'
 import { expireReservations } from './expire-reservations.ts'
 import { heldOf, heldSinceOf } from './held.ts'
@@ -251,39 +252,3 @@ export const refusalOf = (charge: WantedCharge, row: CounterRow & { at: number }
   balances: [balanceOf(charge.type, row)],
   at: dateOf(row.at)
 })
-
-export interface CounterRow {
-  limit_amount: number
-  used_amount: number
-  /** What is held of it, as by `heldOf`. */
-  reserved_amount: number
-  period_start: number
-  period_end: number | null
-}
-
-/** A plain object, as it is given to an application. */
-export const balanceOf = (type: string, row: CounterRow): Balance => ({ ...new CounterBalance(type, row) })
-
-/**
- * The stored `used_amount` includes what is held; a balance separates what is charged from what is held. The held amount is as of the
- * statement's start, while `used_amount` may be newer if the statement waited for the row.
- */
-export class CounterBalance implements Balance {
-  readonly type: string
-  readonly limit: number
-  readonly used: number
-  readonly reserved: number
-  readonly remaining: number
-  readonly periodStart: Date
-  readonly resetsAt: Date | null
-
-  constructor(type: string, row: CounterRow) {
-    this.type = type
-    this.limit = Number(row.limit_amount)
-    this.reserved = Math.max(Number(row.reserved_amount), 0)
-    this.used = Math.max(Number(row.used_amount) - this.reserved, 0)
-    this.remaining = remainingOf(this.limit, this.used, this.reserved)
-    this.periodStart = dateOf(row.period_start)
-    this.resetsAt = dateOrNull(row.period_end)
-  }
-}

@@ -2,8 +2,8 @@
 import type { Balance } from '../../quota/balance.ts'
 import type { Database } from '../database.ts'
 import { markLate } from '../rollup/mark-usage.ts'
-import type { CounterRow } from './admit.ts'
 import { balancesByType, type CommittedCharge } from './commit.ts'
+import type { CounterRow } from './counter-balance.ts'
 import { ABOVE_WHAT_IS_HELD, giveBack, lockCounters, MOVED_ROWS, moveCounters, ONCE_LOCKED } from './move-counters.ts'
 
 /**

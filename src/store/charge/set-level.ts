@@ -2,7 +2,7 @@
 import type { Balance } from '../../quota/balance.ts'
 import type { Metadata } from '../../quota/metadata.ts'
 import { type Database, ms, transaction } from '../database.ts'
-import { balanceOf, type CounterRow } from './admit.ts'
+import { balanceOf, type CounterRow } from './counter-balance.ts'
 import { heldOf } from './held.ts'
 
 /** A separate statement: what is held is read by the next one, whose snapshot is newer than the lock, and nobody can hold more meanwhile. */

@@ -1,5 +1,5 @@
 // What the statements that hold for many have in common: what they take, write and tell.
-import type { CounterRow } from '../charge/admit.ts'
+import type { CounterRow } from '../charge/counter-balance.ts'
 import { expiryOf, heldAndDeadOf, heldSinceOf } from '../charge/held.ts'
 import { isHeldLong } from '../charge/held-since.ts'
 

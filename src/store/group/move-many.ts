@@ -1,7 +1,7 @@
 // Reserves, charges and releases for many requests in one statement, each of one quota type, one after another: for those that release,
 // charge another amount than was held, or could not be held together with others. Whatever gets no answer here is asked for by itself.
 import type { Metadata } from '../../quota/metadata.ts'
-import type { CounterRow } from '../charge/admit.ts'
+import type { CounterRow } from '../charge/counter-balance.ts'
 import { expiryOf, heldSinceOf } from '../charge/held.ts'
 import { counterKey, type HeldSince, isHeldLong } from '../charge/held-since.ts'
 import type { Database } from '../database.ts'

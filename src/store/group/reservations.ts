@@ -1,8 +1,9 @@
 // How requests reserve and settle: grouped where it is simple, one by one where it is not, and each within its deadline.
 import type { Balance } from '../../quota/balance.ts'
-import { type Admission, balanceOf, type WantedCharge } from '../charge/admit.ts'
+import type { Admission, WantedCharge } from '../charge/admit.ts'
 import { amend } from '../charge/amend.ts'
 import { type CommittedCharge, commit, type HeldCharge } from '../charge/commit.ts'
+import { balanceOf } from '../charge/counter-balance.ts'
 import { HeldSince } from '../charge/held-since.ts'
 import { release } from '../charge/release.ts'
 import { reserve } from '../charge/reserve.ts'

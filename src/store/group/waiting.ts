@@ -1,14 +1,8 @@
 // What a request asks for while it waits for a statement that it shares, and what the answer means to it.
 import type { Metadata } from '../../quota/metadata.ts'
-import {
-  type Admission,
-  Admitted,
-  AdmittedCharge,
-  CounterBalance,
-  refusalOf,
-  type WantedCharge
-} from '../charge/admit.ts'
+import { type Admission, Admitted, AdmittedCharge, refusalOf, type WantedCharge } from '../charge/admit.ts'
 import type { CommittedCharge } from '../charge/commit.ts'
+import { CounterBalance } from '../charge/counter-balance.ts'
 import { dateOf } from '../database.ts'
 import type { Charge } from './charge-many.ts'
 import type { Held, Wish } from './wishes.ts'

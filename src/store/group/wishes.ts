@@ -1,6 +1,6 @@
 // What requests wish to hold, as the statements that hold for many take it, and what those say of each.
 import { intArray, numbersOf, textArray, uuidArray } from '../arrays.ts'
-import type { CounterRow } from '../charge/admit.ts'
+import type { CounterRow } from '../charge/counter-balance.ts'
 import { counterKey, type HeldSince } from '../charge/held-since.ts'
 import type { Database } from '../database.ts'
 import type { HoldStatement, ToldRow } from './hold-statement.ts'

@@ -1,6 +1,6 @@
 // Gives a user another limit. What is used stays used, even where it is more than the new limit.
 import type { Balance } from '../../quota/balance.ts'
-import { balanceOf, type CounterRow } from '../charge/admit.ts'
+import { balanceOf, type CounterRow } from '../charge/counter-balance.ts'
 import { openCounters } from '../charge/ensure-user.ts'
 import { heldOf } from '../charge/held.ts'
 import { openPeriods } from '../charge/open-period.ts'
