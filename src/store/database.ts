@@ -12,8 +12,8 @@ export type DatabaseKind = 'postgres' | 'embedded' | 'drizzle'
 
 export interface Database {
   readonly kind: DatabaseKind
-  /** Drizzle itself, for what takes more than one statement: a transaction, the migrations. */
-  readonly orm: Orm
+  /** The application's own, or that of the embedded engine. */
+  readonly orm?: Orm
   /**
    * Runs one statement with `$1`-style values, each a text, a number, a boolean or null: what every driver sends alike.
    * Rejects with FST_QUOTA_STORE, the driver's error as its cause, also when the answer takes longer than the deadline: the
@@ -98,7 +98,6 @@ export function within(db: Database, budgetMs: number, on: Pick<Database, 'query
     }
     return db.transact(mode, inTime, left())
   }
-  // Not a copy: `orm` is read when it is used.
   return Object.create(db, { query: { value: query }, transact: { value: transact } })
 }
 

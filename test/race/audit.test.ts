@@ -3,7 +3,6 @@ import t from 'tap'
 import { declareTypes } from '../../src/store/catalogue/declare-types.ts'
 import { setType } from '../../src/store/catalogue/set-type.ts'
 import { ensureUser } from '../../src/store/charge/ensure-user.ts'
-import { open } from '../../src/store/connection/connect.ts'
 import type { Database } from '../../src/store/database.ts'
 import { adjustQuota } from '../../src/store/operator/adjust-quota.ts'
 import { deleteUser } from '../../src/store/operator/delete-user.ts'
@@ -15,6 +14,7 @@ import { updateUser } from '../../src/store/operator/update-user.ts'
 import { viewQuotas } from '../../src/store/operator/view-quotas.ts'
 import { auditOf, BY } from '../fixtures/charges.ts'
 import { crowd, server } from '../fixtures/database.ts'
+import { inTransaction } from '../fixtures/in-transaction.ts'
 import { deadlocks, untilWaiting } from '../fixtures/lock-waits.ts'
 
 const pg = await server(t)
@@ -33,8 +33,7 @@ const A_WHILE_MS = 5
 t.test('adjustments are recorded in the order they were made, whichever transaction began first', async t => {
   const db = await database()
   let waiting: Promise<unknown> | undefined
-  await db.orm.transaction(async tx => {
-    const early = await open(tx)
+  await inTransaction(db, async early => {
     await early.query('SELECT now()')
     for (const [who, limit] of [
       [db, 20],
@@ -66,8 +65,8 @@ t.test('what a list of users changes is recorded with what was there when it cam
   const db = await database()
   const user = { id: 'alice', email: null, timeZone: 'Asia/Kolkata', periodAnchor: null }
   let waiting: Promise<unknown> | undefined
-  await db.orm.transaction(async tx => {
-    await updateUser(await open(tx), 'alice', { timeZone: 'Asia/Tokyo' }, BY)
+  await inTransaction(db, async inside => {
+    await updateUser(inside, 'alice', { timeZone: 'Asia/Tokyo' }, BY)
     waiting = setUsers(db, [user], BY)
     await untilWaiting(db)
   })
@@ -122,8 +121,7 @@ t.test('the newest row is the last change, even if its transaction began before 
   const db = await database()
   await ensureUser(db, 'bob')
   for (const [change, make] of Object.entries(CHANGES)) {
-    await db.orm.transaction(async tx => {
-      const early = await open(tx)
+    await inTransaction(db, async early => {
       await early.query('SELECT now()')
       await sleep(A_WHILE_MS)
       await adjustQuota(db, 'bob', 'calls', 20, BY)

@@ -1,12 +1,10 @@
 import { setTimeout as sleep } from 'node:timers/promises'
-import { sql } from 'drizzle-orm'
 import t from 'tap'
 import { declareTypes } from '../../src/store/catalogue/declare-types.ts'
 import { charge } from '../../src/store/charge/charge.ts'
 import { commit } from '../../src/store/charge/commit.ts'
 import { openPeriods } from '../../src/store/charge/open-period.ts'
 import { release } from '../../src/store/charge/release.ts'
-import { open } from '../../src/store/connection/connect.ts'
 import { adjustQuota } from '../../src/store/operator/adjust-quota.ts'
 import { resetQuota } from '../../src/store/operator/reset-quota.ts'
 import {
@@ -22,6 +20,7 @@ import {
   wanted
 } from '../fixtures/charges.ts'
 import { crowd, server } from '../fixtures/database.ts'
+import { inTransaction } from '../fixtures/in-transaction.ts'
 import { violations } from '../fixtures/invariants.ts'
 import { deadlocks, untilWaiting } from '../fixtures/lock-waits.ts'
 
@@ -63,8 +62,8 @@ t.test('a reservation that waited for a reset belongs to the period that the res
   for (const amounts of [{ calls: 3 }, { calls: 3, more: 1 }] as Amounts[]) {
     await hold(db, 'alice', { calls: 2 })
     let waiting: ReturnType<typeof hold> | undefined
-    await db.orm.transaction(async tx => {
-      await resetQuota(await open(tx), 'alice', null, BY)
+    await inTransaction(db, async inside => {
+      await resetQuota(inside, 'alice', null, BY)
       waiting = hold(db, 'alice', amounts)
       await untilWaiting(db)
     })
@@ -84,8 +83,8 @@ t.test('a reset and an adjustment that waited for a reservation count it as rese
   await hold(db, 'alice', { calls: 1 })
   const behind = async <T>(work: () => Promise<T>): Promise<T> => {
     let waiting: Promise<T> | undefined
-    await db.orm.transaction(async tx => {
-      await hold(await open(tx), 'alice', { calls: 2 })
+    await inTransaction(db, async inside => {
+      await hold(inside, 'alice', { calls: 2 })
       waiting = work()
       await untilWaiting(db)
     })
@@ -109,8 +108,8 @@ t.test('a commit and a release that waited for a rollover go to the old period, 
   ]
   const charges = await wanted(db, { calls: 4 })
   let waiting: Promise<unknown> | undefined
-  await db.orm.transaction(async tx => {
-    await openPeriods(await open(tx), 'alice', boundary)
+  await inTransaction(db, async inside => {
+    await openPeriods(inside, 'alice', boundary)
     waiting = Promise.all([
       commit(db, 'alice', costing(committed), null),
       release(db, 'alice', released),
@@ -134,8 +133,8 @@ t.test('a reset that waited until the period ended resets the next one', async t
   await hold(db, 'alice', { calls: 2 })
   let waiting: ReturnType<typeof resetQuota> | undefined
   await db.query("UPDATE quota_limits SET period_end = now() + interval '500 milliseconds'")
-  await db.orm.transaction(async tx => {
-    await tx.execute(sql`SELECT 1 FROM quota_limits FOR UPDATE`)
+  await inTransaction(db, async inside => {
+    await inside.query('SELECT 1 FROM quota_limits FOR UPDATE')
     waiting = resetQuota(db, 'alice', 'calls', BY)
     await untilWaiting(db)
     await sleep(600)

@@ -10,13 +10,13 @@ import { openPeriods } from '../../src/store/charge/open-period.ts'
 import { release } from '../../src/store/charge/release.ts'
 import { setLevel } from '../../src/store/charge/set-level.ts'
 import { voidCharges } from '../../src/store/charge/void.ts'
-import { open } from '../../src/store/connection/connect.ts'
 import { type Database, stateOf } from '../../src/store/database.ts'
 import { fixCounters } from '../../src/store/operator/fix-counter.ts'
 import { resetQuota } from '../../src/store/operator/reset-quota.ts'
 import { countDenials } from '../../src/store/upkeep/count-denials.ts'
 import { type Amounts, auditOf, BY, costing, hold, logOf, standing, tryHold, wanted } from '../fixtures/charges.ts'
 import { crowd, server } from '../fixtures/database.ts'
+import { inTransaction } from '../fixtures/in-transaction.ts'
 import { violations } from '../fixtures/invariants.ts'
 import { deadlocks, untilWaiting } from '../fixtures/lock-waits.ts'
 import { children } from '../fixtures/processes.ts'
@@ -94,8 +94,8 @@ t.test('a repair and anything that moves the counter both take effect, whichever
     const [first, second] = [`${name}, then a repair`, `a repair, then ${name}`]
     let waiting: Promise<unknown> | undefined
     const before = await begin(first)
-    await db.orm.transaction(async tx => {
-      await move(await open(tx), first, before)
+    await inTransaction(db, async inside => {
+      await move(inside, first, before)
       waiting = fixCounters(db, BY)
       await untilWaiting(db)
     })
@@ -103,8 +103,8 @@ t.test('a repair and anything that moves the counter both take effect, whichever
     t.strictSame(await violations(db), [], first)
     t.equal(await repairsOf(db, first), 3, 'two running counters and a closed one')
     const again = await begin(second)
-    await db.orm.transaction(async tx => {
-      t.equal((await fixCounters(await open(tx), BY)).length, 3)
+    await inTransaction(db, async inside => {
+      t.equal((await fixCounters(inside, BY)).length, 3)
       waiting = move(db, second, again)
       await untilWaiting(db)
     })
@@ -136,8 +136,8 @@ t.test('a repair that is slow to commit blocks neither the counting of denials n
   await hold(db, 'bob', { calls: 1 })
   await chargeAndHold(db, 'alice')
   await spoil(db, 'alice')
-  await db.orm.transaction(async tx => {
-    await fixCounters(await open(tx), BY)
+  await inTransaction(db, async inside => {
+    await fixCounters(inside, BY)
     await countDenials(db, [{ userId: 'alice', type: 'calls', hour: new Date('2026-01-01'), denials: 1 }])
     await hold(db, 'bob', { calls: 1, bytes: 1 })
   })

@@ -7,7 +7,7 @@ import { FST_QUOTA_STORE } from '../../src/quota/errors.ts'
 import { declareTypes } from '../../src/store/catalogue/declare-types.ts'
 import type { Admission } from '../../src/store/charge/admit.ts'
 import { HeldSince } from '../../src/store/charge/held-since.ts'
-import { connect, open } from '../../src/store/connection/connect.ts'
+import { connect } from '../../src/store/connection/connect.ts'
 import { SLOW_MS } from '../../src/store/connection/shared-lanes.ts'
 import { type Database, stateOf, type Values } from '../../src/store/database.ts'
 import { Holding } from '../../src/store/group/hold-alike.ts'
@@ -20,6 +20,7 @@ import { listUsage } from '../../src/store/operator/list-usage.ts'
 import { resetQuota } from '../../src/store/operator/reset-quota.ts'
 import { BY, costing, logOf, periodsOf, standing, wanted } from '../fixtures/charges.ts'
 import { server } from '../fixtures/database.ts'
+import { inTransaction } from '../fixtures/in-transaction.ts'
 import { violations } from '../fixtures/invariants.ts'
 import { untilWaiting } from '../fixtures/lock-waits.ts'
 
@@ -480,8 +481,7 @@ t.test('a request that waited for a reset is charged in the period that the rese
   const { reserve, charge } = reservingOn(new Reservations(db, PATIENCE_MS, { distributed: true }), type)
   await charge('alice', await reserve('alice', { amount: 9 }))
   let waiting: Promise<Admission> | undefined
-  await db.orm.transaction(async tx => {
-    const inside = await open(tx)
+  await inTransaction(db, async inside => {
     await inside.query('SELECT 1 FROM quota_limits FOR UPDATE')
     waiting = reserve('alice', { amount: 2 })
     await untilWaiting(db)

@@ -3,9 +3,10 @@ import { declareTypes } from '../../src/store/catalogue/declare-types.ts'
 import { commit } from '../../src/store/charge/commit.ts'
 import { expireReservations } from '../../src/store/charge/expire-reservations.ts'
 import { release } from '../../src/store/charge/release.ts'
-import { connect, open } from '../../src/store/connection/connect.ts'
+import { connect } from '../../src/store/connection/connect.ts'
 import { type Amounts, costing, hold, logOf, periodsOf, standing, tryHold } from '../fixtures/charges.ts'
 import { crowd, server } from '../fixtures/database.ts'
+import { inTransaction } from '../fixtures/in-transaction.ts'
 import { violations } from '../fixtures/invariants.ts'
 import { deadlocks, untilWaiting } from '../fixtures/lock-waits.ts'
 import { children } from '../fixtures/processes.ts'
@@ -104,8 +105,8 @@ t.test('a request that needs the room of a reservation being expired waits for i
   await declareTypes(db, { calls: { limit: 10, period: 'never' } })
   await hold(db, 'alice', { calls: 10 }, { at: new Date(Date.now() - 60_000), leaseMs: 1000 })
   let waiting: ReturnType<typeof tryHold> | undefined
-  await db.orm.transaction(async tx => {
-    t.equal(await expireReservations(await open(tx), 'alice'), 1)
+  await inTransaction(db, async inside => {
+    t.equal(await expireReservations(inside, 'alice'), 1)
     waiting = tryHold(db, 'alice', { calls: 4 })
     await Promise.race([untilWaiting(db), waiting])
   })
@@ -118,8 +119,8 @@ t.test('a request for several types that waited for room in one of them is admit
   await declareTypes(db, { a: { limit: 10 }, b: { limit: 10 } })
   const full = await hold(db, 'alice', { b: 10 })
   let waiting: ReturnType<typeof tryHold> | undefined
-  await db.orm.transaction(async tx => {
-    await release(await open(tx), 'alice', full)
+  await inTransaction(db, async inside => {
+    await release(inside, 'alice', full)
     waiting = tryHold(db, 'alice', { a: 1, b: 2 })
     await untilWaiting(db)
   })

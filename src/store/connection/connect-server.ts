@@ -1,14 +1,14 @@
 // A PostgreSQL server, through a pool of our own.
 import { setTimeout as sleep } from 'node:timers/promises'
-import { drizzle } from 'drizzle-orm/postgres-js'
 import postgres from 'postgres'
 import { FST_QUOTA_CONNECTION, FST_QUOTA_SCHEMA, FST_QUOTA_UNREACHABLE } from '../../quota/errors.ts'
-import { type Database, type Orm, rowsOf, stateOf, type Values, withDeadline } from '../database.ts'
+import { type Database, rowsOf, stateOf, type Values, withDeadline } from '../database.ts'
 import { lackingRights } from '../migration/check-rights.ts'
 import { missingFromSchema, tellMissing } from '../migration/check-schema.ts'
+import { Channel, CLOSE_SECONDS, endClient, type Settings } from './channel.ts'
 import { dial } from './dial.ts'
 import { Hosts } from './hosts.ts'
-import { CLOSE_SECONDS, endClient, endedAfter, Lane, type Session } from './lane.ts'
+import { endedAfter, Lane, type Session } from './lane.ts'
 import { readServer, type ServerConnection } from './server-url.ts'
 import { SharedLanes } from './shared-lanes.ts'
 import { setLocal, Transactions } from './transactions.ts'
@@ -32,8 +32,6 @@ export interface Patience {
 }
 
 export const DEFAULT_STORE_TIMEOUT_MS = 900
-
-type Settings = postgres.Options<Record<string, never>>
 
 /** Connects lazily: nothing is sent before the first statement. */
 export function connectServer(
@@ -64,9 +62,9 @@ export function connectServer(
   const metering = new Lane(url, hosts, { ...settings, max }, sessionWithin(storeTimeoutMs))
   const sharedSession = { ...sessionWithin(storeTimeoutMs), ...SHARED_SESSION }
   const shared = new SharedLanes(statements => new Lane(url, hosts, { ...settings, max: 1 }, sharedSession, statements))
-  const alone = { ...settings, max: 1, idle_timeout: IDLE_SECONDS, max_lifetime: null }
+  const alone = { ...settings, idle_timeout: IDLE_SECONDS, max_lifetime: null }
   const transactions = new Transactions(
-    onclose => postgres(url, { ...alone, ...hosts.address, onclose } as Settings),
+    () => new Channel(url, { ...alone, ...hosts.address } as Settings, hosts.generation),
     hosts,
     few,
     OPERATOR_SESSION
@@ -80,9 +78,6 @@ export function connectServer(
     }
   return {
     kind: 'postgres',
-    get orm() {
-      return ormOf(operator.client)
-    },
     query: ask((...given) => operator.run(...given)),
     metering: { query: ask((...given) => metering.run(...given)) },
     holding: { query: ask(shared.runHolding), spare: { query: ask(shared.runSpareHolding) } },
@@ -150,15 +145,6 @@ const EXPORT_SESSION: Session = {
   ...SESSION,
   statement_timeout: EXPORT_DEADLINE_MS,
   idle_in_transaction_session_timeout: 0
-}
-
-const orms = new WeakMap<postgres.Sql, Orm>()
-
-/** For the present pool: it may have been replaced. */
-function ormOf(client: postgres.Sql): Orm {
-  const orm = orms.get(client) ?? drizzle(client)
-  orms.set(client, orm)
-  return orm
 }
 
 /** The cursor has its own connection: however slowly it is read, it takes none away from metering, and none is left behind stuck. */

@@ -26,7 +26,8 @@ export type Connection = string | ServerConnection | { dataDir: string } | Orm
 export async function connect(connection: Connection | undefined, patience?: Patience): Promise<Database> {
   const db = await open(connection, patience)
   try {
-    if (db.kind === 'drizzle' && isInProcess(db.orm) && (await missingFromSchema(db)).length > 0) await migrate(db)
+    if (db.kind === 'drizzle' && db.orm && isInProcess(db.orm) && (await missingFromSchema(db)).length > 0)
+      await migrate(db)
     if (db.kind !== 'embedded') await requireReady(db)
     if (db.kind === 'drizzle') await requireApart(db)
     return db

@@ -1,21 +1,10 @@
 // Transactions on a server: each has its own connection until it is over.
-import type postgres from 'postgres'
 import { FST_QUOTA_STORE } from '../../quota/errors.ts'
-import { type Query, rowsOf, type TransactionMode, type Values, withDeadline } from '../database.ts'
+import { type Query, rowsOf, stateOf, type TransactionMode, type Values, withDeadline } from '../database.ts'
+import { type Channel, CLOSE_SECONDS, endClient, NOT_TAKEN } from './channel.ts'
 import type { Hosts } from './hosts.ts'
-import { CLOSE_SECONDS, endClient, endedAfter, type Session } from './lane.ts'
+import { endedAfter, type Session } from './lane.ts'
 import { type Turn, waitInLine } from './wait-in-line.ts'
-
-/** A client of one connection. */
-interface Channel {
-  client: postgres.Sql
-  /** How often its connection was lost. The next statement opens a new one, and must not be taken for part of the same transaction. */
-  losses: number
-  /** That of the server it leads to. */
-  generation: number
-  /** Its BEGIN was answered: until then nothing is done. */
-  isBegun: boolean
-}
 
 export interface TransactionOrder<T> {
   mode: TransactionMode
@@ -37,7 +26,7 @@ export const setLocal = (settings: Session): string =>
  * and is taken for done when the server has answered ROLLBACK: of 40 limits set that way, 31 were not.
  */
 export class Transactions {
-  readonly #open: (onclose: () => void) => postgres.Sql
+  readonly #open: () => Channel
   readonly #hosts: Hosts
   readonly #size: number
   readonly #settings: string
@@ -48,10 +37,9 @@ export class Transactions {
   #isClosed = false
 
   /**
-   * `open` gives a client of one connection that reports each loss of it; there are at most `size`. `settings` apply to each transaction:
-   * here even a pooler takes them.
+   * `open` gives a connection; there are at most `size`. `settings` apply to each transaction: here even a pooler takes them.
    */
-  constructor(open: (onclose: () => void) => postgres.Sql, hosts: Hosts, size: number, settings: Session) {
+  constructor(open: () => Channel, hosts: Hosts, size: number, settings: Session) {
     this.#open = open
     this.#hosts = hosts
     this.#size = size
@@ -66,9 +54,12 @@ export class Transactions {
       this.#next()
       throw new FST_QUOTA_STORE('it is closed')
     }
-    const channel = this.#takeIdle() ?? this.#channel()
+    const channel = this.#takeIdle() ?? this.#open()
     this.#taken.add(channel)
-    const running = this.#runOn(channel, order, deadlineMs)
+    let isBegun = false
+    const running = this.#runOn(channel, order, deadlineMs, () => {
+      isBegun = true
+    })
     try {
       const result = await withDeadline(running, Math.max(end - performance.now(), 1))
       this.#idle.push(channel)
@@ -76,7 +67,9 @@ export class Transactions {
     } catch (error) {
       // The server rolls back what is open on a connection that ends.
       void endClient(channel.client, 0)
-      if (!this.#hosts.isElsewhere(error, channel.generation, channel.isBegun) || performance.now() >= end) throw error
+      const isElsewhere = this.#hosts.isElsewhere(error, channel.generation, isBegun)
+      const isTaken = isBegun || stateOf(error) !== NOT_TAKEN
+      if ((isTaken && !isElsewhere) || performance.now() >= end) throw error
     } finally {
       this.#taken.delete(channel)
       this.#next()
@@ -89,25 +82,14 @@ export class Transactions {
     await Promise.all([...this.#idle, ...this.#taken].map(({ client }) => endClient(client, CLOSE_SECONDS)))
   }
 
-  /** One that leads to the current server. */
+  /** One that leads to the current server, and was not lost meanwhile. */
   #takeIdle(): Channel | undefined {
     for (;;) {
       const channel = this.#idle.pop()
-      if (channel === undefined || channel.generation === this.#hosts.generation) return channel
-      void endClient(channel.client, 0)
+      if (channel === undefined) return undefined
+      if (channel.generation === this.#hosts.generation && !channel.isLost) return channel
+      channel.retire()
     }
-  }
-
-  #channel(): Channel {
-    const channel: Channel = {
-      client: this.#open(() => {
-        channel.losses += 1
-      }),
-      losses: 0,
-      generation: this.#hosts.generation,
-      isBegun: false
-    }
-    return channel
   }
 
   /** First come, first served. */
@@ -132,25 +114,19 @@ export class Transactions {
   async #runOn<T>(
     channel: Channel,
     { mode, work, prepare }: Omit<TransactionOrder<T>, 'deadlineMs'>,
-    deadlineMs: number
+    deadlineMs: number,
+    onBegun: () => void
   ): Promise<T> {
     const { isolationLevel, accessMode = '' } = mode
-    const { client } = channel
-    channel.isBegun = false
     // Not READ WRITE: a standby refuses that as unsupported (0A000), and a server that was made read-only would be written to.
-    await client.unsafe(
-      `BEGIN ISOLATION LEVEL ${isolationLevel} ${accessMode}${this.#settings}; SET LOCAL statement_timeout = ${endedAfter(deadlineMs)}`
-    )
-    channel.isBegun = true
-    const { losses } = channel
-    const ask = (text: string, values: Values, isPrepared: boolean) => {
-      if (channel.losses !== losses) throw new FST_QUOTA_STORE('the connection was lost within a transaction')
-      return client.unsafe(text, [...values], { prepare: isPrepared })
-    }
+    const begin = `BEGIN ISOLATION LEVEL ${isolationLevel} ${accessMode}${this.#settings}; SET LOCAL statement_timeout = ${endedAfter(deadlineMs)}`
+    await channel.send(begin, [], false)
+    // Until then nothing is done.
+    onBegun()
     const result = await work(async <Row>(text: string, values: Values = []) =>
-      rowsOf<Row>(await ask(text, values, prepare))
+      rowsOf<Row>(await channel.send(text, values, prepare))
     )
-    const { command } = await ask('COMMIT', [], false)
+    const { command } = await channel.send('COMMIT', [], false)
     if (command !== 'COMMIT') throw new FST_QUOTA_STORE(`the transaction ended with ${command}`)
     return result
   }

@@ -5,7 +5,7 @@ import { charge } from '../../../src/store/charge/charge.ts'
 import { commit } from '../../../src/store/charge/commit.ts'
 import { release } from '../../../src/store/charge/release.ts'
 import { reserve } from '../../../src/store/charge/reserve.ts'
-import { connect, open } from '../../../src/store/connection/connect.ts'
+import { connect } from '../../../src/store/connection/connect.ts'
 import { type Database, stateOf } from '../../../src/store/database.ts'
 import { adjustQuota } from '../../../src/store/operator/adjust-quota.ts'
 import { deleteUser } from '../../../src/store/operator/delete-user.ts'
@@ -25,6 +25,7 @@ import {
   wanted
 } from '../../fixtures/charges.ts'
 import { server } from '../../fixtures/database.ts'
+import { inTransaction } from '../../fixtures/in-transaction.ts'
 import { violations } from '../../fixtures/invariants.ts'
 import { untilWaiting } from '../../fixtures/lock-waits.ts'
 import { rowsOf } from '../../fixtures/meter.ts'
@@ -181,8 +182,8 @@ t.test('a user with requests under way', async t => {
     await declareTypes(db, TYPES)
     const held = await hold(db, 'alice', { calls: 2, bytes: 1 })
     let deletion: Promise<boolean> | undefined
-    await db.orm.transaction(async tx => {
-      await commit(await open(tx), 'alice', costing(held), null)
+    await inTransaction(db, async inside => {
+      await commit(inside, 'alice', costing(held), null)
       deletion = deleteUser(db, 'alice', BY)
       await untilWaiting(db)
     })
@@ -200,8 +201,8 @@ t.test('a user with requests under way', async t => {
       await resetQuota(db, 'alice', 'calls', BY)
       let pruning: ReturnType<typeof pruneUsage> | undefined
       let deletion: Promise<boolean> | undefined
-      await db.orm.transaction(async tx => {
-        await (await open(tx)).query("SELECT 1 FROM quota_periods WHERE user_id = 'alice' FOR UPDATE")
+      await inTransaction(db, async inside => {
+        await inside.query("SELECT 1 FROM quota_periods WHERE user_id = 'alice' FOR UPDATE")
         pruning = pruneUsage(db, new Date())
         await untilWaiting(db)
         deletion = deleteUser(db, 'alice', BY)
@@ -219,8 +220,8 @@ t.test('a user with requests under way', async t => {
     await hold(db, 'alice', { calls: 9, bytes: 1 })
     for (const amounts of [{ calls: 1 }, { calls: 1, bytes: 1 }] as Record<string, number>[]) {
       let reserving: ReturnType<typeof tryHold> | undefined
-      await db.orm.transaction(async tx => {
-        await deleteUser(await open(tx), 'alice', BY)
+      await inTransaction(db, async inside => {
+        await deleteUser(inside, 'alice', BY)
         reserving = tryHold(db, 'alice', amounts)
         await untilWaiting(db)
       })

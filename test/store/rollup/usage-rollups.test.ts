@@ -23,6 +23,7 @@ import { UsageRollups } from '../../../src/upkeep/usage-rollups.ts'
 import { both } from '../../fixtures/both.ts'
 import { costing, hold } from '../../fixtures/charges.ts'
 import { server } from '../../fixtures/database.ts'
+import { inTransaction } from '../../fixtures/in-transaction.ts'
 import { untilWaiting } from '../../fixtures/lock-waits.ts'
 
 const onBothWith = await both(t)
@@ -447,8 +448,7 @@ t.test('whether a charge is late depends on when it is written, not on when its 
   t.teardown(() => db.close())
   await begin(db)
   const held = await hold(db, 'late', { calls: 1 }, { at: new Date(Date.now() - 15 * 60_000 + 150), leaseMs: 1e9 })
-  await db.orm.transaction(async tx => {
-    const inside = await open(tx)
+  await inTransaction(db, async inside => {
     await inside.query('SELECT 1')
     await sleep(200)
     await commit(inside, 'late', costing(held), null)
