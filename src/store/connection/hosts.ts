@@ -1,5 +1,6 @@
 // Which of a URL's servers is asked: one at a time, the same for all connections, and the next where that one is unreachable or read-only.
 import { stateOf } from '../database.ts'
+import { NOT_TAKEN } from './channel.ts'
 import type { Address } from './server-url.ts'
 
 /** All servers are tried no more often than this: while none will do, every statement would start another round. */
@@ -38,6 +39,8 @@ export class Hosts {
   isElsewhere(error: unknown, generation: number, wasSent: boolean): boolean {
     const state = stateOf(error)
     if (state === undefined) return false
+    // Only the connection is gone.
+    if (state === NOT_TAKEN && !wasSent) return true
     const isAway = !wasSent && this.#addresses.length > 1 && (state === NOT_NOW || !SQLSTATE.test(state))
     return (state === ONLY_READS || isAway) && this.#leave(generation)
   }

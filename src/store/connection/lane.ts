@@ -1,6 +1,6 @@
 // Connections to a PostgreSQL server for statements, each of which is replaced when it is lost or goes silent.
 import { stateOf, type Values, withDeadline } from '../database.ts'
-import { Channel, CLOSE_SECONDS, endClient, NOT_TAKEN, type Settings } from './channel.ts'
+import { Channel, CLOSE_SECONDS, endClient, type Settings } from './channel.ts'
 import type { Hosts } from './hosts.ts'
 import { type Turn, waitInLine } from './wait-in-line.ts'
 
@@ -62,9 +62,8 @@ export class Lane {
       channel.hear()
       return rows
     } catch (error) {
-      const state = stateOf(error)
-      if (state !== undefined) channel.hear()
-      if (!isElsewhere && state !== NOT_TAKEN && !this.#takesNoSession(error)) throw error
+      if (stateOf(error) !== undefined) channel.hear()
+      if (!isElsewhere && !this.#takesNoSession(error)) throw error
       // Once closed every attempt would fail at once, and none lead elsewhere.
       if (this.#closed || performance.now() >= end) throw error
       return await this.run(text, values, prepare, end - performance.now())

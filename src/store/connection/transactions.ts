@@ -1,7 +1,7 @@
 // Transactions on a server: each has its own connection until it is over.
 import { FST_QUOTA_STORE } from '../../quota/errors.ts'
-import { type Query, rowsOf, stateOf, type TransactionMode, type Values, withDeadline } from '../database.ts'
-import { type Channel, CLOSE_SECONDS, endClient, NOT_TAKEN } from './channel.ts'
+import { type Query, rowsOf, type TransactionMode, type Values, withDeadline } from '../database.ts'
+import { type Channel, CLOSE_SECONDS, endClient } from './channel.ts'
 import type { Hosts } from './hosts.ts'
 import { endedAfter, type Session } from './lane.ts'
 import { type Turn, waitInLine } from './wait-in-line.ts'
@@ -67,9 +67,7 @@ export class Transactions {
     } catch (error) {
       // The server rolls back what is open on a connection that ends.
       void endClient(channel.client, 0)
-      const isElsewhere = this.#hosts.isElsewhere(error, channel.generation, isBegun)
-      const isTaken = isBegun || stateOf(error) !== NOT_TAKEN
-      if ((isTaken && !isElsewhere) || performance.now() >= end) throw error
+      if (!this.#hosts.isElsewhere(error, channel.generation, isBegun) || performance.now() >= end) throw error
     } finally {
       this.#taken.delete(channel)
       this.#next()

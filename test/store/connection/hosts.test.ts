@@ -50,3 +50,11 @@ t.test('stays with a host that drops a sent statement, refuses a login or connec
   for (const error of [failed('28P01'), failed('53300'), new FST_QUOTA_STORE('no answer within 900 ms')])
     t.strictSame(asked(hosts, error, false), ['one'])
 })
+
+t.test('a statement that no connection took is tried again, without leaving the host', async t => {
+  for (const hosts of [of('one'), of('one', 'two')]) {
+    t.ok(hosts.isElsewhere(failed('CONNECTION_ENDED'), hosts.generation, false))
+    t.notOk(hosts.isElsewhere(failed('CONNECTION_ENDED'), hosts.generation, true), 'a transaction that had begun')
+    t.equal(hosts.generation, 0)
+  }
+})
