@@ -39,8 +39,11 @@ interface GroupOptions<Item, Given, Answer> {
   answer: (item: Item, given: Given, deadline: number) => Answer | Promise<Answer>
   /** How many items go into one statement. */
   size: number
-  /** Allows a second statement: behind the first once as many wait as it has, or beside it after `spareAfterMs`, since its connection may be dead. */
-  more?: { spareAfterMs: number }
+  /**
+   * Allows a second statement: behind the first once as many wait as it has, or beside it after `spareAfterMs`, since its connection may be dead.
+   * No more than `part` go into one, at the moment.
+   */
+  more?: { spareAfterMs: number; part: () => number }
   /** Called when nothing waits and nothing is under way. */
   onIdle?: () => void
 }
@@ -79,6 +82,11 @@ export class Group<Item extends { userId: string }, Given, Answer> {
       this.#watch(deadline)
       this.#schedule()
     })
+  }
+
+  /** How many have no answer yet. */
+  get load(): number {
+    return this.#underWay.reduce((sum, { items }) => sum + items.length, this.#waiting.length)
   }
 
   /**
@@ -167,6 +175,7 @@ export class Group<Item extends { userId: string }, Given, Answer> {
       given => this.#end(batch, (waiting, i) => this.#answer(waiting, given[i] as Given)),
       error => this.#end(batch, ({ reject }) => reject(error))
     )
+    if (this.#waiting.length > 0 && this.#maySend()) this.#run()
   }
 
   #answer({ item, deadline, resolve, reject }: Waiting<Item, Answer>, given: Given): void {
@@ -191,7 +200,8 @@ export class Group<Item extends { userId: string }, Given, Answer> {
   /** In order of arrival; where more wait than fit, users take turns, so that one with many requests holds up nobody. */
   #take(): Waiting<Item, Answer>[] {
     const waiting = this.#waiting
-    const { size } = this.#options
+    const { size: most, more } = this.#options
+    const size = Math.min(most, more?.part() ?? most)
     const taken = waiting.length <= size ? waiting : size === 1 ? waiting.slice(0, 1) : inTurn(waiting, size)
     const chosen = taken === waiting ? undefined : new Set(taken)
     this.#waiting = chosen === undefined ? [] : waiting.filter(item => !chosen.has(item))

@@ -35,6 +35,8 @@ type Moves = Group<Move, Answer, Answer>
  * many requests; 50 and 100 gave as many.
  */
 const GROUP_SIZE = 80
+/** Parts are no smaller: the cost of one more statement would eat up what is gained. With 25 connections, 17 and 8 gave 0.93 times as many. */
+const PART_SIZE = 15
 const NO_BALANCES: Map<string, Balance> = new Map()
 
 /**
@@ -69,7 +71,7 @@ export class Reservations implements Settling {
     this.sharing = isAlone ? 1 : GROUP_SIZE
     if (isAlone) return
     const { holding, charging, metering } = db
-    const shared = { size: GROUP_SIZE, more: { spareAfterMs: SLOW_MS } }
+    const shared = { size: GROUP_SIZE, more: { spareAfterMs: SLOW_MS, part: () => this.#part() } }
     const on = (lane: Shared, isSpare: boolean) => (isSpare ? lane.spare : lane)
     const { hold } = new Holding(this.#heldSince)
     this.#holds = new Group((wishes, is) => this.#ask(hold, wishes, on(holding, is), undefined), {
@@ -138,6 +140,15 @@ export class Reservations implements Settling {
 
   /** The end of a request's wait, by `performance.now()`: what is not done with others has the time that is left of it. */
   #deadline = (): number => performance.now() + this.#timeoutMs
+
+  /**
+   * Where the database is quick, all that there is comes to share one statement, for which this process and the server wait in turn. In three
+   * parts, one is with each and one on its way: 1.05 to 1.09 times as many requests with 50 and 100 connections, and as many with 200.
+   */
+  #part(): number {
+    const part = Math.ceil(((this.#holds?.load ?? 0) + (this.#charges?.load ?? 0)) / 3)
+    return part < PART_SIZE ? GROUP_SIZE : part
+  }
 
   #until = (deadline: number): Database => within(this.#db, Math.max(deadline - performance.now(), 1), this.#hearing)
 

@@ -12,10 +12,12 @@ interface Item {
 function byHand({
   size = 100,
   spareAfterMs,
+  part = size,
   answer = (_, given) => given
 }: {
   size?: number
   spareAfterMs?: number
+  part?: number
   answer?: (item: Item, given: number | undefined) => number | undefined | Promise<number>
 } = {}) {
   const sent: { items: number[]; isSpare: boolean; answer: (error?: Error) => Promise<void> }[] = []
@@ -34,13 +36,13 @@ function byHand({
     {
       size,
       answer,
-      ...(spareAfterMs === undefined ? {} : { more: { spareAfterMs } }),
+      ...(spareAfterMs === undefined ? {} : { more: { spareAfterMs, part: () => part } }),
       onIdle: () => void idle++
     }
   )
   const join = (n: number, userId = 'alice', patienceMs = 60_000) =>
     group.join({ userId, n }, performance.now() + patienceMs)
-  return { sent, join, idle: () => idle }
+  return { sent, join, idle: () => idle, load: () => group.load }
 }
 
 t.test('items of one turn of the event loop share a statement, sent at once if none is under way', async t => {
@@ -227,4 +229,24 @@ t.test('a second statement follows once as many items wait as the first has, at 
   await sent[3]!.answer()
   await sent[4]!.answer()
   await Promise.all(few)
+})
+
+t.test('what is too much for one part leaves in two, the second behind the first, and the rest after them', async t => {
+  const { sent, join, load } = byHand({ spareAfterMs: 60_000, part: 15 })
+  const all = Array.from({ length: 40 }, (_, n) => join(n))
+  t.equal(load(), 40)
+  await turn()
+  t.match(sent, [{ items: { length: 15 } }, { items: { length: 15 } }])
+  t.equal(load(), 40, 'until they are answered')
+  await sent[0]!.answer()
+  t.equal(load(), 25)
+  t.equal(sent.length, 2, 'too few to follow')
+  await sent[1]!.answer()
+  t.match(sent[2], { items: { length: 10 }, isSpare: false })
+  await sent[2]!.answer()
+  t.equal(load(), 0)
+  t.strictSame(
+    await Promise.all(all),
+    all.map((_, n) => n * 10)
+  )
 })
