@@ -143,14 +143,14 @@ onBoth('counts that were written before a flush failed are not written again', a
 
 onBoth(
   'every denial by a route or a call is counted, and the last ones are written when the application closes',
-  async (t, db) => {
+  async (t, db, connection) => {
     const app = await metered(
       t,
       db,
       app => {
         app.get('/a', { config: { quota: ['calls', { type: 'tokens', amount: 7 }] } }, async () => 'a')
       },
-      { quotas: { calls: { limit: 1 }, tokens: { limit: 5 }, roomy: { limit: 50 } } }
+      { connection, quotas: { calls: { limit: 1 }, tokens: { limit: 5 }, roomy: { limit: 50 } } }
     )
     const ask = () => app.inject({ url: '/a', headers: { 'x-user': 'alice' } })
     for (let i = 0; i < 3; i++) t.equal((await ask()).statusCode, 402)
