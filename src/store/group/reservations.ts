@@ -35,8 +35,11 @@ type Moves = Group<Move, Answer, Answer>
  * many requests; 50 and 100 gave as many.
  */
 const GROUP_SIZE = 80
-/** Parts are no smaller: the cost of one more statement would eat up what is gained. With 25 connections, 17 and 8 gave 0.93 times as many. */
-const PART_SIZE = 15
+/**
+ * Smaller parts are not made: the cost of one more statement would eat up what is gained (with 25 connections, 17 and 8 gave 0.93 times as many
+ * requests). Nor larger ones: with 200 connections, three parts gave 0.9 times as many.
+ */
+const PARTS = { least: 15, most: 32 }
 const NO_BALANCES: Map<string, Balance> = new Map()
 
 /**
@@ -143,11 +146,11 @@ export class Reservations implements Settling {
 
   /**
    * Where the database is quick, all that there is comes to share one statement, for which this process and the server wait in turn. In three
-   * parts, one is with each and one on its way: 1.05 to 1.09 times as many requests with 50 and 100 connections, and as many with 200.
+   * parts, one is with each and one on its way: 1.01 to 1.09 times as many requests with 50 connections.
    */
   #part(): number {
     const part = Math.ceil(((this.#holds?.load ?? 0) + (this.#charges?.load ?? 0)) / 3)
-    return part < PART_SIZE ? GROUP_SIZE : part
+    return part < PARTS.least || part > PARTS.most ? GROUP_SIZE : part
   }
 
   #until = (deadline: number): Database => within(this.#db, Math.max(deadline - performance.now(), 1), this.#hearing)
