@@ -1,6 +1,7 @@
 import { once } from 'node:events'
 import { connect as openSocket } from 'node:net'
 import { setTimeout as sleep } from 'node:timers/promises'
+import { drizzle } from 'drizzle-orm/postgres-js'
 import type { FastifyInstance } from 'fastify'
 import postgres from 'postgres'
 import t, { type Test } from 'tap'
@@ -153,8 +154,11 @@ t.test(
     const url = await pg.migrated()
     const db = await connect(url)
     t.teardown(() => db.close())
-    // On the application's own Drizzle database, which closing does not close.
+    const client = postgres(url, { fetch_types: false, onnotice: () => {} })
+    t.teardown(() => client.end())
     const app = await metered(t, db, addRoutes, {
+      // Of the application: closing does not close it.
+      connection: drizzle(client),
       identify: async () => {
         await new Promise<void>(resolve => {
           identify = resolve
