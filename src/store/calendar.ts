@@ -1,10 +1,25 @@
 // The calendar that a user's row describes.
 import { FST_QUOTA_CALENDAR } from '../quota/errors.ts'
-import { type Calendar, isTimeZone } from '../quota/period.ts'
+import { type Calendar, isTimeZone, type PeriodUnit, periodContaining } from '../quota/period.ts'
+import { isEndless, periodOf, type QuotaKind } from '../quota/quota-type.ts'
+import { dateOf } from './database.ts'
 
 export interface CalendarRow {
   time_zone: string | null
   period_anchor: string | null
+}
+
+/** A type, the calendar of a user, and an instant. */
+export interface PeriodRow extends CalendarRow {
+  kind: QuotaKind
+  period: PeriodUnit
+  at: number
+}
+
+/** The period of the type that contains the instant, as the statements that open one take it. */
+export function openingOf(row: PeriodRow): { period_start: Date; period_end: Date | null; is_endless: boolean } {
+  const { start, end } = periodContaining(periodOf(row), calendarOf(row), dateOf(row.at))
+  return { period_start: start, period_end: end, is_endless: isEndless(row) }
 }
 
 /** A user without a row has UTC's calendar. An invalid zone can only have been written by hand. */

@@ -10,7 +10,7 @@ import type { Database } from '../../src/store/database.ts'
 import { Holding } from '../../src/store/group/hold-alike.ts'
 import { type Move, moveManyUsers, moveOneUser } from '../../src/store/group/move-many.ts'
 import { Reservations } from '../../src/store/group/reservations.ts'
-import type { Held } from '../../src/store/group/wishes.ts'
+import type { Told as Answer } from '../../src/store/group/wishes.ts'
 import { costing, standing, wanted } from '../fixtures/charges.ts'
 import { server } from '../fixtures/database.ts'
 import { violations } from '../fixtures/invariants.ts'
@@ -36,10 +36,11 @@ interface Told {
   reserved: number
 }
 
-const told = ({ used_amount, reserved_amount }: Held | { used_amount: number; reserved_amount: number }): Told => ({
-  used: used_amount - reserved_amount,
-  reserved: reserved_amount
-})
+function told(answer: Answer | { used_amount: number; reserved_amount: number }): Told {
+  if (typeof answer !== 'object') throw new Error(`not held: ${answer}`)
+  const { used_amount, reserved_amount } = answer
+  return { used: used_amount - reserved_amount, reserved: reserved_amount }
+}
 
 type Hold = (db: Database, wish: { userId: string; id: string; typeId: number }) => Promise<Told>
 

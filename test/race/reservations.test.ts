@@ -1,7 +1,7 @@
 // Requests that share a statement do not affect each other.
 import { setTimeout as sleep, setImmediate as turn } from 'node:timers/promises'
 import postgres from 'postgres'
-import t, { type Test } from 'tap'
+import t from 'tap'
 import { v7 } from 'uuid'
 import { FST_QUOTA_STORE } from '../../src/quota/errors.ts'
 import { declareTypes } from '../../src/store/catalogue/declare-types.ts'
@@ -14,7 +14,7 @@ import { Holding } from '../../src/store/group/hold-alike.ts'
 import { holdMany } from '../../src/store/group/hold-many.ts'
 import { moveManyUsers, moveOneUser } from '../../src/store/group/move-many.ts'
 import { Reservations } from '../../src/store/group/reservations.ts'
-import { type Held, type Wish, Wishes } from '../../src/store/group/wishes.ts'
+import { type Held, OUTDATED, type Told, type Wish, Wishes } from '../../src/store/group/wishes.ts'
 import { adjustQuota } from '../../src/store/operator/adjust-quota.ts'
 import { listUsage } from '../../src/store/operator/list-usage.ts'
 import { resetQuota } from '../../src/store/operator/reset-quota.ts'
@@ -23,37 +23,11 @@ import { server } from '../fixtures/database.ts'
 import { inTransaction } from '../fixtures/in-transaction.ts'
 import { violations } from '../fixtures/invariants.ts'
 import { untilWaiting } from '../fixtures/lock-waits.ts'
+import { begin, PATIENCE_MS, reservingOn, scansOf, seen, usersOf, watched } from '../fixtures/reserving.ts'
 
 const pg = await server(t)
-const PATIENCE_MS = 20_000
-
-async function begin(t: Test, limit = 1_000) {
-  const url = await pg.migrated()
-  const db = await connect({ url }, { storeTimeoutMs: PATIENCE_MS })
-  t.teardown(() => db.close())
-  await declareTypes(db, { calls: { limit } })
-  const store = new Reservations(db, PATIENCE_MS)
-  const type = (await wanted(db, { calls: 1 }))[0]!
-  return { url, db, store, type, ...reservingOn(store, type) }
-}
-
-const reservingOn = (store: Reservations, { typeId, type }: { typeId: number; type: string }) => ({
-  reserve: (userId: string, { id = v7(), amount = 1 } = {}) =>
-    store.reserve(userId, [{ id, typeId, type, amount }], 60_000),
-  charge: (userId: string, admission: Admission) => {
-    if (!admission.admitted) throw new Error('denied')
-    return store.commit(userId, costing(admission.charges), '/a')
-  }
-})
-
 const holding = () => new Holding(new HeldSince(PATIENCE_MS))
-
-const usersOf = (count: number) => Array.from({ length: count }, (_, i) => `user-${i}`)
-
-/** Makes the users known, so that their next requests share a statement. */
-const seen = async (users: readonly string[], reserve: (userId: string) => Promise<unknown>) => {
-  for (const user of users) await reserve(user)
-}
+const told = (answer: Told): Held | undefined => (answer === OUTDATED ? undefined : answer)
 
 const counted = async (db: Database) => {
   const [row] = await db.query<{ n: number }>('SELECT count(*)::int AS n FROM quota_reservations')
@@ -61,7 +35,7 @@ const counted = async (db: Database) => {
 }
 
 t.test('a reservation that the database refuses neither fails nor doubles the others in its statement', async t => {
-  const { db, reserve } = await begin(t)
+  const { db, reserve } = await begin(t, pg)
   const users = usersOf(20)
   await seen(users, reserve)
   const id = v7()
@@ -78,7 +52,7 @@ t.test('a reservation that the database refuses neither fails nor doubles the ot
 })
 
 t.test('an amount of 0 is admitted above a lowered limit, alone or beside requests that are refused', async t => {
-  const { db, reserve, type } = await begin(t, 10)
+  const { db, reserve, type } = await begin(t, pg, 10)
   await reserve('alice', { amount: 5 })
   await adjustQuota(db, 'alice', 'calls', 3, BY)
   const admitted = async (...amounts: number[]) =>
@@ -92,35 +66,8 @@ t.test('an amount of 0 is admitted above a lowered limit, alone or beside reques
   t.strictSame(await violations(db, { overLimit: true }), [])
 })
 
-interface Sent {
-  on: 'query' | 'metering' | 'holding' | 'charging'
-  text: string
-  values: Values
-}
-
-/** The same database, recording what is sent to it. */
-function watched(db: Database): { watched: Database; sent: Sent[] } {
-  const sent: Sent[] = []
-  const watch = (on: Sent['on']): Pick<Database, 'query'> => ({
-    query: (text, values = [], deadlineMs) => {
-      sent.push({ on, text, values })
-      return (on === 'query' ? db : db[on]).query(text, values, deadlineMs)
-    }
-  })
-  const shared = (on: Sent['on']) => ({ value: { ...watch(on), spare: watch(on) } })
-  return {
-    sent,
-    watched: Object.create(db, {
-      query: { value: watch('query').query },
-      metering: { value: watch('metering') },
-      holding: shared('holding'),
-      charging: shared('charging')
-    })
-  }
-}
-
 t.test('ordinary requests take one statement to reserve and one to charge, however many share them', async t => {
-  const begun = await begin(t)
+  const begun = await begin(t, pg)
   const { db } = begun
   const users = usersOf(20)
   await seen(users, begun.reserve)
@@ -140,19 +87,10 @@ t.test('ordinary requests take one statement to reserve and one to charge, howev
   t.strictSame(await violations(db), [])
 })
 
-interface PlanNode {
-  'Node Type': string
-  'Relation Name'?: string
-  'Index Cond'?: string
-  Plans?: PlanNode[]
-}
-
-const nodesOf = (node: PlanNode): PlanNode[] => [node, ...(node.Plans ?? []).flatMap(nodesOf)]
-
 t.test(
   'statements that many requests share look rows up by key, even if planned while the tables were empty',
   async t => {
-    const begun = await begin(t)
+    const begun = await begin(t, pg)
     const { watched: seenThrough, sent } = watched(begun.db)
     await begun.reserve('alice')
     const { reserve, charge } = reservingOn(new Reservations(seenThrough, PATIENCE_MS), begun.type)
@@ -169,14 +107,7 @@ t.test(
     )
     t.not(sent[0]!.text, sent[2]!.text, 'one for equal amounts, one for different amounts')
     for (const { on, text, values } of sent) {
-      const lane = begun.db[on as 'holding' | 'charging']
-      const rows = await lane.query<{ 'QUERY PLAN': [{ Plan: PlanNode }] }>(
-        `EXPLAIN (GENERIC_PLAN, FORMAT JSON) ${text}`,
-        values
-      )
-      const scans = nodesOf(rows[0]!['QUERY PLAN'][0].Plan).filter(
-        node => /Scan/.test(node['Node Type']) && node['Relation Name'] !== undefined
-      )
+      const scans = await scansOf(begun.db[on as 'holding' | 'charging'], text, values)
       t.ok(scans.length > 0)
       for (const scan of scans) t.match(scan['Index Cond'], /user_id/, `${on}: ${scan['Relation Name']}`)
     }
@@ -184,7 +115,7 @@ t.test(
 )
 
 t.test('requests are still admitted while a charge waits for the usage log, which somebody has locked', async t => {
-  const { url, db, reserve, charge } = await begin(t)
+  const { url, db, reserve, charge } = await begin(t, pg)
   await seen(usersOf(2), reserve)
   const admission = await reserve('user-0')
   const other = postgres(url, { max: 1, onnotice: () => {} })
@@ -207,7 +138,7 @@ t.test('requests are still admitted while a charge waits for the usage log, whic
 })
 
 t.test('no user id, endpoint or metadata breaks out of the arrays of a shared statement', async t => {
-  const { db, store, reserve } = await begin(t)
+  const { db, store, reserve } = await begin(t, pg)
   const users = ['NULL', 'a"b', 'c\\d', '\\"', '{x,y}', "o'hara", 'e/%2F', ' f ', '😀', ',', '{}']
   await seen(users, reserve)
   const outcomes = await Promise.all(users.map(user => reserve(user)))
@@ -229,7 +160,7 @@ t.test('no user id, endpoint or metadata breaks out of the arrays of a shared st
 })
 
 t.test('requests charged together that cost more or less than they held are each charged their own cost', async t => {
-  const { db, store, reserve } = await begin(t)
+  const { db, store, reserve } = await begin(t, pg)
   const users = usersOf(5)
   await seen(users, reserve)
   const outcomes = await Promise.all(users.map(user => reserve(user, { amount: 3 })))
@@ -249,7 +180,7 @@ t.test('requests charged together that cost more or less than they held are each
 })
 
 t.test('what was held in a closed period is released and charged there, and the running one is untouched', async t => {
-  const { db, store, reserve } = await begin(t, 10)
+  const { db, store, reserve } = await begin(t, pg, 10)
   const [first, second] = [await reserve('alice', { amount: 3 }), await reserve('alice', { amount: 4 })]
   if (!first.admitted || !second.admitted) throw new Error('denied')
   await resetQuota(db, 'alice', 'calls', BY)
@@ -265,7 +196,7 @@ t.test('what was held in a closed period is released and charged there, and the 
 })
 
 t.test('a user whose counter is locked does not hold up other users', async t => {
-  const { url, db, store, reserve } = await begin(t)
+  const { url, db, store, reserve } = await begin(t, pg)
   const users = usersOf(5)
   await seen(users, reserve)
   const held = await reserve('user-0')
@@ -309,7 +240,7 @@ t.test('a user whose counter is locked does not hold up other users', async t =>
 })
 
 t.test('requests of one user are admitted in order of arrival, up to the limit', async t => {
-  const { db, reserve } = await begin(t, 11)
+  const { db, reserve } = await begin(t, pg, 11)
   await seen(['alice'], reserve)
   const outcomes = await Promise.all(Array.from({ length: 30 }, () => reserve('alice')))
   t.strictSame(
@@ -338,7 +269,7 @@ function inTurn(room: number, amounts: readonly number[]): boolean[] {
 t.test(
   'requests of one user for different amounts are admitted in order of arrival, and a refused one blocks none after it',
   async t => {
-    const begun = await begin(t, 101)
+    const begun = await begin(t, pg, 101)
     await seen(['alice', 'bob'], begun.reserve)
     const { watched: seenThrough, sent } = watched(begun.db)
     const { reserve } = reservingOn(new Reservations(seenThrough, PATIENCE_MS), begun.type)
@@ -363,7 +294,7 @@ t.test(
 
 t.test('requests of one user are admitted in order of arrival even if spread over several statements', async t => {
   for (const differ of [false, true]) {
-    const begun = await begin(t, 120)
+    const begun = await begin(t, pg, 120)
     await seen(['alice'], begun.reserve)
     const { watched: seenThrough, sent } = watched(begun.db)
     const { reserve } = reservingOn(new Reservations(seenThrough, PATIENCE_MS), begun.type)
@@ -384,7 +315,7 @@ t.test('requests of one user are admitted in order of arrival even if spread ove
 })
 
 t.test('a new user and an ended period are dealt with once, and requests are admitted in order of arrival', async t => {
-  const begun = await begin(t, 10)
+  const begun = await begin(t, pg, 10)
   const { db } = begun
   const { watched: seenThrough, sent } = watched(db)
   const { reserve } = reservingOn(new Reservations(seenThrough, PATIENCE_MS), begun.type)
@@ -392,22 +323,18 @@ t.test('a new user and an ended period are dealt with once, and requests are adm
   const all = async () =>
     (await Promise.all(amounts.map(amount => reserve('alice', { amount })))).map(({ admitted }) => admitted)
   t.strictSame(await all(), inTurn(10, amounts))
-  t.equal(
-    sent.length,
-    7,
-    'two find no counter, three open it, and two follow, since requests behind a refused one are tried again'
-  )
+  t.equal(sent.length, 5, 'one finds no counter, three open it, and one holds')
   await db.query("UPDATE quota_limits SET period_end = now() + interval '100 milliseconds'")
   await sleep(150)
   t.strictSame(await all(), inTurn(10, amounts))
-  t.equal(sent.length, 13)
+  t.equal(sent.length, 9, 'one finds that the period has ended, two open the next, and one holds')
   t.strictSame(await violations(db), [])
 })
 
 t.test(
   'if more requests wait than fit into a statement, a user with many holds up nobody else and is served in order of arrival',
   async t => {
-    const begun = await begin(t)
+    const begun = await begin(t, pg)
     await seen(['alice', 'bob'], begun.reserve)
     const { watched: seenThrough, sent } = watched(begun.db)
     const { reserve } = reservingOn(new Reservations(seenThrough, PATIENCE_MS), begun.type)
@@ -426,7 +353,7 @@ t.test(
 )
 
 t.test('a request that the database refuses only on its second attempt undoes nothing done before it', async t => {
-  const { db, type } = await begin(t, 10)
+  const { db, type } = await begin(t, pg, 10)
   const { reserve } = reservingOn(new Reservations(db, PATIENCE_MS, { distributed: true }), type)
   const id = v7()
   await reserve('alice', { id })
@@ -441,7 +368,7 @@ t.test('a request that the database refuses only on its second attempt undoes no
 })
 
 t.test('a request whose second attempt gets no answer is not tried again, since it may have been done', async t => {
-  const { db, type } = await begin(t, 10)
+  const { db, type } = await begin(t, pg, 10)
   let looks = 0
   const cut: Database['query'] = async <Row>(text: string, ...given: [Values?, number?]) => {
     const rows = await db.metering.query<Row>(text, ...given)
@@ -457,7 +384,7 @@ t.test('a request whose second attempt gets no answer is not tried again, since 
 })
 
 t.test('the counters of one user are locked in a fixed order, whichever is asked for first', async t => {
-  const { url, db, type } = await begin(t, 10)
+  const { url, db, type } = await begin(t, pg, 10)
   await declareTypes(db, { calls: { limit: 10 }, others: { limit: 10 } })
   const store = new Reservations(db, PATIENCE_MS, { distributed: true })
   const calls = reservingOn(store, type)
@@ -477,7 +404,7 @@ t.test('the counters of one user are locked in a fixed order, whichever is asked
 })
 
 t.test('a request that waited for a reset is charged in the period that the reset opened', async t => {
-  const { db, type } = await begin(t, 10)
+  const { db, type } = await begin(t, pg, 10)
   const { reserve, charge } = reservingOn(new Reservations(db, PATIENCE_MS, { distributed: true }), type)
   await charge('alice', await reserve('alice', { amount: 9 }))
   let waiting: Promise<Admission> | undefined
@@ -496,7 +423,7 @@ t.test('a request that waited for a reset is charged in the period that the rese
 })
 
 t.test('nothing is reserved in a period that has ended, even if there is room in it', async t => {
-  const { db, reserve } = await begin(t, 10)
+  const { db, reserve } = await begin(t, pg, 10)
   const before = await reserve('alice')
   await db.query("UPDATE quota_limits SET period_end = date_trunc('milliseconds', now())")
   const outcomes = await Promise.all([reserve('alice', { amount: 2 }), reserve('alice', { amount: 8 })])
@@ -512,7 +439,7 @@ t.test('nothing is reserved in a period that has ended, even if there is room in
 t.test(
   'processes that compete for one counter are told each remaining amount exactly once, and get no more than the limit',
   async t => {
-    const { url, db, type, reserve } = await begin(t, 201)
+    const { url, db, type, reserve } = await begin(t, pg, 201)
     await seen(['alice'], reserve)
     const other = await connect({ url }, { storeTimeoutMs: PATIENCE_MS })
     t.teardown(() => other.close())
@@ -525,8 +452,8 @@ t.test(
           return hold(on.holding, Array.from({ length: 3 + 4 * i }, wish))
         })
       )
-      const held = answers.flat().filter(answer => answer?.held)
-      left.push(...held.map(answer => (answer as Held).limit_amount - (answer as Held).used_amount))
+      const held = answers.flat().flatMap(answer => (told(answer)?.held ? [told(answer) as Held] : []))
+      left.push(...held.map(({ limit_amount, used_amount }) => limit_amount - used_amount))
       if (held.length === 0) break
     }
     t.strictSame(
@@ -541,7 +468,7 @@ t.test(
 t.test(
   'a counter that stays locked is skipped after a short wait, and the next statement does not wait for it',
   async t => {
-    const { url, db, type, reserve } = await begin(t)
+    const { url, db, type, reserve } = await begin(t, pg)
     const users = usersOf(3)
     await seen(users, reserve)
     const { hold } = holding()
@@ -554,7 +481,7 @@ t.test(
         const wishes = users.map(userId => ({ userId, id: v7(), typeId: type.typeId, amount: 1, leaseMs: 60_000 }))
         const answers = await hold(seenThrough.holding, wishes)
         t.strictSame(
-          answers.map(answer => answer?.held),
+          answers.map(answer => told(answer)?.held),
           [true, undefined, true]
         )
         t.equal(sent.length, statements)
@@ -565,7 +492,7 @@ t.test(
 )
 
 t.test('after a shared statement that took long, the next ones skip counters that are locked', async t => {
-  const { db, type, reserve } = await begin(t)
+  const { db, type, reserve } = await begin(t, pg)
   await seen(['alice'], reserve)
   const { hold } = holding()
   const { watched: seenThrough, sent } = watched(db)
@@ -577,7 +504,7 @@ t.test('after a shared statement that took long, the next ones skip counters tha
   }
   for (const on of [seenThrough.holding, slow, seenThrough.holding]) {
     const [answer] = await hold(on, [{ userId: 'alice', id: v7(), typeId: type.typeId, amount: 1, leaseMs: 60_000 }])
-    t.equal(answer?.held, true)
+    t.equal(told(answer)?.held, true)
   }
   t.strictSame(
     sent.map(({ text }) => text.includes('SKIP LOCKED')),
@@ -586,7 +513,7 @@ t.test('after a shared statement that took long, the next ones skip counters tha
 })
 
 /** Each way to hold for many. */
-const WAYS: Record<string, (db: Database, wishes: readonly Wish[]) => Promise<(Held | undefined)[]>> = {
+const WAYS: Record<string, (db: Database, wishes: readonly Wish[]) => Promise<Told[]>> = {
   many: (db, wishes) => holdMany(db.holding, new Wishes(wishes, new HeldSince(PATIENCE_MS))),
   // A new one each time, which has not met a locked counter yet.
   alike: (db, wishes) => holding().hold(db.holding, wishes)
@@ -594,7 +521,7 @@ const WAYS: Record<string, (db: Database, wishes: readonly Wish[]) => Promise<(H
 
 for (const [way, hold] of Object.entries(WAYS))
   t.test(`a request without room is denied by the statement that it shares, not by another: ${way}`, async t => {
-    const { db, type, reserve } = await begin(t, 10)
+    const { db, type, reserve } = await begin(t, pg, 10)
     await seen(['alice', 'bob'], reserve)
     await reserve('alice', { amount: 7 })
     const wish = (userId: string, amount: number) => ({
@@ -606,9 +533,9 @@ for (const [way, hold] of Object.entries(WAYS))
     })
     t.strictSame(
       (await hold(db, [wish('alice', 3), wish('bob', 3), wish('alice', 3), wish('bob', 3), wish('carol', 3)])).map(
-        answer => answer && [answer.held, answer.limit_amount - answer.used_amount]
+        answer => (typeof answer === 'object' ? [answer.held, answer.limit_amount - answer.used_amount] : answer)
       ),
-      [[false, 2], [true, 6], [false, 2], [true, 3], undefined]
+      [[false, 2], [true, 6], [false, 2], [true, 3], OUTDATED]
     )
     t.strictSame(await violations(db), [])
   })
@@ -630,7 +557,7 @@ for (const [way, hold] of Object.entries({
   alone: moving(moveOneUser)
 }))
   t.test(`holds also in a period that a clock which was set back says begins in the future: ${way}`, async t => {
-    const { db, type, reserve } = await begin(t, 10)
+    const { db, type, reserve } = await begin(t, pg, 10)
     await seen(['alice'], reserve)
     await db.query("UPDATE quota_reservations SET period_start = period_start + interval '1 month'")
     for (const table of ['quota_periods', 'quota_limits'])
@@ -644,7 +571,7 @@ for (const [way, hold] of Object.entries({
 
 for (const [way, hold] of Object.entries(WAYS))
   t.test(`no request is refused because of a value its counter had before the lock: ${way}`, async t => {
-    const { url, db, type, reserve } = await begin(t, 10)
+    const { url, db, type, reserve } = await begin(t, pg, 10)
     const users = usersOf(80)
     await seen(users, reserve)
     await db.query('DELETE FROM quota_reservations')
@@ -660,8 +587,9 @@ for (const [way, hold] of Object.entries(WAYS))
       const wishes = users.map(userId => ({ userId, id: v7(), typeId: type.typeId, amount: 1, leaseMs: 60_000 }))
       const answers = await hold(db, wishes)
       for (const answer of answers) {
-        if (answer?.held === false && answer.used_amount < 10) wrong.push(answer)
-        if (answer?.held) held += 1
+        const row = told(answer)
+        if (row?.held === false && row.used_amount < 10) wrong.push(row)
+        if (row?.held) held += 1
       }
     }
     isOver = true
@@ -672,7 +600,7 @@ for (const [way, hold] of Object.entries(WAYS))
   })
 
 t.test('an expired reservation is released for the first request that needs its room', async t => {
-  const { db, store, type, reserve } = await begin(t, 10)
+  const { db, store, type, reserve } = await begin(t, pg, 10)
   await seen(['alice'], reserve)
   const { typeId, type: key } = type
   await store.reserve('alice', [{ id: v7(), typeId, type: key, amount: 9 }], 1)
@@ -683,7 +611,7 @@ t.test('an expired reservation is released for the first request that needs its 
 })
 
 t.test('a release makes room for reservations that share its statement', async t => {
-  const { db, type } = await begin(t, 10)
+  const { db, type } = await begin(t, pg, 10)
   const store = new Reservations(db, PATIENCE_MS, { distributed: true })
   const { reserve } = reservingOn(store, type)
   const first = await reserve('alice', { amount: 6 })
@@ -711,7 +639,7 @@ t.test('a release makes room for reservations that share its statement', async t
 })
 
 t.test('a release of one quota type makes no room in another', async t => {
-  const { db, type } = await begin(t, 10)
+  const { db, type } = await begin(t, pg, 10)
   await declareTypes(db, { calls: { limit: 10 }, others: { limit: 10 } })
   const store = new Reservations(db, PATIENCE_MS, { distributed: true })
   const calls = reservingOn(store, type)

@@ -59,7 +59,7 @@ export function connectServer(
       statement_timeout: endedAfter(deadlineMs)
     }
   )
-  const metering = new Lane(url, hosts, { ...settings, max }, sessionWithin(storeTimeoutMs))
+  const metering = new Lane(url, hosts, { ...settings, max }, { ...sessionWithin(storeTimeoutMs), ...BY_KEY })
   const sharedSession = { ...sessionWithin(storeTimeoutMs), ...SHARED_SESSION }
   const shared = new SharedLanes(statements => new Lane(url, hosts, { ...settings, max: 1 }, sharedSession, statements))
   const alone = { ...settings, idle_timeout: IDLE_SECONDS, max_lifetime: null }
@@ -129,16 +129,14 @@ const sessionWithin = (storeTimeoutMs: number): Session => ({
   lock_timeout: Math.max(Math.floor(storeTimeoutMs * 0.8), 1)
 })
 
+/** For statements that look up a few rows by their keys, whatever the tables' statistics say, or do not say yet. */
+const BY_KEY: Session = { enable_seqscan: 'off', enable_bitmapscan: 'off' }
+
 /**
- * For the statements that many requests share. They look up a few rows by their keys, whatever the tables' statistics say, or do not say
- * yet, and need to be planned only once: left to itself PostgreSQL plans each call anew, for a third more of its time, since arrays of
- * known length look cheaper.
+ * For the statements that many requests share. They need to be planned only once: left to itself PostgreSQL plans each call anew, for a third more
+ * of its time, since arrays of known length look cheaper.
  */
-const SHARED_SESSION: Session = {
-  plan_cache_mode: 'force_generic_plan',
-  enable_seqscan: 'off',
-  enable_bitmapscan: 'off'
-}
+const SHARED_SESSION: Session = { plan_cache_mode: 'force_generic_plan', ...BY_KEY }
 
 /** A slow reader is cut off by the code that sends the rows, not by the role's settings. */
 const EXPORT_SESSION: Session = {

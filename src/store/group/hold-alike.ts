@@ -3,14 +3,12 @@
 
 import { CEILING } from '../charge/admit.ts'
 import type { HeldSince } from '../charge/held-since.ts'
+import { isLockedOut, PATIENCE } from '../charge/of-many.ts'
 import { SLOW_MS } from '../connection/shared-lanes.ts'
-import { type Database, stateOf } from '../database.ts'
+import type { Database } from '../database.ts'
 import { holdMany } from './hold-many.ts'
 import { type HoldStatement, heldWhere, ITEM, tell, WANT } from './hold-statement.ts'
-import { type Held, type Wish, Wishes } from './wishes.ts'
-
-/** How long it waits for a counter that somebody else has locked: for longer than statements take that move counters, but for no transaction. */
-const LOCK_PATIENCE_MS = 20
+import { type Told, type Wish, Wishes } from './wishes.ts'
 
 /** As many as fit, first come, first served. */
 const MOVED = `CASE WHEN l.used_amount + w.amount <= ${CEILING} THEN w.amount ELSE (${CEILING} - l.used_amount) / w.least * w.least END`
@@ -44,14 +42,12 @@ const MOVED = `CASE WHEN l.used_amount + w.amount <= ${CEILING} THEN w.amount EL
  * Counters are locked by user and type. All are looked up one by one (ANY instead of `=`, which no hash or merge join takes), even by a plan made
  * while the tables were empty, which otherwise would read all of quota_limits for each statement. The guard stands in the UPDATE's own WHERE, and
  * after a wait PostgreSQL evaluates it, and `MOVED`, again on the newest row; what it was moved by can then only be told by the row itself. Who
- * had no room already as the statement began is told so, by the snapshot's row.
+ * had no room already as the statement began, or whose period had ended, is told so, by the snapshot's row.
  */
 const holdAlike = (isBounded: boolean): HoldStatement => ({
   isBounded,
   text: `
-WITH patience AS MATERIALIZED (
-  SELECT set_config('lock_timeout', '${LOCK_PATIENCE_MS}', true)
-), want AS MATERIALIZED (
+WITH ${PATIENCE}, want AS MATERIALIZED (
   SELECT w.* FROM patience, ${WANT}
 ), ${ITEM}, counted AS (
   UPDATE quota_limits l SET used_amount = l.used_amount + ${MOVED}, last_held_amount = ${MOVED}, updated_at = now()
@@ -67,7 +63,7 @@ ${tell(
      UNION ALL
     SELECT w.k, NULL, l.user_id, l.quota_type_id, l.limit_amount, l.used_amount, l.period_start, l.period_end
       FROM want w CROSS JOIN LATERAL (SELECT * FROM quota_limits q WHERE q.user_id = w.user_id AND q.quota_type_id = w.quota_type_id OFFSET 0) l
-     WHERE w.k NOT IN (SELECT k FROM counted) AND l.used_amount + w.least > ${CEILING}
+     WHERE w.k NOT IN (SELECT k FROM counted) AND (l.used_amount + w.least > ${CEILING} OR l.period_end <= now())
   ) f`,
   isBounded
 )}`
@@ -93,8 +89,8 @@ export class Holding {
     this.#heldSince = heldSince
   }
 
-  /** What became of each wish; undefined leaves it to others, as in `holdMany`. */
-  readonly hold = async (db: Pick<Database, 'query'>, all: readonly Wish[]): Promise<(Held | undefined)[]> => {
+  /** What became of each wish, as in `holdMany`. */
+  readonly hold = async (db: Pick<Database, 'query'>, all: readonly Wish[]): Promise<Told[]> => {
     const wishes = new Wishes(all, this.#heldSince)
     const since = performance.now()
     if (!wishes.areAlike || since < this.#carefulUntil) return await holdMany(db, wishes)
@@ -115,6 +111,3 @@ export class Holding {
     this.#carefulUntil = performance.now() + CAREFUL_MS
   }
 }
-
-/** By the lock timeout, or by a deadlock: then nothing was done. */
-const isLockedOut = (error: unknown): boolean => /^(55P03|40P01)$/.test(stateOf(error) ?? '')

@@ -3,7 +3,7 @@
 import { CEILING } from '../charge/admit.ts'
 import type { Database } from '../database.ts'
 import { heldWhere, ITEM, tell, WANT } from './hold-statement.ts'
-import type { Held, Wishes } from './wishes.ts'
+import type { Told, Wishes } from './wishes.ts'
 
 /**
  * A counter that somebody else has locked is skipped, so that one user who is held up holds up nobody else. Where not all wishes for a counter
@@ -41,11 +41,17 @@ WITH want AS MATERIALIZED (
      AND l.used_amount + f.moved <= ${CEILING} AND (l.period_end IS NULL OR l.period_end > now())
   RETURNING f.k, f.let_in, l.user_id, l.quota_type_id, l.period_start
 ), ${heldWhere('(c.let_in IS NULL OR i.n = ANY (c.let_in))')}
-${tell('free f', true, ', array_agg((f.k IN (SELECT k FROM counted))::int)::text AS counted, (SELECT array_agg(n)::text FROM counted, unnest(let_in) n) AS let_in')}`
+${tell(
+  'free f',
+  true,
+  `, array_agg((f.k IN (SELECT k FROM counted))::int)::text AS counted, (SELECT array_agg(n)::text FROM counted, unnest(let_in) n) AS let_in,
+       (SELECT array_agg(w.k)::text FROM want w WHERE NOT EXISTS (
+          SELECT 1 FROM quota_limits q WHERE q.user_id = w.user_id AND q.quota_type_id = w.quota_type_id OFFSET 0)) AS missing`
+)}`
 
 /**
- * First come, first served. Undefined leaves a wish to others: there is no such counter, somebody else has locked it or changed it just now, its
- * period has ended, or it does not fit but something has expired that could be released.
+ * First come, first served. OUTDATED: there is no such counter, or its period has ended. Undefined leaves a wish to others: somebody else has
+ * locked its counter or changed it just now, or it does not fit but something has expired that could be released.
  */
-export const holdMany = (db: Pick<Database, 'query'>, wishes: Wishes): Promise<(Held | undefined)[]> =>
+export const holdMany = (db: Pick<Database, 'query'>, wishes: Wishes): Promise<Told[]> =>
   wishes.ask(db, { text: HOLD_MANY, isBounded: true })

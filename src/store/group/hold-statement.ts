@@ -61,4 +61,6 @@ export interface ToldRow extends Record<keyof CounterRow | 'k' | 'moved' | 'dead
   counted?: string | null
   /** The numbers of those that were let in where not all were. Undefined: the first come, as many as it was moved by. */
   let_in?: string | null
+  /** The numbers of those that do not exist. Undefined: all that are not told of. */
+  missing?: string | null
 }

@@ -17,10 +17,11 @@ import { Group } from './group.ts'
 import { Holding } from './hold-alike.ts'
 import { moveInTurn } from './move-in-turn.ts'
 import { type Move, type Moved, moveManyUsers } from './move-many.ts'
+import { openMany } from './open-many.ts'
 import type { Settling } from './settling.ts'
 import { UserTurns } from './user-turns.ts'
 import { Committing, isFinal, outcomeOf, Reserving } from './waiting.ts'
-import type { Held } from './wishes.ts'
+import { OUTDATED, type Told } from './wishes.ts'
 
 /** The database refused a shared statement because of one item: each asks by itself. */
 const NOT_MOVED = { done: false, full: false } as const
@@ -43,24 +44,27 @@ const PARTS = { least: 15, most: 32 }
 const NO_BALANCES: Map<string, Balance> = new Map()
 
 /**
- * Four ways, each for what the one before left: `#holds` and `#charges` for the usual case; `#moves` for those that release, or charge
- * another amount than was held; `#users`, one user at a time, for those that are new, wait for somebody else, or need something done first;
- * and one by one. For a distributed database there are only the last two.
+ * Four ways, each for what the one before left: `#holds` and `#charges` for the usual case, after `#openings` for those that are new or whose
+ * period has ended; `#moves` for those that release, or charge another amount than was held; `#users`, one user at a time, for those that wait
+ * for somebody else, or need something else done first; and one by one. For a distributed database there are only the last two.
  */
 export class Reservations implements Settling {
   /** How many charges may share a statement. */
   readonly sharing: number
   readonly #db: Database
   readonly #timeoutMs: number
-  readonly #holds: Group<Reserving, Held | undefined, Admission> | undefined
+  readonly #holds: Group<Reserving, Told, Admission> | undefined
   readonly #charges: Group<Committing, true | undefined, Map<string, Balance>> | undefined
   readonly #moves: Moves | undefined
+  readonly #openings: Group<Reserving, boolean, boolean> | undefined
   readonly #users = new Map<string, Moves>()
   /** For requests with several charges. */
   readonly #reserving = new UserTurns()
   readonly #settling = new UserTurns()
   readonly #presence: Presence
   readonly #heldSince: HeldSince
+  /** Users whose counters are being opened. */
+  readonly #opening = new Map<string, Promise<boolean>>()
   /** How many of a user's requests `#holds` left to the others: later ones go behind them. */
   readonly #left = new Map<string, number>()
 
@@ -80,7 +84,11 @@ export class Reservations implements Settling {
     this.#holds = new Group((wishes, is) => this.#ask(hold, wishes, on(holding, is), undefined), {
       ...shared,
       answer: (wish, held, deadline) =>
-        held && isFinal(wish, held.held) ? outcomeOf(wish, held) : this.#reserveLeft(wish, deadline)
+        held === OUTDATED
+          ? this.#opened(wish, deadline)
+          : held && isFinal(wish, held.held)
+            ? outcomeOf(wish, held)
+            : this.#reserveLeft(wish, deadline)
     })
     this.#charges = new Group((charges, is) => this.#ask(chargeMany, charges, on(charging, is), undefined), {
       ...shared,
@@ -93,6 +101,10 @@ export class Reservations implements Settling {
         answer: asGiven
       }
     )
+    this.#openings = new Group(wishes => this.#ask(openMany, wishes, metering, false), {
+      size: GROUP_SIZE,
+      answer: (_, isOpened) => isOpened
+    })
   }
 
   /** Holds all charges, or none. */
@@ -103,8 +115,7 @@ export class Reservations implements Settling {
         reserve(db, { userId, charges, leaseMs, heldSince: this.#heldSince })
       )
     const wish = new Reserving(userId, charges, leaseMs)
-    if (this.#holds === undefined || this.#left.has(userId)) return this.#reserveLeft(wish, deadline)
-    return this.#holds.join(wish, deadline)
+    return this.#opening.has(userId) ? this.#opened(wish, deadline) : this.#holdOrLeave(wish, deadline)
   }
 
   commit(userId: string, charges: readonly CommittedCharge[], endpoint: string | null): Promise<Map<string, Balance>> {
@@ -178,8 +189,42 @@ export class Reservations implements Settling {
     return charges.length === 1 && this.#db.kind === 'postgres' ? charges[0] : undefined
   }
 
+  #holdOrLeave(wish: Reserving, deadline: number): Promise<Admission> {
+    const isLeft = this.#holds === undefined || this.#left.has(wish.userId)
+    return isLeft ? this.#reserveLeft(wish, deadline) : this.#holds.join(wish, deadline)
+  }
+
+  /**
+   * Once its counter is there, and in the period that runs, it is held together with others after all. Later requests of its user go behind it,
+   * and need not ask for the same.
+   */
+  async #opened(wish: Reserving, deadline: number): Promise<Admission> {
+    const { userId } = wish
+    const before = this.#opening.get(userId)
+    if (before !== undefined) {
+      try {
+        await before
+      } catch {
+        // The one before is told; this one may still ask by itself.
+      }
+      return await this.#holdOrLeave(wish, deadline)
+    }
+    if (wish.wasOpened) return await this.#reserveLeft(wish, deadline)
+    wish.wasOpened = true
+    const opening = this.#openings?.join(wish, deadline)
+    if (opening !== undefined) this.#opening.set(userId, opening)
+    let isOpened: boolean | undefined
+    try {
+      isOpened = await opening
+    } finally {
+      // At once with what follows, so that nobody comes between.
+      this.#opening.delete(userId)
+    }
+    return await (isOpened ? this.#holdOrLeave(wish, deadline) : this.#reserveLeft(wish, deadline))
+  }
+
   #reserveLeft(wish: Reserving, deadline: number): Promise<Admission> {
-    const { charges, ...order } = wish
+    const { wasOpened: _, charges, ...order } = wish
     return this.#afterOthers(wish.userId, async () => {
       const moved = await this.#moveAlone({ do: 'reserve', ...order }, deadline)
       if (moved?.done || (moved?.full && isFinal(wish, false))) return outcomeOf(wish, { ...moved, held: moved.done })

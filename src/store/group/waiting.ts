@@ -16,6 +16,8 @@ export class Reserving implements Wish {
   readonly leaseMs: number
   /** Always exactly one. */
   readonly charges: readonly WantedCharge[]
+  /** It has waited for its counter to be opened. */
+  wasOpened = false
 
   constructor(userId: string, charges: readonly WantedCharge[], leaseMs: number) {
     const { id, typeId, amount } = charges[0] as WantedCharge

@@ -22,6 +22,12 @@ export interface Held extends CounterRow {
   at: number
 }
 
+/** Its counter must be opened first, or go on to the period that runs. */
+export const OUTDATED = 'outdated'
+
+/** What a statement says of a wish; undefined where it leaves it to others. */
+export type Told = Held | typeof OUTDATED | undefined
+
 /** What is asked of one counter. */
 interface Asked {
   key: string
@@ -54,10 +60,10 @@ export class Wishes {
     this.areAlike = areAlike
   }
 
-  /** What `statement` makes of each; undefined for what it leaves to others. */
-  async ask(db: Pick<Database, 'query'>, { text, isBounded }: HoldStatement): Promise<(Held | undefined)[]> {
+  /** What `statement` makes of each. */
+  async ask(db: Pick<Database, 'query'>, { text, isBounded }: HoldStatement): Promise<Told[]> {
     const { all, counters } = this
-    const answers: (Held | undefined)[] = all.map(() => undefined)
+    const answers: Told[] = all.map(() => undefined)
     const values = valuesOf(all, counters)
     if (isBounded) values.push(uuidArray(counters.map(({ key }) => this.#heldSince.of(key))))
     const [row] = await db.query<ToldRow>(text, values)
@@ -65,6 +71,7 @@ export class Wishes {
     this.tookMs = row.took ?? 0
     if (isBounded) this.#learn(row)
     answerEach(answers, all, counters, row)
+    if (answers.includes(undefined)) markMissing(answers, counters, row)
     return answers
   }
 
@@ -79,12 +86,13 @@ export class Wishes {
   }
 }
 
-function answerEach(
-  answers: (Held | undefined)[],
-  wishes: readonly Wish[],
-  counters: readonly Asked[],
-  row: ToldRow
-): void {
+function markMissing(answers: Told[], counters: readonly Asked[], { k, missing }: ToldRow): void {
+  const told = new Set(numbersOf(k))
+  const numbers = missing === undefined ? counters.map((_, i) => i + 1).filter(n => !told.has(n)) : numbersOf(missing)
+  for (const n of numbers) for (const place of (counters[(n as number) - 1] as Asked).places) answers[place] = OUTDATED
+}
+
+function answerEach(answers: Told[], wishes: readonly Wish[], counters: readonly Asked[], row: ToldRow): void {
   const moved = numbersOf(row.moved)
   const counted = numbersOf(row.counted ?? null)
   const dead = numbersOf(row.dead)
@@ -97,13 +105,17 @@ function answerEach(
   const at = row.at
   numbersOf(row.k).forEach((k, i) => {
     const { sum, first, places } = counters[(k as number) - 1] as Asked
+    const isCounted = (moved[i] ?? null) !== null && counted[i] !== 0
+    const period_end = ends[i] ?? null
+    if (!isCounted && period_end !== null && period_end <= at) {
+      for (const place of places) answers[place] = OUTDATED
+      return
+    }
     const total = moved[i] ?? null
     // It fits the row that was locked, but not the one in the statement's snapshot.
-    if (total !== null && counted[i] === 0) return
+    if (total !== null && !isCounted) return
     const limit_amount = limits[i] as number
     const period_start = starts[i] as number
-    const period_end = ends[i] ?? null
-    const isStale = dead[i] === 1 || (period_end !== null && period_end <= at)
     let used_amount = used[i] as number
     let reserved_amount = reserved[i] as number
     let upto = 0
@@ -116,7 +128,7 @@ function answerEach(
         used_amount += amount
         reserved_amount += amount
       }
-      if (held || !isStale)
+      if (held || dead[i] !== 1)
         answers[place] = { held, limit_amount, used_amount, reserved_amount, period_start, period_end, at }
     }
   })
