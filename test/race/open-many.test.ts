@@ -57,7 +57,7 @@ t.test('a thousand users who are new, or whose period has ended, share statement
 t.test('rows are looked up by key, even if planned while the tables were empty', async t => {
   const { db, url, type } = await begin(t, pg)
   const { watched: seenThrough, sent } = watched(db)
-  const wanted = [{ userId: 'alice', typeId: type.typeId }]
+  const wanted = [{ userId: 'alice', charges: [type] }]
   await openMany(seenThrough.metering, wanted)
   await endPeriods(db)
   await openMany(seenThrough.metering, wanted)
@@ -90,7 +90,7 @@ t.test("each user's periods follow that user's calendar", async t => {
   }
   const done = await openMany(
     db,
-    users.map(userId => ({ userId, typeId: type.typeId }))
+    users.map(userId => ({ userId, charges: [type] }))
   )
   t.strictSame(done, [true, true, true, true])
   const ends = new Set<string>()
@@ -188,8 +188,8 @@ t.test('what was held of a counter that is gone is not released to the new one',
   await Promise.all(['alice', 'bob'].map(user => reserve(user)))
   await db.query("DELETE FROM quota_users WHERE id = 'alice'")
   await openMany(db, [
-    { userId: 'alice', typeId: type.typeId },
-    { userId: 'bob', typeId: type.typeId }
+    { userId: 'alice', charges: [type] },
+    { userId: 'bob', charges: [type] }
   ])
   const rows = await db.query<{ user_id: string }>('SELECT user_id FROM quota_reservations')
   t.strictSame(
@@ -202,7 +202,7 @@ t.test('what was held of a counter that is gone is not released to the new one',
 t.test('no endless period is opened while its type is changed, or after that', async t => {
   const { db, type } = await begin(t, pg)
   await setType(db, 'calls', { period: 'never' }, BY)
-  const users = usersOf(3).map(userId => ({ userId, typeId: type.typeId }))
+  const users = usersOf(3).map(userId => ({ userId, charges: [type] }))
   const count = async (condition = 'true') => (await db.query(`SELECT 1 FROM quota_limits WHERE ${condition}`)).length
   await transaction(db, async query => {
     await query("UPDATE quota_types SET period = 'month'")

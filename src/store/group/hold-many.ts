@@ -2,7 +2,7 @@
 
 import { CEILING } from '../charge/admit.ts'
 import type { Database } from '../database.ts'
-import { heldWhere, ITEM, tell, WANT } from './hold-statement.ts'
+import { heldWhere, ITEM, MISSING, tell, WANT } from './hold-statement.ts'
 import type { Told, Wishes } from './wishes.ts'
 
 /**
@@ -45,8 +45,7 @@ ${tell(
   'free f',
   true,
   `, array_agg((f.k IN (SELECT k FROM counted))::int)::text AS counted, (SELECT array_agg(n)::text FROM counted, unnest(let_in) n) AS let_in,
-       (SELECT array_agg(w.k)::text FROM want w WHERE NOT EXISTS (
-          SELECT 1 FROM quota_limits q WHERE q.user_id = w.user_id AND q.quota_type_id = w.quota_type_id OFFSET 0)) AS missing`
+       ${MISSING}`
 )}`
 
 /**

@@ -50,6 +50,10 @@ SELECT array_agg(f.k)::text AS k, array_agg(f.moved)::text AS moved, array_agg(h
        array_agg(${ms('f.period_end')})::text AS period_end, ${ms("date_trunc('milliseconds', now())")} AS at, ${isBounded ? HELD_LONG : TOOK}${more}
   FROM ${counters} ${heldOfEach(isBounded)}`
 
+/** SQL of a column: the numbers of the counters that do not exist. */
+export const MISSING = `(SELECT array_agg(w.k)::text FROM want w WHERE NOT EXISTS (
+          SELECT 1 FROM quota_limits q WHERE q.user_id = w.user_id AND q.quota_type_id = w.quota_type_id OFFSET 0)) AS missing`
+
 /** Each null where there is no counter; `moved` has a null for one that was not moved, and `dead` whether something has expired that could be released. */
 export interface ToldRow extends Record<keyof CounterRow | 'k' | 'moved' | 'dead', string | null> {
   at: number

@@ -42,23 +42,23 @@ const ms = (expression: string) => `round(date_part('epoch', ${expression}) * 10
  *
  * The counters are set from what was read under the lock, not incremented: an UPDATE sees the snapshot's row first.
  */
-const moveMany = ({ ofOneUser }: { ofOneUser: boolean }) => `
+const moveMany = ({ ofOneUser, several = false }: { ofOneUser: boolean; several?: boolean }) => `
 WITH item AS MATERIALIZED (
-  SELECT n, k, what, since, user_id, quota_type_id, id, amount, lease_ms, endpoint, metadata
+  SELECT n, k, q, what, since, user_id, quota_type_id, id, amount, lease_ms, endpoint, metadata
     FROM jsonb_to_recordset($1::text::jsonb)
-      AS i (n int, k int, what "char", since uuid, user_id text, quota_type_id int, id uuid, amount bigint, lease_ms int, endpoint text, metadata jsonb)
+      AS i (n int, k int, q int, what "char", since uuid, user_id text, quota_type_id int, id uuid, amount bigint, lease_ms int, endpoint text, metadata jsonb)
 ), counter AS MATERIALIZED (
   SELECT i.k, i.since, l.user_id, l.quota_type_id, l.limit_amount, l.used_amount, l.period_start, l.period_end
     FROM item i JOIN quota_limits l ON l.user_id = i.user_id AND l.quota_type_id = i.quota_type_id
    WHERE i.n = i.k ${ofOneUser ? 'AND l.user_id = $2' : ''}
    ORDER BY l.user_id, l.quota_type_id
      FOR UPDATE OF l ${ofOneUser ? '' : 'SKIP LOCKED'}
-), held AS MATERIALIZED (
+), ${several ? `${WHOLE}, ` : ''}held AS MATERIALIZED (
   DELETE FROM quota_reservations r
    USING item i JOIN counter c ON c.k = i.k
    -- Both columns of the key from one side: else a plan that was made while the table was empty looks for the id through the whole index.
    WHERE i.what <> 'r' AND r.user_id = ${ofOneUser ? '$2' : 'i.user_id'} AND r.id = i.id AND r.period_start = c.period_start
-     AND NOT ${isLate('r.created_at')}
+     AND NOT ${isLate('r.created_at')} ${several ? 'AND i.q IN (SELECT q FROM whole)' : ''}
   RETURNING i.n, i.what, CASE i.what WHEN 'c' THEN i.amount ELSE 0 END AS amount, r.amount AS held, r.id, r.created_at, i.endpoint, i.metadata, c.*
 ), logged AS (
   INSERT INTO usage_logs (user_id, id, quota_type_id, amount, endpoint, metadata, created_at)
@@ -97,7 +97,19 @@ SELECT m.k, m.done, m.period_end IS NULL OR m.period_end > now() AS running, m.l
        NOT m.all_done AND EXISTS (SELECT 1 FROM quota_reservations r WHERE r.user_id = ${ofOneUser ? '$2' : 'm.user_id'} AND r.expires_at <= now()) AS dead
   FROM moved m CROSS JOIN LATERAL ${heldSinceOf('m', 'm.since', ofOneUser ? '$2' : 'm.user_id')} h`
 
+/** SQL of a CTE: the requests, numbered `q`, of which all can be settled. */
+const WHOLE = `whole AS MATERIALIZED (
+  SELECT i.q FROM item i LEFT JOIN counter c ON c.k = i.k
+    LEFT JOIN LATERAL (
+      SELECT true AS is_held FROM quota_reservations r
+       WHERE r.user_id = i.user_id AND r.id = i.id AND r.period_start = c.period_start AND NOT ${isLate('r.created_at')}
+         FOR UPDATE
+    ) r ON true
+   GROUP BY i.q HAVING count(*) = count(r.is_held)
+)`
+
 const OF_MANY = moveMany({ ofOneUser: false })
+const SEVERAL_OF_MANY = moveMany({ ofOneUser: false, several: true })
 /** Waits for this user's rows only; names the user at every table, for a database that is distributed by user. */
 const OF_ONE = moveMany({ ofOneUser: true })
 
@@ -119,6 +131,18 @@ export const moveManyUsers = (
   heldSince: HeldSince
 ): Promise<(Moved | undefined)[]> => move(db, OF_MANY, moves, heldSince)
 
+/** The same for requests that settle several reservations each: all of a request's, or none. */
+export async function moveSeveral(
+  db: Pick<Database, 'query'>,
+  requests: readonly (readonly Move[])[],
+  heldSince: HeldSince
+): Promise<(Moved | undefined)[][]> {
+  const moves = requests.flat()
+  const requestOf = requests.flatMap((moves, q) => moves.map(() => q))
+  const moved = await move(db, SEVERAL_OF_MANY, moves, heldSince, [], requestOf)
+  return requests.map((_, q) => moved.filter((_, place) => requestOf[place] === q))
+}
+
 /** The same for moves of one user, even while others move that user's counters. */
 export const moveOneUser = (
   db: Pick<Database, 'query'>,
@@ -131,10 +155,11 @@ async function move(
   text: string,
   moves: readonly Move[],
   heldSince: HeldSince,
-  user: [string] | [] = []
+  user: [string] | [] = [],
+  requestOf: readonly number[] = []
 ): Promise<(Moved | undefined)[]> {
   const counters = countersOf(moves)
-  const rows = await db.query<MovedCounter>(text, [itemsOf(counters, heldSince), ...user])
+  const rows = await db.query<MovedCounter>(text, [itemsOf(counters, heldSince, requestOf), ...user])
   const answers: (Moved | undefined)[] = moves.map(() => undefined)
   const byFirst = new Map(rows.map(row => [row.k, row]))
   for (const [key, numbered] of counters) {
@@ -169,25 +194,31 @@ function countersOf(moves: readonly Move[]): Map<string, Numbered[]> {
   return counters
 }
 
-function itemsOf(counters: Map<string, readonly Numbered[]>, heldSince: HeldSince): string {
+function itemsOf(
+  counters: Map<string, readonly Numbered[]>,
+  heldSince: HeldSince,
+  requestOf: readonly number[]
+): string {
   const items: object[] = []
   for (const [key, numbered] of counters) {
     const k = (numbered[0] as Numbered).n
-    for (const { n, move } of numbered) items.push(itemOf(n, k, n === k ? heldSince.of(key) : undefined, move))
+    for (const { n, place, move } of numbered)
+      items.push(itemOf(n, k, requestOf[place], n === k ? heldSince.of(key) : undefined, move))
   }
   return JSON.stringify(items)
 }
 
 /** Written out: spreading what they share took a tenth of what a request costs this process. */
-function itemOf(n: number, k: number, since: string | undefined, move: Move): object {
+function itemOf(n: number, k: number, q: number | undefined, since: string | undefined, move: Move): object {
   const { userId: user_id, typeId: quota_type_id, id } = move
-  if (move.do === 'release') return { n, k, what: 'x', since, user_id, quota_type_id, id }
+  if (move.do === 'release') return { n, k, q, what: 'x', since, user_id, quota_type_id, id }
   const { amount } = move
   if (move.do === 'reserve')
     return { n, k, what: 'r', since, user_id, quota_type_id, id, amount, lease_ms: move.leaseMs }
   return {
     n,
     k,
+    q,
     what: 'c',
     since,
     user_id,

@@ -9,10 +9,10 @@ import { rollOver } from '../charge/open-period.ts'
 import { isRefused } from '../connection/refused.ts'
 import { type Database, dateOf, ms } from '../database.ts'
 
-/** Whose counters are wanted, and a type that is wanted even where it is not active. */
+/** Whose counters are wanted, and the types that are wanted even where they are not active. */
 export interface Wanted {
   userId: string
-  typeId: number
+  charges: readonly { typeId: number }[]
 }
 
 /**
@@ -58,7 +58,9 @@ interface OutdatedRow extends PeriodRow {
  */
 export async function openMany(db: Pick<Database, 'query'>, wanted: readonly Wanted[]): Promise<boolean[]> {
   try {
-    const items = wanted.map(({ userId, typeId }) => ({ user_id: userId, quota_type_id: typeId }))
+    const items = wanted.flatMap(({ userId, charges }) =>
+      charges.map(({ typeId }) => ({ user_id: userId, quota_type_id: typeId }))
+    )
     const rows = await db.query<OutdatedRow>(OUTDATED, [JSON.stringify(items)])
     const { openings, odd } = openingsOf(rows)
     const missing = openings.filter(({ closing }) => closing === null)

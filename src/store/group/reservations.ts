@@ -8,18 +8,18 @@ import { HeldSince } from '../charge/held-since.ts'
 import { release } from '../charge/release.ts'
 import { reserve } from '../charge/reserve.ts'
 import { voidCharges } from '../charge/void.ts'
-import { Presence } from '../connection/presence.ts'
-import { isRefused } from '../connection/refused.ts'
 import { SLOW_MS } from '../connection/shared-lanes.ts'
-import { type Database, type Shared, within } from '../database.ts'
+import type { Database, Shared } from '../database.ts'
+import { Asking } from './asking.ts'
 import { chargeMany } from './charge-many.ts'
 import { Group } from './group.ts'
 import { Holding } from './hold-alike.ts'
 import { moveInTurn } from './move-in-turn.ts'
 import { type Move, type Moved, moveManyUsers } from './move-many.ts'
 import { openMany } from './open-many.ts'
+import { Openings } from './openings.ts'
 import type { Settling } from './settling.ts'
-import { UserTurns } from './user-turns.ts'
+import { Several } from './several.ts'
 import { Committing, isFinal, outcomeOf, Reserving } from './waiting.ts'
 import { OUTDATED, type Told } from './wishes.ts'
 
@@ -51,80 +51,65 @@ const NO_BALANCES: Map<string, Balance> = new Map()
 export class Reservations implements Settling {
   /** How many charges may share a statement. */
   readonly sharing: number
-  readonly #db: Database
-  readonly #timeoutMs: number
+  readonly #asking: Asking
   readonly #holds: Group<Reserving, Told, Admission> | undefined
   readonly #charges: Group<Committing, true | undefined, Map<string, Balance>> | undefined
   readonly #moves: Moves | undefined
-  readonly #openings: Group<Reserving, boolean, boolean> | undefined
+  readonly #openings: Openings
+  readonly #several: Several
   readonly #users = new Map<string, Moves>()
-  /** For requests with several charges. */
-  readonly #reserving = new UserTurns()
-  readonly #settling = new UserTurns()
-  readonly #presence: Presence
   readonly #heldSince: HeldSince
-  /** Users whose counters are being opened. */
-  readonly #opening = new Map<string, Promise<boolean>>()
   /** How many of a user's requests `#holds` left to the others: later ones go behind them. */
   readonly #left = new Map<string, number>()
 
   /** `timeoutMs` is how long a request waits for each of these; `distributed`: no statement touches more than one user. */
   constructor(db: Database, timeoutMs: number, { distributed }: { distributed?: boolean } = {}) {
-    this.#db = db
-    this.#timeoutMs = timeoutMs
-    this.#presence = new Presence(timeoutMs)
+    this.#asking = new Asking(db, timeoutMs)
     this.#heldSince = new HeldSince(timeoutMs)
+    const asking = this.#asking
+    this.#openings = new Openings(wanted => asking.together(openMany, wanted, db.metering, false))
     const isAlone = distributed || db.kind !== 'postgres'
+    this.#several = new Several({ asking, openings: this.#openings, heldSince: this.#heldSince }, !isAlone)
     this.sharing = isAlone ? 1 : GROUP_SIZE
     if (isAlone) return
     const { holding, charging, metering } = db
     const shared = { size: GROUP_SIZE, more: { spareAfterMs: SLOW_MS, part: () => this.#part() } }
     const on = (lane: Shared, isSpare: boolean) => (isSpare ? lane.spare : lane)
     const { hold } = new Holding(this.#heldSince)
-    this.#holds = new Group((wishes, is) => this.#ask(hold, wishes, on(holding, is), undefined), {
+    this.#holds = new Group((wishes, is) => asking.together(hold, wishes, on(holding, is), undefined), {
       ...shared,
       answer: (wish, held, deadline) =>
         held === OUTDATED
-          ? this.#opened(wish, deadline)
+          ? this.#openings.before(wish, deadline, isOpened => this.#hold(wish, deadline, isOpened))
           : held && isFinal(wish, held.held)
             ? outcomeOf(wish, held)
             : this.#reserveLeft(wish, deadline)
     })
-    this.#charges = new Group((charges, is) => this.#ask(chargeMany, charges, on(charging, is), undefined), {
+    this.#charges = new Group((charges, is) => asking.together(chargeMany, charges, on(charging, is), undefined), {
       ...shared,
       answer: (charge, isCharged, deadline) => (isCharged ? NO_BALANCES : this.#commitLeft(charge, deadline))
     })
     this.#moves = new Group(
-      moves => this.#ask((on, moves) => moveManyUsers(on, moves, this.#heldSince), moves, metering, NOT_MOVED),
+      moves => asking.together((on, moves) => moveManyUsers(on, moves, this.#heldSince), moves, metering, NOT_MOVED),
       {
         size: GROUP_SIZE,
         answer: asGiven
       }
     )
-    this.#openings = new Group(wishes => this.#ask(openMany, wishes, metering, false), {
-      size: GROUP_SIZE,
-      answer: (_, isOpened) => isOpened
-    })
   }
 
   /** Holds all charges, or none. */
   reserve(userId: string, charges: readonly WantedCharge[], leaseMs: number): Promise<Admission> {
-    const deadline = this.#deadline()
-    if (this.#plain(charges) === undefined)
-      return this.#alone(this.#reserving, userId, deadline, db =>
-        reserve(db, { userId, charges, leaseMs, heldSince: this.#heldSince })
-      )
+    const deadline = this.#asking.deadline()
+    if (this.#plain(charges) === undefined) return this.#several.reserve(userId, charges, leaseMs)
     const wish = new Reserving(userId, charges, leaseMs)
-    return this.#opening.has(userId) ? this.#opened(wish, deadline) : this.#holdOrLeave(wish, deadline)
+    return this.#openings.behind(wish, deadline, isOpened => this.#hold(wish, deadline, isOpened))
   }
 
   commit(userId: string, charges: readonly CommittedCharge[], endpoint: string | null): Promise<Map<string, Balance>> {
-    const deadline = this.#deadline()
+    const deadline = this.#asking.deadline()
     const charge = this.#plain(charges)
-    if (charge === undefined)
-      return this.#alone(this.#settling, userId, deadline, db =>
-        commit(db, userId, charges, endpoint, this.#heldSince.ofAll(userId, charges))
-      )
+    if (charge === undefined) return this.#several.commit(userId, charges, endpoint)
     const committing = new Committing(userId, charge, endpoint)
     if (this.#charges === undefined || charge.amount !== charge.heldAmount)
       return this.#commitLeft(committing, deadline)
@@ -132,28 +117,22 @@ export class Reservations implements Settling {
   }
 
   async release(userId: string, charges: readonly HeldCharge[]): Promise<Map<string, Balance>> {
-    const deadline = this.#deadline()
+    const deadline = this.#asking.deadline()
     const charge = this.#plain(charges)
-    if (charge === undefined)
-      return await this.#alone(this.#settling, userId, deadline, db =>
-        release(db, userId, charges, this.#heldSince.ofAll(userId, charges))
-      )
+    if (charge === undefined) return await this.#several.release(userId, charges)
     const { id, typeId, type } = charge
     const moved = await this.#move({ do: 'release', userId, id, typeId }, deadline)
-    if (!moved?.done) return await release(this.#until(deadline), userId, charges)
+    if (!moved?.done) return await release(this.#asking.until(deadline), userId, charges)
     return new Map([[type, balanceOf(type, moved)]])
   }
 
   voidCharges(userId: string, charges: readonly HeldCharge[]): Promise<void> {
-    return voidCharges(this.#until(this.#deadline()), userId, charges)
+    return voidCharges(this.#asking.until(this.#asking.deadline()), userId, charges)
   }
 
   amend(userId: string, charges: readonly CommittedCharge[]): Promise<Map<string, Balance>> {
-    return amend(this.#until(this.#deadline()), userId, charges)
+    return amend(this.#asking.until(this.#asking.deadline()), userId, charges)
   }
-
-  /** The end of a request's wait, by `performance.now()`: what is not done with others has the time that is left of it. */
-  #deadline = (): number => performance.now() + this.#timeoutMs
 
   /**
    * Where the database is quick, all that there is comes to share one statement, for which this process and the server wait in turn. In three
@@ -164,78 +143,34 @@ export class Reservations implements Settling {
     return part < PARTS.least || part > PARTS.most ? GROUP_SIZE : part
   }
 
-  #until = (deadline: number): Database => within(this.#db, Math.max(deadline - performance.now(), 1), this.#hearing)
-
-  readonly #hearing: Pick<Database, 'query'> = {
-    query: (...given) => this.#presence.hear(this.#db.metering.query(...given))
-  }
-
   /** Whether a request that failed with this error only waited behind others, for a database that is there. */
   isCrowded(error: unknown): boolean {
-    return this.#presence.isCrowded(error)
+    return this.#asking.isCrowded(error)
   }
 
-  /** The embedded engine takes everything in turn by itself. */
-  #alone<T>(turns: UserTurns, userId: string, deadline: number, work: (db: Database) => Promise<T>): Promise<T> {
-    if (this.#db.kind === 'embedded') return work(this.#until(deadline))
-    return turns.run(userId, deadline, () => work(this.#until(deadline)))
-  }
-
-  /**
-   * Several charges of one request are all or none, which the statements for many requests do not provide. The embedded engine plans a
-   * statement anew each time, and gains nothing.
-   */
+  /** Several charges of one request have their own ways. The embedded engine plans a statement anew each time, and gains nothing by sharing. */
   #plain<One>(charges: readonly One[]): One | undefined {
-    return charges.length === 1 && this.#db.kind === 'postgres' ? charges[0] : undefined
+    return charges.length === 1 && this.#asking.db.kind === 'postgres' ? charges[0] : undefined
   }
 
-  #holdOrLeave(wish: Reserving, deadline: number): Promise<Admission> {
-    const isLeft = this.#holds === undefined || this.#left.has(wish.userId)
+  #hold(wish: Reserving, deadline: number, isOpened: boolean): Promise<Admission> {
+    const isLeft = !isOpened || this.#holds === undefined || this.#left.has(wish.userId)
     return isLeft ? this.#reserveLeft(wish, deadline) : this.#holds.join(wish, deadline)
   }
 
-  /**
-   * Once its counter is there, and in the period that runs, it is held together with others after all. Later requests of its user go behind it,
-   * and need not ask for the same.
-   */
-  async #opened(wish: Reserving, deadline: number): Promise<Admission> {
-    const { userId } = wish
-    const before = this.#opening.get(userId)
-    if (before !== undefined) {
-      try {
-        await before
-      } catch {
-        // The one before is told; this one may still ask by itself.
-      }
-      return await this.#holdOrLeave(wish, deadline)
-    }
-    if (wish.wasOpened) return await this.#reserveLeft(wish, deadline)
-    wish.wasOpened = true
-    const opening = this.#openings?.join(wish, deadline)
-    if (opening !== undefined) this.#opening.set(userId, opening)
-    let isOpened: boolean | undefined
-    try {
-      isOpened = await opening
-    } finally {
-      // At once with what follows, so that nobody comes between.
-      this.#opening.delete(userId)
-    }
-    return await (isOpened ? this.#holdOrLeave(wish, deadline) : this.#reserveLeft(wish, deadline))
-  }
-
   #reserveLeft(wish: Reserving, deadline: number): Promise<Admission> {
-    const { wasOpened: _, charges, ...order } = wish
-    return this.#afterOthers(wish.userId, async () => {
-      const moved = await this.#moveAlone({ do: 'reserve', ...order }, deadline)
+    const { userId, id, typeId, amount, leaseMs, charges } = wish
+    return this.#afterOthers(userId, async () => {
+      const moved = await this.#moveAlone({ do: 'reserve', userId, id, typeId, amount, leaseMs }, deadline)
       if (moved?.done || (moved?.full && isFinal(wish, false))) return outcomeOf(wish, { ...moved, held: moved.done })
-      return await reserve(this.#until(deadline), { ...order, charges })
+      return await reserve(this.#asking.until(deadline), { userId, charges, leaseMs })
     })
   }
 
   async #commitLeft({ userId, charge, endpoint }: Committing, deadline: number): Promise<Map<string, Balance>> {
     const { id, typeId, type, amount, metadata } = charge
     const moved = await this.#move({ do: 'commit', userId, id, typeId, amount, metadata, endpoint }, deadline)
-    if (!moved?.done) return await commit(this.#until(deadline), userId, [charge], endpoint)
+    if (!moved?.done) return await commit(this.#asking.until(deadline), userId, [charge], endpoint)
     return new Map([[type, balanceOf(type, moved)]])
   }
 
@@ -263,7 +198,13 @@ export class Reservations implements Settling {
     const group =
       this.#users.get(userId) ??
       new Group<Move, Answer, Answer>(
-        moves => this.#ask((on, moves) => moveInTurn(on, moves, this.#heldSince), moves, this.#db.metering, NOT_MOVED),
+        moves =>
+          this.#asking.together(
+            (on, moves) => moveInTurn(on, moves, this.#heldSince),
+            moves,
+            this.#asking.db.metering,
+            NOT_MOVED
+          ),
         {
           size: GROUP_SIZE,
           answer: asGiven,
@@ -272,20 +213,6 @@ export class Reservations implements Settling {
       )
     this.#users.set(userId, group)
     return group.join(move, deadline)
-  }
-
-  async #ask<Item, Given, Refused>(
-    statement: (db: Database, items: readonly Item[]) => Promise<Given[]>,
-    items: readonly Item[],
-    on: Pick<Database, 'query'>,
-    refused: Refused
-  ): Promise<(Given | Refused)[]> {
-    try {
-      return await this.#presence.hear(statement(within(this.#db, this.#timeoutMs, on), items))
-    } catch (error) {
-      if (!isRefused(error)) throw error
-      return items.map(() => refused)
-    }
   }
 }
 

@@ -9,6 +9,11 @@ interface Turn {
 export class UserTurns {
   readonly #users = new Map<string, Group<Turn, unknown, unknown>>()
 
+  /** Whether somebody waits for a turn, or has it. */
+  has(userId: string): boolean {
+    return this.#users.has(userId)
+  }
+
   /** Rejects with FST_QUOTA_STORE if its turn has not come, or its work has not ended, by `deadline`. */
   run<T>(userId: string, deadline: number, work: () => Promise<T>): Promise<T> {
     const turns =

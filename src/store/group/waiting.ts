@@ -5,6 +5,7 @@ import type { CommittedCharge } from '../charge/commit.ts'
 import { CounterBalance } from '../charge/counter-balance.ts'
 import { dateOf } from '../database.ts'
 import type { Charge } from './charge-many.ts'
+import type { Move } from './move-many.ts'
 import type { Held, Wish } from './wishes.ts'
 
 /** What waits for a shared statement, with what to ask for where that leaves it unanswered. */
@@ -30,6 +31,20 @@ export class Reserving implements Wish {
   }
 }
 
+/** The same for a request with several charges, which are held all or none. */
+export class ReservingSeveral {
+  readonly userId: string
+  readonly charges: readonly WantedCharge[]
+  readonly leaseMs: number
+  wasOpened = false
+
+  constructor(userId: string, charges: readonly WantedCharge[], leaseMs: number) {
+    this.userId = userId
+    this.charges = charges
+    this.leaseMs = leaseMs
+  }
+}
+
 export class Committing implements Charge {
   readonly userId: string
   readonly id: string
@@ -48,16 +63,40 @@ export class Committing implements Charge {
   }
 }
 
+/** The same for a request with several charges, which are charged all or none. */
+export class CommittingSeveral {
+  readonly userId: string
+  readonly committed: readonly CommittedCharge[]
+  readonly charges: readonly Charge[]
+  readonly endpoint: string | null
+
+  constructor(userId: string, committed: readonly CommittedCharge[], endpoint: string | null) {
+    this.userId = userId
+    this.committed = committed
+    this.charges = committed.map(({ id, amount, metadata }) => ({ userId, id, amount, endpoint, metadata }))
+    this.endpoint = endpoint
+  }
+}
+
+/** Several reservations of a request, all of which are settled, or none. */
+export interface MovingSeveral {
+  userId: string
+  moves: readonly Move[]
+}
+
 /** The shared statement refuses 0 where usage is past the limit, although 0 always fits. */
 export const isFinal = ({ amount }: Wish, isHeld: boolean): boolean => isHeld || amount > 0
 
 /** What the request is told. */
-export function outcomeOf({ charges }: Reserving, row: Held): Admission {
-  if (!row.held) return refusalOf(charges[0] as WantedCharge, row)
-  const at = dateOf(row.at)
-  const admittedAt = row.at < row.period_start ? dateOf(row.period_start) : at
-  return new Admitted(
-    charges.map(charge => new AdmittedCharge(charge, admittedAt, new CounterBalance(charge.type, row))),
-    at
-  )
+export const outcomeOf = ({ charges }: Reserving, row: Held): Admission =>
+  row.held ? admittedBy(charges, [row]) : refusalOf(charges[0] as WantedCharge, row)
+
+/** Of a request whose charges are held, each of the counter whose row is at its place. */
+export function admittedBy(charges: readonly WantedCharge[], rows: readonly Held[]): Admitted {
+  const held = charges.map((charge, i) => {
+    const row = rows[i] as Held
+    const admittedAt = dateOf(Math.max(row.at, row.period_start))
+    return new AdmittedCharge(charge, admittedAt, new CounterBalance(charge.type, row))
+  })
+  return new Admitted(held, dateOf((rows[0] as Held).at))
 }

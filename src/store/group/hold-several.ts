@@ -1,0 +1,51 @@
+// Holds for many requests with several charges each, in one statement, where all of a user's fit. Anything less simple is left to other statements.
+
+import { CEILING } from '../charge/admit.ts'
+import type { HeldSince } from '../charge/held-since.ts'
+import type { Database } from '../database.ts'
+import { heldWhere, ITEM, MISSING, tell, WANT } from './hold-statement.ts'
+import type { ReservingSeveral } from './waiting.ts'
+import { type Told, Wishes } from './wishes.ts'
+
+/**
+ * All that is asked for a user is held, or nothing: then it is not decided here which request has to go without. A counter that somebody else has
+ * locked is skipped, and its user left out. Each is locked before any is changed, so the sums are judged by the newest rows, and the UPDATE needs no
+ * guard: there it would also be evaluated on the snapshot's row, and drop from "all" a counter that was full until just now.
+ */
+const HOLD_SEVERAL = `
+WITH want AS MATERIALIZED (
+  SELECT * FROM ${WANT}
+), ${ITEM}, free AS MATERIALIZED (
+  SELECT w.k, w.amount, l.* FROM want w
+   CROSS JOIN LATERAL (
+      SELECT q.user_id, q.quota_type_id, q.limit_amount, q.used_amount, q.period_start, q.period_end
+        FROM quota_limits q WHERE q.user_id = w.user_id AND q.quota_type_id = w.quota_type_id
+         FOR NO KEY UPDATE SKIP LOCKED
+    ) l
+), fit AS MATERIALIZED (
+  SELECT w.user_id FROM want w LEFT JOIN free l ON l.k = w.k GROUP BY w.user_id
+  HAVING bool_and(l.k IS NOT NULL AND (l.amount = 0 OR l.used_amount + l.amount <= ${CEILING}) AND (l.period_end IS NULL OR l.period_end > now()))
+), counted AS (
+  UPDATE quota_limits l SET used_amount = l.used_amount + f.amount, updated_at = now()
+    FROM free f
+   WHERE f.user_id IN (SELECT user_id FROM fit) AND l.user_id = ANY (ARRAY[f.user_id]) AND l.quota_type_id = f.quota_type_id
+  RETURNING f.k, l.user_id, l.quota_type_id, l.period_start
+), ${heldWhere('true')}
+${tell(`(SELECT *, CASE WHEN user_id IN (SELECT user_id FROM fit) THEN amount END AS moved FROM free) f`, true, `, ${MISSING}`)}`
+
+/** What became of each charge of each request. A request is held where all its charges are; else none is. */
+export async function holdSeveral(
+  db: Pick<Database, 'query'>,
+  requests: readonly ReservingSeveral[],
+  heldSince: HeldSince
+): Promise<Told[][]> {
+  const wishes = requests.flatMap(({ userId, charges, leaseMs }) =>
+    charges.map(({ id, typeId, amount }) => ({ userId, id, typeId, amount, leaseMs }))
+  )
+  const told = await new Wishes(wishes, heldSince).ask(db, { text: HOLD_SEVERAL, isBounded: true })
+  let from = 0
+  return requests.map(({ charges }) => {
+    from += charges.length
+    return told.slice(from - charges.length, from)
+  })
+}

@@ -1,0 +1,156 @@
+// Requests with several charges each, all or none: grouped where all of a user's fit, one user at a time where they do not.
+import type { Balance } from '../../quota/balance.ts'
+import type { Admission, WantedCharge } from '../charge/admit.ts'
+import { type CommittedCharge, commit, type HeldCharge } from '../charge/commit.ts'
+import { balanceOf } from '../charge/counter-balance.ts'
+import type { HeldSince } from '../charge/held-since.ts'
+import { release } from '../charge/release.ts'
+import { reserve } from '../charge/reserve.ts'
+import { SLOW_MS } from '../connection/shared-lanes.ts'
+import type { Database, Shared } from '../database.ts'
+import type { Asking } from './asking.ts'
+import { chargeSeveral } from './charge-many.ts'
+import { Group } from './group.ts'
+import { holdSeveral } from './hold-several.ts'
+import { type Move, type Moved, moveSeveral } from './move-many.ts'
+import type { Openings } from './openings.ts'
+import { UserTurns } from './user-turns.ts'
+import { admittedBy, CommittingSeveral, type MovingSeveral, ReservingSeveral } from './waiting.ts'
+import { type Held, OUTDATED, type Told } from './wishes.ts'
+
+type Balances = Map<string, Balance>
+
+/** Each is two or three rows. */
+const GROUP_SIZE = 40
+const NO_BALANCES: Balances = new Map()
+/** Nothing is told of a request where the statement was refused. */
+const NOTHING: never[] = []
+
+/** What the requests of a statement ask with, and what they wait for. */
+interface Context {
+  asking: Asking
+  openings: Openings
+  heldSince: HeldSince
+}
+
+export class Several {
+  readonly #context: Context
+  readonly #holds: Group<ReservingSeveral, Told[], Admission> | undefined
+  readonly #charges: Group<CommittingSeveral, true | undefined, Balances> | undefined
+  readonly #moves: Group<MovingSeveral, (Moved | undefined)[], (Moved | undefined)[]> | undefined
+  readonly #reserving = new UserTurns()
+  readonly #settling = new UserTurns()
+
+  /** `isShared`: a statement may touch many users. */
+  constructor(context: Context, isShared: boolean) {
+    this.#context = context
+    if (!isShared) return
+    const { asking, heldSince } = context
+    const { holding, charging, metering } = asking.db
+    const shared = { size: GROUP_SIZE, more: { spareAfterMs: SLOW_MS, part: () => GROUP_SIZE } }
+    const on = (lane: Shared, isSpare: boolean) => (isSpare ? lane.spare : lane)
+    const hold = (on: Database, wishes: readonly ReservingSeveral[]) => holdSeveral(on, wishes, heldSince)
+    this.#holds = new Group((wishes, is) => asking.together(hold, wishes, on(holding, is), NOTHING), {
+      ...shared,
+      answer: (wish, told, deadline) => this.#answer(wish, told, deadline)
+    })
+    this.#charges = new Group((all, is) => asking.together(chargeSeveral, all, on(charging, is), undefined), {
+      ...shared,
+      answer: ({ userId, committed, endpoint }, isCharged, deadline) =>
+        isCharged ? NO_BALANCES : this.#commitAlone(userId, committed, endpoint, deadline)
+    })
+    const moveAll = (on: Database, all: readonly MovingSeveral[]) =>
+      moveSeveral(
+        on,
+        all.map(({ moves }) => moves),
+        heldSince
+      )
+    this.#moves = new Group(all => asking.together(moveAll, all, metering, NOTHING), {
+      size: GROUP_SIZE,
+      answer: (_, moved) => moved
+    })
+  }
+
+  reserve(userId: string, charges: readonly WantedCharge[], leaseMs: number): Promise<Admission> {
+    const { asking, openings } = this.#context
+    const deadline = asking.deadline()
+    const wish = new ReservingSeveral(userId, charges, leaseMs)
+    return openings.behind(wish, deadline, isOpened => this.#hold(wish, deadline, isOpened))
+  }
+
+  async commit(userId: string, charges: readonly CommittedCharge[], endpoint: string | null): Promise<Balances> {
+    const deadline = this.#context.asking.deadline()
+    if (this.#charges !== undefined && charges.every(({ amount, heldAmount }) => amount === heldAmount))
+      return await this.#charges.join(new CommittingSeveral(userId, charges, endpoint), deadline)
+    const moves = charges.map(({ id, typeId, amount, metadata }): Move => {
+      return { do: 'commit', userId, id, typeId, amount, metadata, endpoint }
+    })
+    const balances = await this.#move(userId, charges, moves, deadline)
+    return balances ?? (await this.#commitAlone(userId, charges, endpoint, deadline))
+  }
+
+  async release(userId: string, charges: readonly HeldCharge[]): Promise<Balances> {
+    const { asking, heldSince } = this.#context
+    const deadline = asking.deadline()
+    const moves = charges.map(({ id, typeId }): Move => ({ do: 'release', userId, id, typeId }))
+    const balances = await this.#move(userId, charges, moves, deadline)
+    if (balances !== undefined) return balances
+    return await this.#alone(this.#settling, userId, deadline, db =>
+      release(db, userId, charges, heldSince.ofAll(userId, charges))
+    )
+  }
+
+  #answer(wish: ReservingSeveral, told: readonly Told[], deadline: number): Admission | Promise<Admission> {
+    if (areHeld(told)) return admittedBy(wish.charges, told)
+    if (!told.includes(OUTDATED)) return this.#hold(wish, deadline, false)
+    return this.#context.openings.before(wish, deadline, isOpened => this.#hold(wish, deadline, isOpened))
+  }
+
+  /** Behind those of its user that go one by one. */
+  #hold(wish: ReservingSeveral, deadline: number, mayShare: boolean): Promise<Admission> {
+    const { userId, charges, leaseMs } = wish
+    if (mayShare && this.#holds !== undefined && !this.#reserving.has(userId)) return this.#holds.join(wish, deadline)
+    return this.#alone(this.#reserving, userId, deadline, db =>
+      reserve(db, { userId, charges, leaseMs, heldSince: this.#context.heldSince })
+    )
+  }
+
+  /** The balances afterwards; undefined where not all of it could be done with others, and nothing was. */
+  async #move(
+    userId: string,
+    charges: readonly HeldCharge[],
+    moves: readonly Move[],
+    deadline: number
+  ): Promise<Balances | undefined> {
+    const moved = (await this.#moves?.join({ userId, moves }, deadline)) ?? NOTHING
+    const balances: Balances = new Map()
+    for (const [i, { type }] of charges.entries()) {
+      const one = moved[i]
+      if (!one?.done) return undefined
+      balances.set(type, balanceOf(type, one))
+    }
+    return balances
+  }
+
+  #commitAlone(
+    userId: string,
+    charges: readonly CommittedCharge[],
+    endpoint: string | null,
+    deadline: number
+  ): Promise<Balances> {
+    const { heldSince } = this.#context
+    return this.#alone(this.#settling, userId, deadline, db =>
+      commit(db, userId, charges, endpoint, heldSince.ofAll(userId, charges))
+    )
+  }
+
+  /** The embedded engine takes everything in turn by itself. */
+  #alone<T>(turns: UserTurns, userId: string, deadline: number, work: (db: Database) => Promise<T>): Promise<T> {
+    const { asking } = this.#context
+    if (asking.db.kind === 'embedded') return work(asking.until(deadline))
+    return turns.run(userId, deadline, () => work(asking.until(deadline)))
+  }
+}
+
+const areHeld = (told: readonly Told[]): told is Held[] =>
+  told.length > 0 && told.every(one => typeof one === 'object' && one.held)
