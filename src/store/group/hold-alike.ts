@@ -3,11 +3,11 @@
 
 import { CEILING } from '../charge/admit.ts'
 import type { HeldSince } from '../charge/held-since.ts'
-import { isLockedOut, PATIENCE } from '../charge/of-many.ts'
-import { SLOW_MS } from '../connection/shared-lanes.ts'
+import { PATIENCE } from '../charge/of-many.ts'
 import type { Database } from '../database.ts'
 import { holdMany } from './hold-many.ts'
 import { type HoldStatement, heldWhere, ITEM, tell, WANT } from './hold-statement.ts'
+import { Patience } from './patience.ts'
 import { type Told, type Wish, Wishes } from './wishes.ts'
 
 /** As many as fit, first come, first served. */
@@ -76,13 +76,10 @@ const LABOURED_MS = 8
 /** For how long; a statement takes 1.05 times as much, where there are none. */
 const BOUNDED_MS = 30_000
 
-/** How long `hold-many.ts` is asked instead, after somebody else had counters locked for too long. */
-const CAREFUL_MS = 5_000
-
 /** Holds the quicker way while nothing stands in it. */
 export class Holding {
   readonly #heldSince: HeldSince
-  #carefulUntil = Number.NEGATIVE_INFINITY
+  readonly #patience = new Patience()
   #boundedUntil = Number.NEGATIVE_INFINITY
 
   constructor(heldSince: HeldSince) {
@@ -92,22 +89,14 @@ export class Holding {
   /** What became of each wish, as in `holdMany`. */
   readonly hold = async (db: Pick<Database, 'query'>, all: readonly Wish[]): Promise<Told[]> => {
     const wishes = new Wishes(all, this.#heldSince)
-    const since = performance.now()
-    if (!wishes.areAlike || since < this.#carefulUntil) return await holdMany(db, wishes)
-    try {
-      return await wishes.ask(db, since < this.#boundedUntil ? HOLD_ALIKE_BOUNDED : HOLD_ALIKE)
-    } catch (error) {
-      if (!isLockedOut(error)) throw error
-      this.#beCareful()
-      return await holdMany(db, wishes)
-    } finally {
-      // It waits for one counter after the other.
-      if (performance.now() - since >= SLOW_MS) this.#beCareful()
-      if (wishes.tookMs >= LABOURED_MS) this.#boundedUntil = performance.now() + BOUNDED_MS
-    }
+    const passing = () => holdMany(db, wishes)
+    if (!wishes.areAlike) return await passing()
+    return await this.#patience.run(() => this.#holdAlike(db, wishes), passing)
   }
 
-  #beCareful(): void {
-    this.#carefulUntil = performance.now() + CAREFUL_MS
+  async #holdAlike(db: Pick<Database, 'query'>, wishes: Wishes): Promise<Told[]> {
+    const told = await wishes.ask(db, performance.now() < this.#boundedUntil ? HOLD_ALIKE_BOUNDED : HOLD_ALIKE)
+    if (wishes.tookMs >= LABOURED_MS) this.#boundedUntil = performance.now() + BOUNDED_MS
+    return told
   }
 }

@@ -4,8 +4,10 @@ import type { Metadata } from '../../quota/metadata.ts'
 import type { CounterRow } from '../charge/counter-balance.ts'
 import { expiryOf, heldSinceOf } from '../charge/held.ts'
 import { counterKey, type HeldSince, isHeldLong } from '../charge/held-since.ts'
+import { PATIENCE } from '../charge/of-many.ts'
 import type { Database } from '../database.ts'
 import { isLate } from '../rollup/mark-usage.ts'
+import { Patience } from './patience.ts'
 
 export type Move = { userId: string; id: string; typeId: number } & (
   | { do: 'reserve'; amount: number; leaseMs: number }
@@ -42,17 +44,17 @@ const ms = (expression: string) => `round(date_part('epoch', ${expression}) * 10
  *
  * The counters are set from what was read under the lock, not incremented: an UPDATE sees the snapshot's row first.
  */
-const moveMany = ({ ofOneUser, several = false }: { ofOneUser: boolean; several?: boolean }) => `
-WITH item AS MATERIALIZED (
+const moveMany = ({ ofOneUser = false, several = false, waits = false }) => `
+WITH ${waits ? `${PATIENCE}, ` : ''}item AS MATERIALIZED (
   SELECT n, k, q, what, since, user_id, quota_type_id, id, amount, lease_ms, endpoint, metadata
-    FROM jsonb_to_recordset($1::text::jsonb)
+    FROM ${waits ? 'patience, ' : ''}jsonb_to_recordset($1::text::jsonb)
       AS i (n int, k int, q int, what "char", since uuid, user_id text, quota_type_id int, id uuid, amount bigint, lease_ms int, endpoint text, metadata jsonb)
 ), counter AS MATERIALIZED (
   SELECT i.k, i.since, l.user_id, l.quota_type_id, l.limit_amount, l.used_amount, l.period_start, l.period_end
     FROM item i JOIN quota_limits l ON l.user_id = i.user_id AND l.quota_type_id = i.quota_type_id
    WHERE i.n = i.k ${ofOneUser ? 'AND l.user_id = $2' : ''}
    ORDER BY l.user_id, l.quota_type_id
-     FOR UPDATE OF l ${ofOneUser ? '' : 'SKIP LOCKED'}
+     FOR UPDATE OF l ${ofOneUser || waits ? '' : 'SKIP LOCKED'}
 ), ${several ? `${WHOLE}, ` : ''}held AS MATERIALIZED (
   DELETE FROM quota_reservations r
    USING item i JOIN counter c ON c.k = i.k
@@ -108,8 +110,9 @@ const WHOLE = `whole AS MATERIALIZED (
    GROUP BY i.q HAVING count(*) = count(r.is_held)
 )`
 
-const OF_MANY = moveMany({ ofOneUser: false })
-const SEVERAL_OF_MANY = moveMany({ ofOneUser: false, several: true })
+const OF_MANY = moveMany({})
+const SEVERAL_WAITING = moveMany({ several: true, waits: true })
+const SEVERAL_PASSING = moveMany({ several: true })
 /** Waits for this user's rows only; names the user at every table, for a database that is distributed by user. */
 const OF_ONE = moveMany({ ofOneUser: true })
 
@@ -132,15 +135,29 @@ export const moveManyUsers = (
 ): Promise<(Moved | undefined)[]> => move(db, OF_MANY, moves, heldSince)
 
 /** The same for requests that settle several reservations each: all of a request's, or none. */
-export async function moveSeveral(
-  db: Pick<Database, 'query'>,
-  requests: readonly (readonly Move[])[],
-  heldSince: HeldSince
-): Promise<(Moved | undefined)[][]> {
-  const moves = requests.flat()
-  const requestOf = requests.flatMap((moves, q) => moves.map(() => q))
-  const moved = await move(db, SEVERAL_OF_MANY, moves, heldSince, [], requestOf)
-  return requests.map((_, q) => moved.filter((_, place) => requestOf[place] === q))
+export class MovingSeveral {
+  readonly #heldSince: HeldSince
+  readonly #patience = new Patience()
+
+  constructor(heldSince: HeldSince) {
+    this.#heldSince = heldSince
+  }
+
+  readonly move = (
+    db: Pick<Database, 'query'>,
+    requests: readonly { moves: readonly Move[] }[]
+  ): Promise<(Moved | undefined)[][]> =>
+    this.#patience.run(
+      () => this.#ask(db, requests, SEVERAL_WAITING),
+      () => this.#ask(db, requests, SEVERAL_PASSING)
+    )
+
+  async #ask(db: Pick<Database, 'query'>, requests: readonly { moves: readonly Move[] }[], text: string) {
+    const moves = requests.flatMap(request => request.moves)
+    const requestOf = requests.flatMap(({ moves }, q) => moves.map(() => q))
+    const moved = await move(db, text, moves, this.#heldSince, [], requestOf)
+    return requests.map((_, q) => moved.filter((_, place) => requestOf[place] === q))
+  }
 }
 
 /** The same for moves of one user, even while others move that user's counters. */

@@ -11,11 +11,11 @@ import type { Database, Shared } from '../database.ts'
 import type { Asking } from './asking.ts'
 import { chargeSeveral } from './charge-many.ts'
 import { Group } from './group.ts'
-import { holdSeveral } from './hold-several.ts'
-import { type Move, type Moved, moveSeveral } from './move-many.ts'
+import { HoldingSeveral } from './hold-several.ts'
+import { type Move, type Moved, MovingSeveral } from './move-many.ts'
 import type { Openings } from './openings.ts'
 import { UserTurns } from './user-turns.ts'
-import { admittedBy, CommittingSeveral, type MovingSeveral, ReservingSeveral } from './waiting.ts'
+import { admittedBy, CommittingSeveral, ReservingSeveral } from './waiting.ts'
 import { type Held, OUTDATED, type Told } from './wishes.ts'
 
 type Balances = Map<string, Balance>
@@ -26,6 +26,12 @@ const NO_BALANCES: Balances = new Map()
 /** Nothing is told of a request where the statement was refused. */
 const NOTHING: never[] = []
 
+/** Several reservations of a request, all of which are settled, or none. */
+interface Moving {
+  userId: string
+  moves: readonly Move[]
+}
+
 /** What the requests of a statement ask with, and what they wait for. */
 interface Context {
   asking: Asking
@@ -33,23 +39,28 @@ interface Context {
   heldSince: HeldSince
 }
 
+type Outcome = PromiseSettledResult<Admission>
+
 export class Several {
   readonly #context: Context
   readonly #holds: Group<ReservingSeveral, Told[], Admission> | undefined
   readonly #charges: Group<CommittingSeveral, true | undefined, Balances> | undefined
-  readonly #moves: Group<MovingSeveral, (Moved | undefined)[], (Moved | undefined)[]> | undefined
-  readonly #reserving = new UserTurns()
+  readonly #moves: Group<Moving, (Moved | undefined)[], (Moved | undefined)[]> | undefined
+  readonly #holding: HoldingSeveral
+  /** Those of one user that were not held together with others, in order of arrival. */
+  readonly #apart = new Map<string, Group<ReservingSeveral, Outcome, Admission>>()
   readonly #settling = new UserTurns()
 
   /** `isShared`: a statement may touch many users. */
   constructor(context: Context, isShared: boolean) {
-    this.#context = context
-    if (!isShared) return
     const { asking, heldSince } = context
+    this.#context = context
+    this.#holding = new HoldingSeveral(heldSince)
+    if (!isShared) return
     const { holding, charging, metering } = asking.db
     const shared = { size: GROUP_SIZE, more: { spareAfterMs: SLOW_MS, part: () => GROUP_SIZE } }
     const on = (lane: Shared, isSpare: boolean) => (isSpare ? lane.spare : lane)
-    const hold = (on: Database, wishes: readonly ReservingSeveral[]) => holdSeveral(on, wishes, heldSince)
+    const { hold } = this.#holding
     this.#holds = new Group((wishes, is) => asking.together(hold, wishes, on(holding, is), NOTHING), {
       ...shared,
       answer: (wish, told, deadline) => this.#answer(wish, told, deadline)
@@ -59,13 +70,8 @@ export class Several {
       answer: ({ userId, committed, endpoint }, isCharged, deadline) =>
         isCharged ? NO_BALANCES : this.#commitAlone(userId, committed, endpoint, deadline)
     })
-    const moveAll = (on: Database, all: readonly MovingSeveral[]) =>
-      moveSeveral(
-        on,
-        all.map(({ moves }) => moves),
-        heldSince
-      )
-    this.#moves = new Group(all => asking.together(moveAll, all, metering, NOTHING), {
+    const { move } = new MovingSeveral(heldSince)
+    this.#moves = new Group(all => asking.together(move, all, metering, NOTHING), {
       size: GROUP_SIZE,
       answer: (_, moved) => moved
     })
@@ -74,7 +80,7 @@ export class Several {
   reserve(userId: string, charges: readonly WantedCharge[], leaseMs: number): Promise<Admission> {
     const { asking, openings } = this.#context
     const deadline = asking.deadline()
-    const wish = new ReservingSeveral(userId, charges, leaseMs)
+    const wish = new ReservingSeveral(userId, charges, leaseMs, deadline)
     return openings.behind(wish, deadline, isOpened => this.#hold(wish, deadline, isOpened))
   }
 
@@ -106,13 +112,41 @@ export class Several {
     return this.#context.openings.before(wish, deadline, isOpened => this.#hold(wish, deadline, isOpened))
   }
 
-  /** Behind those of its user that go one by one. */
+  /** Behind those of its user that were not held together with others. */
   #hold(wish: ReservingSeveral, deadline: number, mayShare: boolean): Promise<Admission> {
-    const { userId, charges, leaseMs } = wish
-    if (mayShare && this.#holds !== undefined && !this.#reserving.has(userId)) return this.#holds.join(wish, deadline)
-    return this.#alone(this.#reserving, userId, deadline, db =>
-      reserve(db, { userId, charges, leaseMs, heldSince: this.#context.heldSince })
-    )
+    const { userId } = wish
+    if (this.#context.asking.db.kind === 'embedded') return this.#reserveAlone(wish)
+    if (mayShare && this.#holds !== undefined && !this.#apart.has(userId)) return this.#holds.join(wish, deadline)
+    const apart =
+      this.#apart.get(userId) ??
+      new Group<ReservingSeveral, Outcome, Admission>(wishes => this.#holdInTurn(wishes), {
+        size: GROUP_SIZE,
+        answer: (_, outcome) => {
+          if (outcome.status === 'rejected') throw outcome.reason
+          return outcome.value
+        },
+        onIdle: () => this.#apart.delete(userId)
+      })
+    this.#apart.set(userId, apart)
+    return apart.join(wish, deadline)
+  }
+
+  /** All in one statement, or else one after another: else a user with many would be served ever later. */
+  async #holdInTurn(wishes: readonly ReservingSeveral[]): Promise<Outcome[]> {
+    const { asking } = this.#context
+    if (wishes.length > 1 && this.#holds !== undefined) {
+      const told = await asking.together(this.#holding.insist, wishes, asking.db.metering, NOTHING)
+      if (told.every(areHeld))
+        return wishes.map(({ charges }, i) => ({ status: 'fulfilled', value: admittedBy(charges, told[i] as Held[]) }))
+    }
+    const outcomes: Outcome[] = []
+    for (const wish of wishes) outcomes.push(...(await Promise.allSettled([this.#reserveAlone(wish)])))
+    return outcomes
+  }
+
+  #reserveAlone({ userId, charges, leaseMs, deadline }: ReservingSeveral): Promise<Admission> {
+    const { asking, heldSince } = this.#context
+    return reserve(asking.until(deadline), { userId, charges, leaseMs, heldSince })
   }
 
   /** The balances afterwards; undefined where not all of it could be done with others, and nothing was. */

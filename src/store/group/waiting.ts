@@ -5,7 +5,6 @@ import type { CommittedCharge } from '../charge/commit.ts'
 import { CounterBalance } from '../charge/counter-balance.ts'
 import { dateOf } from '../database.ts'
 import type { Charge } from './charge-many.ts'
-import type { Move } from './move-many.ts'
 import type { Held, Wish } from './wishes.ts'
 
 /** What waits for a shared statement, with what to ask for where that leaves it unanswered. */
@@ -36,12 +35,15 @@ export class ReservingSeveral {
   readonly userId: string
   readonly charges: readonly WantedCharge[]
   readonly leaseMs: number
+  /** By `performance.now()`. */
+  readonly deadline: number
   wasOpened = false
 
-  constructor(userId: string, charges: readonly WantedCharge[], leaseMs: number) {
+  constructor(userId: string, charges: readonly WantedCharge[], leaseMs: number, deadline: number) {
     this.userId = userId
     this.charges = charges
     this.leaseMs = leaseMs
+    this.deadline = deadline
   }
 }
 
@@ -76,12 +78,6 @@ export class CommittingSeveral {
     this.charges = committed.map(({ id, amount, metadata }) => ({ userId, id, amount, endpoint, metadata }))
     this.endpoint = endpoint
   }
-}
-
-/** Several reservations of a request, all of which are settled, or none. */
-export interface MovingSeveral {
-  userId: string
-  moves: readonly Move[]
 }
 
 /** The shared statement refuses 0 where usage is past the limit, although 0 always fits. */
