@@ -104,6 +104,37 @@ t.test('at the edge of a limit all charges of a request are held or none, in ord
   t.strictSame(await violations(db, { overLimit: true }), [])
 })
 
+t.test('a request without room is denied by the statement that it shares, and told what there is of each', async t => {
+  const begun = await begin(t, { calls: 10, tokens: 5 })
+  const { db } = begun
+  await seen(['alice', 'bob'], begun.reserve)
+  const { watched: seenThrough, sent } = watched(db)
+  const { reserve } = reservingOn(new Reservations(seenThrough, PATIENCE_MS), begun.charges)
+  const outcomes = await Promise.all([
+    ...[5, 7, 5].map(tokens => reserve('alice', tokens)),
+    ...[1, 3].map(tokens => reserve('bob', tokens))
+  ])
+  t.equal(sent.length, 1)
+  t.strictSame(
+    outcomes.map(({ admitted }) => admitted),
+    [false, false, false, true, true]
+  )
+  t.match(outcomes[1], {
+    violations: [{ type: 'tokens', required: 7, used: 0, reserved: 1, remaining: 4 }],
+    balances: [
+      { type: 'calls', reserved: 1, remaining: 9 },
+      { type: 'tokens', reserved: 1 }
+    ]
+  })
+  t.equal((outcomes[1] as { violations: unknown[] }).violations.length, 1)
+  // Something could be released.
+  await db.query(
+    "UPDATE quota_reservations SET created_at = created_at - interval '2 minutes', expires_at = created_at - interval '1 minute'"
+  )
+  t.match(await Promise.all([reserve('alice', 5), reserve('alice', 5)]), [{ admitted: true }, { admitted: false }])
+  t.strictSame(await violations(db), [])
+})
+
 t.test('processes that compete get exactly what there is, all or none, while operators reset and adjust', async t => {
   const { db, url, charges } = await begin(t, { calls: -1, tokens: 900 })
   const processes = await Promise.all(

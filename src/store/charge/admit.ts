@@ -245,6 +245,25 @@ const violationOf = (charge: WantedCharge, row: CounterRow & { at: number }): Vi
   retryAfter: row.period_end === null ? null : Math.max(Math.ceil((Number(row.period_end) - Number(row.at)) / 1000), 1)
 })
 
+/** Whether this much more fits. */
+export const fits = (amount: number, { limit_amount, used_amount }: CounterRow): boolean =>
+  amount === 0 || used_amount + amount <= (limit_amount < 0 ? Number.MAX_SAFE_INTEGER : limit_amount)
+
+/** For several charges that do not all fit, each of the counter whose row is at its place. */
+export function refusalOfSeveral(
+  charges: readonly WantedCharge[],
+  rows: readonly (CounterRow & { at: number })[]
+): Admission & { admitted: false } {
+  const pairs = charges.map((charge, i) => [charge, rows[i]!] as const)
+  const violations = pairs.filter(([{ amount }, row]) => !fits(amount, row)).map(pair => violationOf(...pair))
+  return {
+    admitted: false,
+    violations,
+    balances: pairs.map(([{ type }, row]) => balanceOf(type, row)),
+    at: dateOf(rows[0]!.at)
+  }
+}
+
 /** For a single charge that does not fit. */
 export const refusalOf = (charge: WantedCharge, row: CounterRow & { at: number }): Admission & { admitted: false } => ({
   admitted: false,

@@ -1,6 +1,6 @@
 // Requests with several charges each, all or none: grouped where all of a user's fit, one user at a time where they do not.
 import type { Balance } from '../../quota/balance.ts'
-import type { Admission, WantedCharge } from '../charge/admit.ts'
+import { type Admission, fits, refusalOfSeveral, type WantedCharge } from '../charge/admit.ts'
 import { type CommittedCharge, commit, type HeldCharge } from '../charge/commit.ts'
 import { balanceOf } from '../charge/counter-balance.ts'
 import type { HeldSince } from '../charge/held-since.ts'
@@ -108,6 +108,8 @@ export class Several {
 
   #answer(wish: ReservingSeveral, told: readonly Told[], deadline: number): Admission | Promise<Admission> {
     if (areHeld(told)) return admittedBy(wish.charges, told)
+    // Nothing was held for this user: if nobody goes before this one, it has no room.
+    if (isFull(wish, told) && !this.#apart.has(wish.userId)) return refusalOfSeveral(wish.charges, told as Held[])
     if (!told.includes(OUTDATED)) return this.#hold(wish, deadline, false)
     return this.#context.openings.before(wish, deadline, isOpened => this.#hold(wish, deadline, isOpened))
   }
@@ -134,13 +136,20 @@ export class Several {
   /** All in one statement, or else one after another: else a user with many would be served ever later. */
   async #holdInTurn(wishes: readonly ReservingSeveral[]): Promise<Outcome[]> {
     const { asking } = this.#context
+    const outcomes: Outcome[] = []
+    const tell = (value: Admission) => outcomes.push({ status: 'fulfilled', value })
     if (wishes.length > 1 && this.#holds !== undefined) {
       const told = await asking.together(this.#holding.insist, wishes, asking.db.metering, NOTHING)
-      if (told.every(areHeld))
-        return wishes.map(({ charges }, i) => ({ status: 'fulfilled', value: admittedBy(charges, told[i] as Held[]) }))
+      const areAllHeld = told.every(areHeld)
+      for (const [i, wish] of wishes.entries()) {
+        const rows = told[i] as Held[]
+        if (areAllHeld) tell(admittedBy(wish.charges, rows))
+        else if (isFull(wish, rows)) tell(refusalOfSeveral(wish.charges, rows))
+        else break
+      }
     }
-    const outcomes: Outcome[] = []
-    for (const wish of wishes) outcomes.push(...(await Promise.allSettled([this.#reserveAlone(wish)])))
+    for (const wish of wishes.slice(outcomes.length))
+      outcomes.push(...(await Promise.allSettled([this.#reserveAlone(wish)])))
     return outcomes
   }
 
@@ -188,3 +197,9 @@ export class Several {
 
 const areHeld = (told: readonly Told[]): told is Held[] =>
   told.length > 0 && told.every(one => typeof one === 'object' && one.held)
+
+/** Whether it does not fit, though its counters are up to date. */
+const isFull = ({ charges }: ReservingSeveral, told: readonly Told[]): boolean =>
+  told.length > 0 &&
+  told.every(one => typeof one === 'object') &&
+  charges.some(({ amount }, i) => !fits(amount, told[i] as Held))
