@@ -104,6 +104,25 @@ t.test('at the edge of a limit all charges of a request are held or none, in ord
   t.strictSame(await violations(db, { overLimit: true }), [])
 })
 
+t.test('those that come while others of their user go one by one are served after them', async t => {
+  const begun = await begin(t, { calls: 1_000, tokens: 100 })
+  const { watched: seenThrough, sent } = watched(begun.db)
+  await begun.reserve('alice', 0)
+  const { reserve } = reservingOn(new Reservations(seenThrough, PATIENCE_MS), begun.charges)
+  const amounts = [60, 50, 30, 20, 9, 1, 1]
+  const asked = amounts.slice(0, 3).map(tokens => reserve('alice', tokens))
+  // What is shared, the same by themselves, and the first of them alone.
+  for (const statements of [2, 3]) {
+    while (sent.length < statements) await sleep(0)
+    asked.push(...amounts.slice(asked.length, asked.length + 2).map(tokens => reserve('alice', tokens)))
+  }
+  t.strictSame(
+    (await Promise.all(asked)).map(({ admitted }) => admitted),
+    [true, false, true, false, true, true, false]
+  )
+  t.strictSame(await standing(begun.db, 'alice', 'tokens'), [0, 100, 0])
+})
+
 t.test('a request without room is denied by the statement that it shares, and told what there is of each', async t => {
   const begun = await begin(t, { calls: 10, tokens: 5 })
   const { db } = begun

@@ -39,8 +39,6 @@ interface Context {
   heldSince: HeldSince
 }
 
-type Outcome = PromiseSettledResult<Admission>
-
 export class Several {
   readonly #context: Context
   readonly #holds: Group<ReservingSeveral, Told[], Admission> | undefined
@@ -48,7 +46,8 @@ export class Several {
   readonly #moves: Group<Moving, (Moved | undefined)[], (Moved | undefined)[]> | undefined
   readonly #holding: HoldingSeveral
   /** Those of one user that were not held together with others, in order of arrival. */
-  readonly #apart = new Map<string, Group<ReservingSeveral, Outcome, Admission>>()
+  readonly #apart = new Map<string, Group<ReservingSeveral, Admission | undefined, Admission>>()
+  readonly #reserving = new UserTurns()
   readonly #settling = new UserTurns()
 
   /** `isShared`: a statement may touch many users. */
@@ -80,7 +79,7 @@ export class Several {
   reserve(userId: string, charges: readonly WantedCharge[], leaseMs: number): Promise<Admission> {
     const { asking, openings } = this.#context
     const deadline = asking.deadline()
-    const wish = new ReservingSeveral(userId, charges, leaseMs, deadline)
+    const wish = new ReservingSeveral(userId, charges, leaseMs)
     return openings.behind(wish, deadline, isOpened => this.#hold(wish, deadline, isOpened))
   }
 
@@ -109,7 +108,7 @@ export class Several {
   #answer(wish: ReservingSeveral, told: readonly Told[], deadline: number): Admission | Promise<Admission> {
     if (areHeld(told)) return admittedBy(wish.charges, told)
     // Nothing was held for this user: if nobody goes before this one, it has no room.
-    if (isFull(wish, told) && !this.#apart.has(wish.userId)) return refusalOfSeveral(wish.charges, told as Held[])
+    if (isFull(wish, told) && !this.#isApart(wish.userId)) return refusalOfSeveral(wish.charges, told as Held[])
     if (!told.includes(OUTDATED)) return this.#hold(wish, deadline, false)
     return this.#context.openings.before(wish, deadline, isOpened => this.#hold(wish, deadline, isOpened))
   }
@@ -117,45 +116,43 @@ export class Several {
   /** Behind those of its user that were not held together with others. */
   #hold(wish: ReservingSeveral, deadline: number, mayShare: boolean): Promise<Admission> {
     const { userId } = wish
-    if (this.#context.asking.db.kind === 'embedded') return this.#reserveAlone(wish)
-    if (mayShare && this.#holds !== undefined && !this.#apart.has(userId)) return this.#holds.join(wish, deadline)
+    if (this.#holds === undefined) return this.#reserveAlone(wish, deadline)
+    if (mayShare && !this.#isApart(userId)) return this.#holds.join(wish, deadline)
     const apart =
       this.#apart.get(userId) ??
-      new Group<ReservingSeveral, Outcome, Admission>(wishes => this.#holdInTurn(wishes), {
+      new Group<ReservingSeveral, Admission | undefined, Admission>(wishes => this.#holdApart(userId, wishes), {
         size: GROUP_SIZE,
-        answer: (_, outcome) => {
-          if (outcome.status === 'rejected') throw outcome.reason
-          return outcome.value
-        },
+        answer: (wish, admission, deadline) => admission ?? this.#reserveAlone(wish, deadline),
         onIdle: () => this.#apart.delete(userId)
       })
     this.#apart.set(userId, apart)
     return apart.join(wish, deadline)
   }
 
-  /** All in one statement, or else one after another: else a user with many would be served ever later. */
-  async #holdInTurn(wishes: readonly ReservingSeveral[]): Promise<Outcome[]> {
-    const { asking } = this.#context
-    const outcomes: Outcome[] = []
-    const tell = (value: Admission) => outcomes.push({ status: 'fulfilled', value })
-    if (wishes.length > 1 && this.#holds !== undefined) {
-      const told = await asking.together(this.#holding.insist, wishes, asking.db.metering, NOTHING)
-      const areAllHeld = told.every(areHeld)
-      for (const [i, wish] of wishes.entries()) {
-        const rows = told[i] as Held[]
-        if (areAllHeld) tell(admittedBy(wish.charges, rows))
-        else if (isFull(wish, rows)) tell(refusalOfSeveral(wish.charges, rows))
-        else break
-      }
-    }
-    for (const wish of wishes.slice(outcomes.length))
-      outcomes.push(...(await Promise.allSettled([this.#reserveAlone(wish)])))
-    return outcomes
+  #isApart(userId: string): boolean {
+    return this.#apart.has(userId) || this.#reserving.has(userId)
   }
 
-  #reserveAlone({ userId, charges, leaseMs, deadline }: ReservingSeveral): Promise<Admission> {
-    const { asking, heldSince } = this.#context
-    return reserve(asking.until(deadline), { userId, charges, leaseMs, heldSince })
+  /**
+   * All that a user's requests ask for, in one statement that waits for the counters, or what comes before the first one that must be asked for by
+   * itself, as undefined, with all after it. Otherwise a user with many would be served ever later.
+   */
+  async #holdApart(userId: string, wishes: readonly ReservingSeveral[]): Promise<(Admission | undefined)[]> {
+    const { asking } = this.#context
+    await this.#reserving.over(userId)
+    if (wishes.length === 1) return [undefined]
+    const told = await asking.together(this.#holding.insist, wishes, asking.db.metering, NOTHING)
+    if (told.every(areHeld)) return wishes.map(({ charges }, i) => admittedBy(charges, told[i] as Held[]))
+    const left = wishes.findIndex((wish, i) => !isFull(wish, told[i] as Told[]))
+    return wishes.map(({ charges }, i) =>
+      left === -1 || i < left ? refusalOfSeveral(charges, told[i] as Held[]) : undefined
+    )
+  }
+
+  #reserveAlone({ userId, charges, leaseMs }: ReservingSeveral, deadline: number): Promise<Admission> {
+    return this.#alone(this.#reserving, userId, deadline, db =>
+      reserve(db, { userId, charges, leaseMs, heldSince: this.#context.heldSince })
+    )
   }
 
   /** The balances afterwards; undefined where not all of it could be done with others, and nothing was. */

@@ -35,15 +35,12 @@ export class ReservingSeveral {
   readonly userId: string
   readonly charges: readonly WantedCharge[]
   readonly leaseMs: number
-  /** By `performance.now()`. */
-  readonly deadline: number
   wasOpened = false
 
-  constructor(userId: string, charges: readonly WantedCharge[], leaseMs: number, deadline: number) {
+  constructor(userId: string, charges: readonly WantedCharge[], leaseMs: number) {
     this.userId = userId
     this.charges = charges
     this.leaseMs = leaseMs
-    this.deadline = deadline
   }
 }
 
