@@ -2,7 +2,7 @@
 import postgres from 'postgres'
 import { open } from '../../dist/store/connection/connect.js'
 import { findDiscrepancies } from '../../dist/store/operator/reconcile.js'
-import { expectedOf, keepsLog } from './loads.js'
+import { expectedOf, keepsLog, rowsEach } from './loads.js'
 
 /** `asked`: all that was asked of these processes. */
 export function wrongReplies(name, load, asked) {
@@ -35,9 +35,10 @@ export async function wrongRows(name, { url }, rowsBefore, asked) {
   const rows = (await countRows(name, url)) - rowsBefore
   const received = sum(asked, ({ statuses }) => statuses.get(200) ?? 0)
   const cut = sum(asked, ({ cut }) => cut)
+  const each = rowsEach(name)
   return [
-    ...(rows < received ? [`${rows} log rows for ${received} received 2xx`] : []),
-    ...(rows > received + cut ? [`${rows} log rows for ${received} received 2xx and ${cut} cut off`] : []),
+    ...(rows < each * received ? [`${rows} log rows for ${received} received 2xx`] : []),
+    ...(rows > each * (received + cut) ? [`${rows} log rows for ${received} received 2xx and ${cut} cut off`] : []),
     ...(name.startsWith('quota') ? await wrongCounters(url) : [])
   ]
 }

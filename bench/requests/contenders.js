@@ -26,10 +26,10 @@ const quota = (app, options = {}) =>
 
 const rateLimited = (app, store) =>
   app.register(rateLimit, { max: limit, timeWindow: '1 day', keyGenerator: userOf, ...store })
-const consuming = (app, limiter) =>
+const consuming = (app, ...limiters) =>
   app.addHook('onRequest', async (request, reply) => {
     try {
-      await limiter.consume(userOf(request))
+      await Promise.all(limiters.map(limiter => limiter.consume(userOf(request))))
     } catch (refused) {
       if (refused instanceof Error) throw refused
       return reply.code(429).send({ error: 'too many requests' })
@@ -51,6 +51,41 @@ const naiveLogs = pgTable('naive_logs', {
   createdAt: timestamp('created_at', { withTimezone: true }).defaultNow()
 })
 
+const flexibleIn = (storeClient, tableName) =>
+  new Promise((resolve, reject) => {
+    const made = new RateLimiterPostgres(
+      { storeClient, tableName, points: limit, duration: 86_400, clearExpiredByTimeout: false },
+      error => (error ? reject(error) : resolve(made))
+    )
+  })
+
+/** As in the system we replace: what is between the statements lets others past the limit. */
+async function checkUpdateInsert(app, types) {
+  const pool = new pg.Pool({ connectionString: url, max: connections })
+  for (const table of NAIVE_TABLES) await pool.query(table)
+  // Of one type, the user alone; of several, the user and the type.
+  const countersOf = request =>
+    types.length === 1 ? [userOf(request)] : types.map(type => `${userOf(request)} ${type}`)
+  app.addHook('onRequest', async (request, reply) => {
+    for (const counter of countersOf(request)) {
+      const { rows } = await pool.query('SELECT used FROM naive_limits WHERE user_id = $1', [counter])
+      if (rows.length === 0)
+        await pool.query('INSERT INTO naive_limits (user_id) VALUES ($1) ON CONFLICT DO NOTHING', [counter])
+      if (Number(rows[0]?.used ?? 0) >= limit) return reply.code(429).send({ error: 'too many requests' })
+    }
+  })
+  app.addHook('onSend', async (request, reply) => {
+    if (reply.statusCode !== 200) return
+    for (const counter of countersOf(request)) {
+      await pool.query('UPDATE naive_limits SET used = used + 1 WHERE user_id = $1', [counter])
+      await pool.query('INSERT INTO naive_logs (user_id, endpoint) VALUES ($1, $2)', [
+        counter,
+        request.routeOptions.url
+      ])
+    }
+  })
+}
+
 const CONTENDERS = {
   bare: () => {},
 
@@ -59,35 +94,15 @@ const CONTENDERS = {
   'flexible-redis': app =>
     consuming(app, new RateLimiterRedis({ storeClient: new Redis(url), points: limit, duration: 86_400 })),
 
-  'flexible-postgres': async app => {
+  'flexible-postgres': async app =>
+    consuming(app, await flexibleIn(new pg.Pool({ connectionString: url, max: connections }), 'flexible')),
+  'flexible-postgres-two': async app => {
     const pool = new pg.Pool({ connectionString: url, max: connections })
-    const limiter = await new Promise((resolve, reject) => {
-      const made = new RateLimiterPostgres(
-        { storeClient: pool, tableName: 'flexible', points: limit, duration: 86_400, clearExpiredByTimeout: false },
-        error => (error ? reject(error) : resolve(made))
-      )
-    })
-    consuming(app, limiter)
+    consuming(app, await flexibleIn(pool, 'flexible'), await flexibleIn(pool, 'flexible_two'))
   },
 
-  // As in the system we replace: what is between the statements lets others past the limit.
-  'check-update-insert': async app => {
-    const pool = new pg.Pool({ connectionString: url, max: connections })
-    for (const table of NAIVE_TABLES) await pool.query(table)
-    app.addHook('onRequest', async (request, reply) => {
-      const user = userOf(request)
-      const { rows } = await pool.query('SELECT used FROM naive_limits WHERE user_id = $1', [user])
-      if (rows.length === 0)
-        await pool.query('INSERT INTO naive_limits (user_id) VALUES ($1) ON CONFLICT DO NOTHING', [user])
-      if (Number(rows[0]?.used ?? 0) >= limit) return reply.code(429).send({ error: 'too many requests' })
-    })
-    app.addHook('onSend', async (request, reply) => {
-      if (reply.statusCode !== 200) return
-      const user = userOf(request)
-      await pool.query('UPDATE naive_limits SET used = used + 1 WHERE user_id = $1', [user])
-      await pool.query('INSERT INTO naive_logs (user_id, endpoint) VALUES ($1, $2)', [user, request.routeOptions.url])
-    })
-  },
+  'check-update-insert': app => checkUpdateInsert(app, ['calls']),
+  'check-update-insert-two': app => checkUpdateInsert(app, ['calls', 'tokens']),
 
   'drizzle-check-update-insert': async app => {
     const client = postgres(url, { max: connections, onnotice: () => {} })
@@ -111,13 +126,16 @@ const CONTENDERS = {
   },
 
   quota: app => quota(app),
+  'quota-two': app =>
+    quota(app, { quotas: { calls: { limit, period: 'day' }, tokens: { limit, period: 'day', unit: 'token' } } }),
   unmetered: app => quota(app),
   'quota-after-reply': app => quota(app, { settle: 'after-reply' })
 }
 
 const app = Fastify()
 await CONTENDERS[name](app)
-app.get('/calls', { config: { quota: name === 'unmetered' ? false : 'calls' } }, async () => ({ ok: true }))
+const metered = name.endsWith('-two') ? ['calls', 'tokens'] : 'calls'
+app.get('/calls', { config: { quota: name === 'unmetered' ? false : metered } }, async () => ({ ok: true }))
 await app.listen({ host: '127.0.0.1', port: 0 })
 process.send(app.server.address().port)
 process.once('disconnect', () => process.exit(1))

@@ -19,6 +19,12 @@ export const LOADS = {
     of: [...PEERS, 'drizzle-check-update-insert', 'quota', 'quota-after-reply']
   },
   hot: { ...LOAD, title: '50 connections, one hot user', users: 1, of: [...PEERS, 'quota'] },
+  several: {
+    ...LOAD,
+    title: '50 connections, 1 000 users, two charges each',
+    peer: 'flexible-postgres-two',
+    of: ['bare', 'flexible-postgres-two', 'check-update-insert-two', 'quota-two']
+  },
   wide: {
     ...LOAD,
     title: '200 connections, 1 000 users',
@@ -60,7 +66,10 @@ export const LOADS = {
 export const hasQuota = name => name.startsWith('quota') || name === 'unmetered'
 
 /** Who keeps a row for each request that was charged. */
-export const keepsLog = name => name.endsWith('check-update-insert') || name.startsWith('quota')
+export const keepsLog = name => name.includes('check-update-insert') || name.startsWith('quota')
+
+/** How many. */
+export const rowsEach = name => (name.endsWith('-two') ? 2 : 1)
 
 /** Which statuses are none to wonder at. */
 export function expectedOf(name, { limit, by }) {

@@ -8,16 +8,16 @@ import { median } from './statistics.js'
 export const tableOf = (load, names, passes) => `### ${load.title}\n\n${TABLES[load.by](load, names, passes)}`
 
 const TABLES = {
-  rate: (_load, names, passes) =>
+  rate: ({ peer = 'flexible-postgres' }, names, passes) =>
     markdown(
-      ['', 'requests/s, median (range)', 'p50 ms', 'p99 ms', '× bare', '× flexible-postgres'],
+      ['', 'requests/s, median (range)', 'p50 ms', 'p99 ms', '× bare', `× ${peer}`],
       names.map(name => [
         name,
         rangeOf(passes.map(pass => pass[name].rate)),
         over(passes, pass => pass[name].p50).toFixed(1),
         over(passes, pass => pass[name].p99).toFixed(1),
         number(over(passes, pass => pass[name].rate / pass.bare?.rate)),
-        number(over(passes, pass => pass[name].rate / pass['flexible-postgres']?.rate))
+        number(over(passes, pass => pass[name].rate / pass[peer]?.rate))
       ])
     ),
 

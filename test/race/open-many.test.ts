@@ -123,7 +123,10 @@ t.test(
 )
 
 t.test('a user whose rows somebody has locked holds up nobody else', async t => {
-  const { db, url, reserve } = await begin(t, pg)
+  const begun = await begin(t, pg)
+  const { db, url } = begun
+  const { watched: seenThrough, sent } = watched(db)
+  const { reserve } = reservingOn(new Reservations(seenThrough, PATIENCE_MS), begun.type)
   const users = usersOf(40)
   await Promise.all(users.map(user => reserve(user)))
   await endPeriods(db)
@@ -132,33 +135,53 @@ t.test('a user whose rows somebody has locked holds up nobody else', async t => 
   let slow: Promise<unknown> | undefined
   await other.begin(async sql => {
     await sql`SELECT 1 FROM quota_limits WHERE user_id = 'user-7' FOR UPDATE`
+    sent.length = 0
     slow = reserve('user-7')
     t.match(
       await Promise.all(users.filter(user => user !== 'user-7').map(user => reserve(user))),
       Array(39).fill({ admitted: true })
     )
     await untilWaiting(db)
+    t.ok(sent.length < 15, `${sent.length} statements`)
   })
   t.match(await slow, { admitted: true })
   t.strictSame(await violations(db), [])
 })
 
-t.test('a user who is being deleted, or just being made, holds up nobody else', async t => {
-  const { db, url, reserve } = await begin(t, pg)
-  await reserve('old')
-  const other = postgres(url, { max: 2, onnotice: () => {} })
+t.test('a user who is being deleted holds up nobody else, and the others are still opened together', async t => {
+  const begun = await begin(t, pg)
+  const { db, url } = begun
+  const { watched: seenThrough, sent } = watched(db)
+  const { reserve } = reservingOn(new Reservations(seenThrough, PATIENCE_MS), begun.type)
+  await begun.reserve('old')
+  const other = postgres(url, { max: 1, onnotice: () => {} })
   t.teardown(() => other.end())
-  let slow: Promise<unknown>[] = []
+  let old: Promise<unknown> | undefined
   await other.begin(async sql => {
     await sql`DELETE FROM quota_users WHERE id = 'old'`
+    await sql`DELETE FROM quota_limits WHERE user_id = 'old'`
+    old = reserve('old')
+    t.match(await Promise.all(usersOf(40).map(user => reserve(user))), Array(40).fill({ admitted: true }))
+    await untilWaiting(db)
+    t.ok(sent.length < 15, `${sent.length} statements`)
+  })
+  t.match(await old, { admitted: true })
+  t.strictSame(await standing(db, 'old', 'calls'), [0, 1, 999])
+})
+
+t.test('a user who is just being made holds up nobody else', async t => {
+  const { db, url, reserve } = await begin(t, pg)
+  const other = postgres(url, { max: 1, onnotice: () => {} })
+  t.teardown(() => other.end())
+  let young: Promise<unknown> | undefined
+  await other.begin(async sql => {
     await sql`INSERT INTO quota_users (id) VALUES ('young')`
-    slow = ['old', 'young'].map(user => reserve(user))
-    const users = usersOf(40)
-    t.match(await Promise.all(users.map(user => reserve(user))), Array(40).fill({ admitted: true }))
+    young = reserve('young')
+    t.match(await Promise.all(usersOf(40).map(user => reserve(user))), Array(40).fill({ admitted: true }))
     await untilWaiting(db)
   })
-  t.match(await Promise.all(slow), [{ admitted: true }, { admitted: true }])
-  t.strictSame(await standing(db, 'old', 'calls'), [0, 1, 999])
+  t.match(await young, { admitted: true })
+  t.strictSame(await violations(db), [])
 })
 
 t.test('a user whose calendar is none is told so, and the others are not', async t => {
@@ -172,12 +195,17 @@ t.test('a user whose calendar is none is told so, and the others are not', async
 })
 
 t.test('a type that is not active is opened for those who ask for it, and for nobody else', async t => {
-  const { db, store, reserve } = await begin(t, pg)
+  const begun = await begin(t, pg)
+  const { db } = begun
   await declareTypes(db, { old: { limit: 5 } })
   const [old] = await wanted(db, { old: 1 })
   await setType(db, 'old', { is_active: false }, BY)
+  const { watched: seenThrough, sent } = watched(db)
+  const store = new Reservations(seenThrough, PATIENCE_MS)
+  const { reserve } = reservingOn(store, begun.type)
   const [alice, bob] = await Promise.all([store.reserve('alice', [old!], 60_000), reserve('bob')])
   t.match([alice, bob], [{ admitted: true }, { admitted: true }])
+  t.equal(sent.length, 5, 'together')
   t.equal((await periodsOf(db, 'alice', 'old')).length, 1)
   t.equal((await periodsOf(db, 'alice', 'calls')).length, 1)
   t.equal((await periodsOf(db, 'bob', 'old')).length, 0)

@@ -42,7 +42,7 @@ const MOVED = `CASE WHEN l.used_amount + w.amount <= ${CEILING} THEN w.amount EL
  * Counters are locked by user and type. All are looked up one by one (ANY instead of `=`, which no hash or merge join takes), even by a plan made
  * while the tables were empty, which otherwise would read all of quota_limits for each statement. The guard stands in the UPDATE's own WHERE, and
  * after a wait PostgreSQL evaluates it, and `MOVED`, again on the newest row; what it was moved by can then only be told by the row itself. Who
- * had no room already as the statement began, or whose period had ended, is told so, by the snapshot's row.
+ * had no room already as the statement began is told so, by the snapshot's row.
  */
 const holdAlike = (isBounded: boolean): HoldStatement => ({
   isBounded,
@@ -63,7 +63,7 @@ ${tell(
      UNION ALL
     SELECT w.k, NULL, l.user_id, l.quota_type_id, l.limit_amount, l.used_amount, l.period_start, l.period_end
       FROM want w CROSS JOIN LATERAL (SELECT * FROM quota_limits q WHERE q.user_id = w.user_id AND q.quota_type_id = w.quota_type_id OFFSET 0) l
-     WHERE w.k NOT IN (SELECT k FROM counted) AND (l.used_amount + w.least > ${CEILING} OR l.period_end <= now())
+     WHERE w.k NOT IN (SELECT k FROM counted) AND l.used_amount + w.least > ${CEILING}
   ) f`,
   isBounded
 )}`

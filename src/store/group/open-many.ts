@@ -54,7 +54,7 @@ interface OutdatedRow extends PeriodRow {
 
 /**
  * Whether it was done, as far as nobody is in the way: whom somebody else has locked is skipped. False for all where the database refused or somebody
- * was waited for in vain, and for one whose calendar is none: each must then be asked for by itself.
+ * was waited for in vain: each must then be asked for by itself.
  */
 export async function openMany(db: Pick<Database, 'query'>, wanted: readonly Wanted[]): Promise<boolean[]> {
   try {
@@ -62,33 +62,29 @@ export async function openMany(db: Pick<Database, 'query'>, wanted: readonly Wan
       charges.map(({ typeId }) => ({ user_id: userId, quota_type_id: typeId }))
     )
     const rows = await db.query<OutdatedRow>(OUTDATED, [JSON.stringify(items)])
-    const { openings, odd } = openingsOf(rows)
+    const openings = openingsOf(rows)
     const missing = openings.filter(({ closing }) => closing === null)
     const ended = openings.filter(({ closing }) => closing !== null)
     const users = new Set(rows.filter(row => row.is_new).map(row => row.user_id))
     if (users.size > 0) await db.query(NEW_USERS, [textArray([...users])])
     if (missing.length > 0) await db.query(OPEN, [JSON.stringify(missing)])
     if (ended.length > 0) await db.query(ROLL, [JSON.stringify(ended)])
-    return wanted.map(({ userId }) => !odd.has(userId))
+    return wanted.map(() => true)
   } catch (error) {
     if (!isRefused(error) && !isLockedOut(error)) throw error
     return wanted.map(() => false)
   }
 }
 
-/** What to open, and whose calendar is none: that is told by itself, as it says nothing about the others. */
-function openingsOf(rows: readonly OutdatedRow[]) {
-  const odd = new Set<string>()
-  const openings = rows.flatMap(row => {
+/** But not where a calendar is none: that is told when it is asked for by itself, and says nothing about the others. */
+const openingsOf = (rows: readonly OutdatedRow[]) =>
+  rows.flatMap(row => {
     const { user_id, quota_type_id } = row
     const closing = row.closing === null ? null : dateOf(row.closing)
     try {
       return [{ user_id, quota_type_id, closing, ...openingOf(row) }]
     } catch (error) {
       if (!(error instanceof FST_QUOTA_CALENDAR)) throw error
-      odd.add(user_id)
       return []
     }
   })
-  return { openings, odd }
-}

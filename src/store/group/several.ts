@@ -107,8 +107,8 @@ export class Several {
 
   #answer(wish: ReservingSeveral, told: readonly Told[], deadline: number): Admission | Promise<Admission> {
     if (areHeld(told)) return admittedBy(wish.charges, told)
-    // Nothing was held for this user: if nobody goes before this one, it has no room.
-    if (isFull(wish, told) && !this.#isApart(wish.userId)) return refusalOfSeveral(wish.charges, told as Held[])
+    // Nothing was held for this user, and those before it can only leave it less room.
+    if (isFull(wish, told)) return refusalOfSeveral(wish.charges, told as Held[])
     if (!told.includes(OUTDATED)) return this.#hold(wish, deadline, false)
     return this.#context.openings.before(wish, deadline, isOpened => this.#hold(wish, deadline, isOpened))
   }
