@@ -15,17 +15,12 @@ export interface Wanted {
   charges: readonly { typeId: number }[]
 }
 
-/**
- * In one order, so that two processes do not deadlock. A user who is just being deleted still has a row, and is left out: ON CONFLICT would wait
- * for the deletion.
- */
+/** In one order, so that two processes do not deadlock. */
 const NEW_USERS = `
 WITH ${PATIENCE}, want AS MATERIALIZED (
   SELECT w.id FROM patience, unnest($1::text::text[]) AS w (id)
 )
-INSERT INTO quota_users (id, created_at)
-SELECT w.id, now() FROM want w WHERE NOT EXISTS (SELECT 1 FROM quota_users u WHERE u.id = w.id OFFSET 0) ORDER BY w.id
-ON CONFLICT (id) DO NOTHING`
+INSERT INTO quota_users (id, created_at) SELECT id, now() FROM want ORDER BY id ON CONFLICT (id) DO NOTHING`
 
 /** The types that a user has no counter of, and the counters whose period has ended. OFFSET 0: each is looked up by its key. */
 const OUTDATED = `
