@@ -11,10 +11,11 @@ import { type Told, Wishes } from './wishes.ts'
 
 /**
  * All that is asked for a user is held, or nothing: then it is not decided here which request has to go without. With `skip`, a counter that somebody
- * else has locked is skipped, and its user left out; without, it is waited for, in one order, and for `patience`. Each is locked before any is changed, so the sums are judged by the newest rows, and the UPDATE needs no
- * guard: there it would also be evaluated on the snapshot's row, and drop from "all" a counter that was full until just now. Requests of two charges
- * a second, with 50 connections: 7 000 of 5 000 users, and 11 000 of one, instead of 1 100 and 550 that go by themselves. Where nobody is waited for,
- * one user's settling and holding pass each other by, and all go by themselves after all.
+ * else has locked is skipped, and its user left out; without, it is waited for, in one order, and for `patience`. Each is locked before any is
+ * changed, so the sums are judged by the newest rows, and the UPDATE needs no guard: there it would also be evaluated on the snapshot's row, and
+ * drop from "all" a counter that was full until just now. Requests of two charges a second, with 50 connections: 7 000 of 5 000 users, and 11 000
+ * of one, instead of 1 100 and 550 that go by themselves. Where nobody is waited for, one user's settling and holding pass each other by, and all
+ * go by themselves after all.
  */
 const several = ({ patience = '', skip = '' }): string => `
 WITH ${patience && `${patience}, `}want AS MATERIALIZED (
