@@ -74,7 +74,7 @@ function reading({ db, storeTimeoutMs }: { db: Database; storeTimeoutMs: number 
           const quotas = await viewQuotas(within(db, storeTimeoutMs), userId)
           return items.map(() => quotas)
         },
-        { size: Number.POSITIVE_INFINITY, answer: (_, quotas) => quotas, onIdle: () => users.delete(userId) }
+        { size: () => Number.POSITIVE_INFINITY, answer: (_, quotas) => quotas, onIdle: () => users.delete(userId) }
       )
     users.set(userId, group)
     return group.join({ userId }, performance.now() + patienceMs)

@@ -32,21 +32,21 @@ interface Batch<Item, Answer> {
 }
 
 /** Gives an answer per item. The spare statement goes beside a slow one, on another connection. */
-type Send<Item, Given> = (items: readonly Item[], isSpare: boolean) => Promise<readonly Given[]>
+type Send<Item, Given> = (items: readonly Item[], isSpare: boolean) => Promise<readonly (Given | typeof AGAIN)[]>
 
 interface GroupOptions<Item, Given, Answer> {
   /** What is answered where the database gave this; a promise for an item that must be asked for by itself. */
   answer: (item: Item, given: Given, deadline: number) => Answer | Promise<Answer>
-  /** How many items go into one statement. */
-  size: number
-  /**
-   * Allows a second statement: behind the first once as many wait as it has, or beside it after `spareAfterMs`, since its connection may be dead.
-   * No more than `part` go into one, at the moment.
-   */
-  more?: { spareAfterMs: number; part: () => number }
+  /** How many items go into one statement, at the moment. */
+  size: () => number
+  /** Allows a second statement: behind the first once as many wait as it has, or beside it after `spareAfterMs`, since its connection may be dead. */
+  more?: { spareAfterMs: number }
   /** Called when nothing waits and nothing is under way. */
   onIdle?: () => void
 }
+
+/** Given for an item that was not asked for after all, and waits again, before those that came later. */
+export const AGAIN = Symbol('again')
 
 /** The deadline of what nobody waits for any more. */
 const GIVEN_UP = Number.POSITIVE_INFINITY
@@ -172,10 +172,21 @@ export class Group<Item extends { userId: string }, Given, Answer> {
     const batch = { items, answers, sentAt: performance.now(), isSpare }
     this.#underWay.push(batch)
     answers.then(
-      given => this.#end(batch, (waiting, i) => this.#answer(waiting, given[i] as Given)),
+      given => {
+        const told = given.includes(AGAIN) ? this.#takeBack(batch, given) : given
+        this.#end(batch, (waiting, i) => this.#answer(waiting, told[i] as Given))
+      },
       error => this.#end(batch, ({ reject }) => reject(error))
     )
     if (this.#waiting.length > 0 && this.#maySend()) this.#run()
+  }
+
+  /** Returns what was given for the others. */
+  #takeBack(batch: Batch<Item, Answer>, given: readonly (Given | typeof AGAIN)[]): readonly unknown[] {
+    const again = batch.items.filter(({ deadline }, i) => given[i] === AGAIN && deadline < GIVEN_UP)
+    batch.items = batch.items.filter((_, i) => given[i] !== AGAIN)
+    this.#waiting = [...again, ...this.#waiting]
+    return given.filter(one => one !== AGAIN)
   }
 
   #answer({ item, deadline, resolve, reject }: Waiting<Item, Answer>, given: Given): void {
@@ -200,8 +211,7 @@ export class Group<Item extends { userId: string }, Given, Answer> {
   /** In order of arrival; where more wait than fit, users take turns, so that one with many requests holds up nobody. */
   #take(): Waiting<Item, Answer>[] {
     const waiting = this.#waiting
-    const { size: most, more } = this.#options
-    const size = Math.min(most, more?.part() ?? most)
+    const size = this.#options.size()
     const taken = waiting.length <= size ? waiting : size === 1 ? waiting.slice(0, 1) : inTurn(waiting, size)
     const chosen = taken === waiting ? undefined : new Set(taken)
     this.#waiting = chosen === undefined ? [] : waiting.filter(item => !chosen.has(item))

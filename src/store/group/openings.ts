@@ -18,7 +18,7 @@ export class Openings {
 
   /** `open` says of each whether its counters are opened, as far as they can be with those of others. */
   constructor(open: (wanted: readonly Wanted[]) => Promise<boolean[]>) {
-    this.#group = new Group(open, { size: GROUP_SIZE, answer: (_, isOpened) => isOpened })
+    this.#group = new Group(open, { size: () => GROUP_SIZE, answer: (_, isOpened) => isOpened })
   }
 
   /** What follows for a request that has found nothing yet: behind those of its user whose counters are being opened. */

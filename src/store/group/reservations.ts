@@ -73,7 +73,7 @@ export class Reservations implements Settling {
     this.sharing = isAlone ? 1 : GROUP_SIZE
     if (isAlone) return
     const { holding, charging, metering } = db
-    const shared = { size: GROUP_SIZE, more: { spareAfterMs: SLOW_MS, part: () => this.#part() } }
+    const shared = { size: () => this.#part(), more: { spareAfterMs: SLOW_MS } }
     const on = (lane: Shared, isSpare: boolean) => (isSpare ? lane.spare : lane)
     const { hold } = new Holding(this.#heldSince)
     this.#holds = new Group((wishes, is) => asking.together(hold, wishes, on(holding, is), undefined), {
@@ -92,7 +92,7 @@ export class Reservations implements Settling {
     this.#moves = new Group(
       moves => asking.together((on, moves) => moveManyUsers(on, moves, this.#heldSince), moves, metering, NOT_MOVED),
       {
-        size: GROUP_SIZE,
+        size: () => GROUP_SIZE,
         answer: asGiven
       }
     )
@@ -206,7 +206,7 @@ export class Reservations implements Settling {
             NOT_MOVED
           ),
         {
-          size: GROUP_SIZE,
+          size: () => GROUP_SIZE,
           answer: asGiven,
           onIdle: () => this.#users.delete(userId)
         }

@@ -10,7 +10,7 @@ import { SLOW_MS } from '../connection/shared-lanes.ts'
 import type { Database, Shared } from '../database.ts'
 import type { Asking } from './asking.ts'
 import { chargeSeveral } from './charge-many.ts'
-import { Group } from './group.ts'
+import { AGAIN, Group } from './group.ts'
 import { HoldingSeveral } from './hold-several.ts'
 import { type Move, type Moved, MovingSeveral } from './move-many.ts'
 import type { Openings } from './openings.ts'
@@ -46,7 +46,8 @@ export class Several {
   readonly #moves: Group<Moving, (Moved | undefined)[], (Moved | undefined)[]> | undefined
   readonly #holding: HoldingSeveral
   /** Those of one user that were not held together with others, in order of arrival. */
-  readonly #apart = new Map<string, Group<ReservingSeveral, Admission | undefined, Admission>>()
+  readonly #apart = new Map<string, Group<ReservingSeveral, Admission, Admission>>()
+  /** Where no statement may touch many users. */
   readonly #reserving = new UserTurns()
   readonly #settling = new UserTurns()
 
@@ -57,7 +58,7 @@ export class Several {
     this.#holding = new HoldingSeveral(heldSince)
     if (!isShared) return
     const { holding, charging, metering } = asking.db
-    const shared = { size: GROUP_SIZE, more: { spareAfterMs: SLOW_MS, part: () => GROUP_SIZE } }
+    const shared = { size: () => GROUP_SIZE, more: { spareAfterMs: SLOW_MS } }
     const on = (lane: Shared, isSpare: boolean) => (isSpare ? lane.spare : lane)
     const { hold } = this.#holding
     this.#holds = new Group((wishes, is) => asking.together(hold, wishes, on(holding, is), NOTHING), {
@@ -71,7 +72,7 @@ export class Several {
     })
     const { move } = new MovingSeveral(heldSince)
     this.#moves = new Group(all => asking.together(move, all, metering, NOTHING), {
-      size: GROUP_SIZE,
+      size: () => GROUP_SIZE,
       answer: (_, moved) => moved
     })
   }
@@ -116,43 +117,53 @@ export class Several {
   /** Behind those of its user that were not held together with others. */
   #hold(wish: ReservingSeveral, deadline: number, mayShare: boolean): Promise<Admission> {
     const { userId } = wish
-    if (this.#holds === undefined) return this.#reserveAlone(wish, deadline)
-    if (mayShare && !this.#isApart(userId)) return this.#holds.join(wish, deadline)
-    const apart =
-      this.#apart.get(userId) ??
-      new Group<ReservingSeveral, Admission | undefined, Admission>(wishes => this.#holdApart(userId, wishes), {
-        size: GROUP_SIZE,
-        answer: (wish, admission, deadline) => admission ?? this.#reserveAlone(wish, deadline),
-        onIdle: () => this.#apart.delete(userId)
-      })
-    this.#apart.set(userId, apart)
-    return apart.join(wish, deadline)
-  }
-
-  #isApart(userId: string): boolean {
-    return this.#apart.has(userId) || this.#reserving.has(userId)
+    if (this.#holds === undefined) return this.#alone(this.#reserving, userId, deadline, db => this.#reserve(db, wish))
+    const apart = this.#apart.get(userId)
+    if (apart === undefined && mayShare) return this.#holds.join(wish, deadline)
+    return (apart ?? this.#setApart(userId)).join(wish, deadline)
   }
 
   /**
-   * All that a user's requests ask for, in one statement that waits for the counters, or what comes before the first one that must be asked for by
-   * itself, as undefined, with all after it. Otherwise a user with many would be served ever later.
+   * First one by itself: while somebody has the counters locked, the others are not asked for. Then all that there are, in one statement that waits for
+   * the counters: otherwise a user with many would be served ever later. Where not all of them fit, those of it that do not follow each by itself.
    */
-  async #holdApart(userId: string, wishes: readonly ReservingSeveral[]): Promise<(Admission | undefined)[]> {
+  #setApart(userId: string): Group<ReservingSeveral, Admission, Admission> {
+    let byThemselves = 1
+    const hold = async (wishes: readonly ReservingSeveral[]) => {
+      const { asking } = this.#context
+      const [first] = wishes as [ReservingSeveral]
+      if (byThemselves > 0) {
+        const admission = await this.#reserve(asking.until(asking.deadline()), first)
+        byThemselves -= 1
+        return [admission]
+      }
+      // Unless it is answered.
+      byThemselves = 1
+      const told = await this.#insist(wishes)
+      byThemselves = told.filter(one => one === AGAIN).length
+      return told
+    }
+    const apart = new Group<ReservingSeveral, Admission, Admission>(hold, {
+      size: () => (byThemselves > 0 ? 1 : GROUP_SIZE),
+      answer: (_, admission) => admission,
+      onIdle: () => this.#apart.delete(userId)
+    })
+    this.#apart.set(userId, apart)
+    return apart
+  }
+
+  /** What a user's requests ask for: all of it, or else what has no room, before the first one that has some. */
+  async #insist(wishes: readonly ReservingSeveral[]): Promise<(Admission | typeof AGAIN)[]> {
     const { asking } = this.#context
-    await this.#reserving.over(userId)
-    if (wishes.length === 1) return [undefined]
     const told = await asking.together(this.#holding.insist, wishes, asking.db.metering, NOTHING)
     if (told.every(areHeld)) return wishes.map(({ charges }, i) => admittedBy(charges, told[i] as Held[]))
     const left = wishes.findIndex((wish, i) => !isFull(wish, told[i] as Told[]))
-    return wishes.map(({ charges }, i) =>
-      left === -1 || i < left ? refusalOfSeveral(charges, told[i] as Held[]) : undefined
-    )
+    const full = left === -1 ? wishes.length : left
+    return wishes.map(({ charges }, i) => (i < full ? refusalOfSeveral(charges, told[i] as Held[]) : AGAIN))
   }
 
-  #reserveAlone({ userId, charges, leaseMs }: ReservingSeveral, deadline: number): Promise<Admission> {
-    return this.#alone(this.#reserving, userId, deadline, db =>
-      reserve(db, { userId, charges, leaseMs, heldSince: this.#context.heldSince })
-    )
+  #reserve(db: Database, { userId, charges, leaseMs }: ReservingSeveral): Promise<Admission> {
+    return reserve(db, { userId, charges, leaseMs, heldSince: this.#context.heldSince })
   }
 
   /** The balances afterwards; undefined where not all of it could be done with others, and nothing was. */

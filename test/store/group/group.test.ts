@@ -1,6 +1,6 @@
 import { setTimeout as sleep, setImmediate as turn } from 'node:timers/promises'
 import t from 'tap'
-import { Group } from '../../../src/store/group/group.ts'
+import { AGAIN, Group } from '../../../src/store/group/group.ts'
 import { lateAnswerTo, NOT_SENT } from '../../../src/store/late-answer.ts'
 
 interface Item {
@@ -12,12 +12,14 @@ interface Item {
 function byHand({
   size = 100,
   spareAfterMs,
-  part = size,
+  part = () => size,
+  giving = ({ n }) => (n < 0 ? undefined : n * 10),
   answer = (_, given) => given
 }: {
   size?: number
   spareAfterMs?: number
-  part?: number
+  part?: () => number
+  giving?: (item: Item) => number | undefined | typeof AGAIN
   answer?: (item: Item, given: number | undefined) => number | undefined | Promise<number>
 } = {}) {
   const sent: { items: number[]; isSpare: boolean; answer: (error?: Error) => Promise<void> }[] = []
@@ -27,16 +29,16 @@ function byHand({
       new Promise((resolve, reject) => {
         const answer = async (error?: Error) => {
           if (error) reject(error)
-          else resolve(items.map(({ n }) => (n < 0 ? undefined : n * 10)))
+          else resolve(items.map(giving))
           await turn()
           await turn()
         }
         sent.push({ items: items.map(({ n }) => n), isSpare, answer })
       }),
     {
-      size,
+      size: part,
       answer,
-      ...(spareAfterMs === undefined ? {} : { more: { spareAfterMs, part: () => part } }),
+      ...(spareAfterMs === undefined ? {} : { more: { spareAfterMs } }),
       onIdle: () => void idle++
     }
   )
@@ -232,7 +234,7 @@ t.test('a second statement follows once as many items wait as the first has, at 
 })
 
 t.test('what is too much for one part leaves in two, the second behind the first, and the rest after them', async t => {
-  const { sent, join, load } = byHand({ spareAfterMs: 60_000, part: 15 })
+  const { sent, join, load } = byHand({ spareAfterMs: 60_000, part: () => 15 })
   const all = Array.from({ length: 40 }, (_, n) => join(n))
   t.equal(load(), 40)
   await turn()
@@ -249,4 +251,24 @@ t.test('what is too much for one part leaves in two, the second behind the first
     await Promise.all(all),
     all.map((_, n) => n * 10)
   )
+})
+
+t.test('what was not asked for after all waits again, before what came later, unless it was given up', async t => {
+  let isAgain = true
+  const { sent, join, idle } = byHand({ giving: ({ n }) => (isAgain && n > 2 ? AGAIN : n * 10) })
+  const all = [1, 2, 3, 4].map(n => join(n))
+  const late = join(6, 'alice', 20).catch(error => error)
+  await turn()
+  all.push(join(5))
+  await sleep(40)
+  const error = await late
+  t.ok(lateAnswerTo(error) instanceof Promise, 'as far as it knew, it was asked for')
+  await sent[0]!.answer()
+  isAgain = false
+  t.strictSame(await Promise.all(all.slice(0, 2)), [10, 20])
+  t.strictSame(sent[1]!.items, [3, 4, 5])
+  await sent[1]!.answer()
+  t.strictSame(await Promise.all(all), [10, 20, 30, 40, 50])
+  t.equal(sent.length, 2)
+  t.equal(idle(), 1)
 })
