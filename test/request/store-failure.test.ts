@@ -70,24 +70,28 @@ t.test(
   }
 )
 
-t.test('requests that wait behind others of their user do not fail open, and do not hold up other users', async t => {
-  const { app, url } = await application(t, { storeTimeoutMs: 1000, storeFailure: 'open' })
-  app.get('/both', { config: { quota: ['calls', 'tokens'] } }, async () => 'x')
-  const [hot, other] = [newUser(), newUser()]
-  await ask(app, hot, '/both')
-  const sql = postgres(url, { max: 1 })
-  t.teardown(() => sql.end())
-  await sql`BEGIN`
-  await sql`SELECT 1 FROM quota_limits WHERE user_id = ${hot} FOR UPDATE`
-  const asked = Array.from({ length: 100 }, () => ask(app, hot, '/both'))
-  t.equal((await ask(app, other, '/both')).statusCode, 200)
-  const statuses = (await Promise.all(asked)).map(({ statusCode }) => statusCode)
-  await sql`ROLLBACK`
-  // Only those that the database was asked for, and that it did not answer in time, are failures of the store.
-  const { unenforced } = app.quota.counts()
-  t.ok(unenforced <= 10, `${unenforced} unenforced`)
-  t.equal(statuses.filter(status => status === 503).length, 100 - unenforced)
-})
+for (const path of ['/work', '/both'])
+  t.test(
+    `requests to ${path} that wait behind others of their user do not fail open, and do not hold up other users`,
+    async t => {
+      const { app, url } = await application(t, { storeTimeoutMs: 1000, storeFailure: 'open' })
+      app.get('/both', { config: { quota: ['calls', 'tokens'] } }, async () => 'x')
+      const [hot, other] = [newUser(), newUser()]
+      await ask(app, hot, path)
+      const sql = postgres(url, { max: 1 })
+      t.teardown(() => sql.end())
+      await sql`BEGIN`
+      await sql`SELECT 1 FROM quota_limits WHERE user_id = ${hot} FOR UPDATE`
+      const asked = Array.from({ length: 100 }, () => ask(app, hot, path))
+      t.equal((await ask(app, other, path)).statusCode, 200)
+      const statuses = (await Promise.all(asked)).map(({ statusCode }) => statusCode)
+      await sql`ROLLBACK`
+      // Only those that the database was asked for, and that it did not answer in time, are failures of the store.
+      const { unenforced } = app.quota.counts()
+      t.ok(unenforced <= 10, `${unenforced} unenforced`)
+      t.equal(statuses.filter(status => status === 503).length, 100 - unenforced)
+    }
+  )
 
 t.test('simultaneous requests of one user for /quotas/me take one connection', async t => {
   const { app, url } = await application(t)

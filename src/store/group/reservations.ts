@@ -192,27 +192,38 @@ export class Reservations implements Settling {
     return moved ?? (await this.#moveAlone(move, deadline))
   }
 
-  /** For a user whose counters somebody else is moving: many processes serving one user wait for the row once per group, not once per request. */
+  /**
+   * For a user whose counters somebody else is moving: many processes serving one user wait for the row once per group, not once per request. First one
+   * is asked for by itself, as in `Several`: while somebody has the counters locked, the others are not. Not so where all come here.
+   */
   #moveAlone(move: Move, deadline: number): Promise<Answer> {
     const { userId } = move
-    const group =
-      this.#users.get(userId) ??
-      new Group<Move, Answer, Answer>(
-        moves =>
-          this.#asking.together(
-            (on, moves) => moveInTurn(on, moves, this.#heldSince),
-            moves,
-            this.#asking.db.metering,
-            NOT_MOVED
-          ),
-        {
-          size: () => GROUP_SIZE,
-          answer: asGiven,
-          onIdle: () => this.#users.delete(userId)
-        }
-      )
-    this.#users.set(userId, group)
+    const group = this.#users.get(userId) ?? this.#setApart(userId)
     return group.join(move, deadline)
+  }
+
+  #setApart(userId: string): Moves {
+    const isUsual = this.#holds === undefined
+    let isAnswered = false
+    const asking = this.#asking
+    const move = async (moves: readonly Move[]) => {
+      isAnswered = false
+      const answers = await asking.together(
+        (on, moves) => moveInTurn(on, moves, this.#heldSince),
+        moves,
+        asking.db.metering,
+        NOT_MOVED
+      )
+      isAnswered = true
+      return answers
+    }
+    const group = new Group<Move, Answer, Answer>(move, {
+      size: () => (isAnswered || isUsual ? GROUP_SIZE : 1),
+      answer: asGiven,
+      onIdle: () => this.#users.delete(userId)
+    })
+    this.#users.set(userId, group)
+    return group
   }
 }
 
