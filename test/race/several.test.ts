@@ -10,7 +10,7 @@ import type { Database } from '../../src/store/database.ts'
 import { Reservations } from '../../src/store/group/reservations.ts'
 import { adjustQuota } from '../../src/store/operator/adjust-quota.ts'
 import { resetQuota } from '../../src/store/operator/reset-quota.ts'
-import { BY, costing, logOf, standing, wanted } from '../fixtures/charges.ts'
+import { type Amounts, BY, costing, logOf, standing, wanted } from '../fixtures/charges.ts'
 import { server } from '../fixtures/database.ts'
 import { violations } from '../fixtures/invariants.ts'
 import { deadlocks, untilWaiting } from '../fixtures/lock-waits.ts'
@@ -286,3 +286,27 @@ t.test('the same of a database where nothing is shared', async t => {
   t.strictSame(await standing(db, 'alice', 'tokens'), [5, 0, 95])
   t.strictSame(await violations(db as Database), [])
 })
+
+for (const way of ['as held', 'another amount'])
+  t.test(`several charges that were admitted long ago leave marks: ${way}`, async t => {
+    const { db, store, reserve } = await begin(t, { calls: 10, tokens: 100 })
+    const [early, now] = [chargesOf(await reserve('alice', 5)), chargesOf(await reserve('bob', 5))]
+    const ago = new Date(early[0]!.admittedAt.getTime() - 20 * 60_000)
+    await db.query("UPDATE quota_reservations SET created_at = $1::text::timestamptz WHERE user_id = 'alice'", [
+      ago.toISOString()
+    ])
+    const cost: Amounts = way === 'as held' ? {} : { tokens: 4 }
+    await Promise.all([
+      store.commit(
+        'alice',
+        costing(early, cost).map(charge => ({ ...charge, admittedAt: ago })),
+        null
+      ),
+      store.commit('bob', costing(now, cost), null)
+    ])
+    t.strictSame(
+      (await db.query<{ user_id: string }>('SELECT DISTINCT user_id FROM quota_usage_marks')).map(row => row.user_id),
+      ['alice']
+    )
+    t.equal((await logOf(db, 'alice')).length, 2)
+  })
