@@ -4,6 +4,7 @@ import { CEILING } from '../charge/admit.ts'
 import type { HeldSince } from '../charge/held-since.ts'
 import { PATIENCE } from '../charge/of-many.ts'
 import type { Database } from '../database.ts'
+import { byRequest } from './by-request.ts'
 import { type HoldStatement, heldWhere, ITEM, MISSING, tell, WANT } from './hold-statement.ts'
 import { Patience } from './patience.ts'
 import type { ReservingSeveral } from './waiting.ts'
@@ -70,10 +71,9 @@ export class HoldingSeveral {
       charges.map(({ id, typeId, amount }) => ({ userId, id, typeId, amount, leaseMs }))
     )
     const told = await new Wishes(wishes, this.#heldSince).ask(db, statement)
-    let from = 0
-    return requests.map(({ charges }) => {
-      from += charges.length
-      return told.slice(from - charges.length, from)
-    })
+    return byRequest(
+      told,
+      requests.map(({ charges }) => charges.length)
+    )
   }
 }

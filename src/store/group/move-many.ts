@@ -7,6 +7,7 @@ import { counterKey, type HeldSince, isHeldLong } from '../charge/held-since.ts'
 import { PATIENCE } from '../charge/of-many.ts'
 import type { Database } from '../database.ts'
 import { isLate } from '../rollup/mark-usage.ts'
+import { byRequest } from './by-request.ts'
 import { Patience } from './patience.ts'
 
 export type Move = { userId: string; id: string; typeId: number } & (
@@ -37,8 +38,9 @@ const ms = (expression: string) => `round(date_part('epoch', ${expression}) * 10
 /**
  * Each move has a number, `n`, and the number of its counter's first move, `k`. Charges and releases come before reserves.
  *
- * `counter` is locked first and in one order, as everywhere. For many users, a counter that somebody else has locked is skipped, so that
- * one user who is held up holds up nobody else. A reservation is charged or released if it is there and its period runs; one that is gone,
+ * `counter` is locked first and in one order, as everywhere. For many users, a counter that somebody else has locked is skipped (or, with
+ * `waits`, waited for only for a moment), so that one user who is held up holds up nobody else. With `several`, a request is settled in all that
+ * it holds, or in nothing. A reservation is charged or released if it is there and its period runs; one that is gone,
  * belongs to a closed period, or was admitted so long ago that its log row leaves a mark, is left out. Reserves are admitted while the sum
  * of all before them fits, including those that are refused: at worst too few are admitted. What is left out is not told "no" here.
  *
@@ -156,7 +158,10 @@ export class MovingSeveral {
     const moves = requests.flatMap(request => request.moves)
     const requestOf = requests.flatMap(({ moves }, q) => moves.map(() => q))
     const moved = await move(db, text, moves, this.#heldSince, [], requestOf)
-    return requests.map((_, q) => moved.filter((_, place) => requestOf[place] === q))
+    return byRequest(
+      moved,
+      requests.map(({ moves }) => moves.length)
+    )
   }
 }
 
