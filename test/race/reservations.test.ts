@@ -18,7 +18,7 @@ import { type Held, OUTDATED, type Told, type Wish, Wishes } from '../../src/sto
 import { adjustQuota } from '../../src/store/operator/adjust-quota.ts'
 import { listUsage } from '../../src/store/operator/list-usage.ts'
 import { resetQuota } from '../../src/store/operator/reset-quota.ts'
-import { BY, costing, logOf, periodsOf, standing, wanted } from '../fixtures/charges.ts'
+import { BY, costing, logOf, periodsOf, standing, tryHold, wanted } from '../fixtures/charges.ts'
 import { server } from '../fixtures/database.ts'
 import { inTransaction } from '../fixtures/in-transaction.ts'
 import { violations } from '../fixtures/invariants.ts'
@@ -96,6 +96,8 @@ t.test(
     const { reserve, charge } = reservingOn(new Reservations(seenThrough, PATIENCE_MS), begun.type)
     await charge('alice', await reserve('alice'))
     await Promise.all([1, 2].map(amount => reserve('alice', { amount })))
+    const held = await tryHold(begun.db, 'alice', { calls: 1 })
+    await new Reservations(seenThrough, PATIENCE_MS).release('alice', held.admitted ? held.charges : [])
     const sql = postgres(begun.url, { max: 1, onnotice: () => {} })
     t.teardown(() => sql.end())
     await sql`DELETE FROM quota_users`
@@ -103,11 +105,11 @@ t.test(
     await sql`VACUUM ANALYZE`
     t.strictSame(
       sent.map(({ on }) => on),
-      ['holding', 'charging', 'holding']
+      ['holding', 'charging', 'holding', 'metering']
     )
     t.not(sent[0]!.text, sent[2]!.text, 'one for equal amounts, one for different amounts')
     for (const { on, text, values } of sent) {
-      const scans = await scansOf(begun.db[on as 'holding' | 'charging'], text, values)
+      const scans = await scansOf(begun.db[on as 'holding'], text, values)
       t.ok(scans.length > 0)
       for (const scan of scans) t.match(scan['Index Cond'], /user_id/, `${on}: ${scan['Relation Name']}`)
     }

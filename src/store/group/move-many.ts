@@ -44,7 +44,8 @@ const ms = (expression: string) => `round(date_part('epoch', ${expression}) * 10
  * belongs to a closed period, or was admitted so long ago that its log row leaves a mark, is left out. Reserves are admitted while the sum
  * of all before them fits, including those that are refused: at worst too few are admitted. What is left out is not told "no" here.
  *
- * The counters are set from what was read under the lock, not incremented: an UPDATE sees the snapshot's row first.
+ * The counters are set from what was read under the lock, not incremented: an UPDATE sees the snapshot's row first. LATERAL, and ANY instead of `=`,
+ * have each looked up by its key, as in `hold-many.ts`.
  */
 const moveMany = ({ ofOneUser = false, several = false, waits = false }) => `
 WITH ${waits ? `${PATIENCE}, ` : ''}item AS MATERIALIZED (
@@ -52,11 +53,13 @@ WITH ${waits ? `${PATIENCE}, ` : ''}item AS MATERIALIZED (
     FROM ${waits ? 'patience, ' : ''}jsonb_to_recordset($1::text::jsonb)
       AS i (n int, k int, q int, what "char", since uuid, user_id text, quota_type_id int, id uuid, amount bigint, lease_ms int, endpoint text, metadata jsonb)
 ), counter AS MATERIALIZED (
-  SELECT i.k, i.since, l.user_id, l.quota_type_id, l.limit_amount, l.used_amount, l.period_start, l.period_end
-    FROM item i JOIN quota_limits l ON l.user_id = i.user_id AND l.quota_type_id = i.quota_type_id
-   WHERE i.n = i.k ${ofOneUser ? 'AND l.user_id = $2' : ''}
-   ORDER BY l.user_id, l.quota_type_id
-     FOR UPDATE OF l ${ofOneUser || waits ? '' : 'SKIP LOCKED'}
+  SELECT i.k, i.since, l.*
+    FROM (SELECT * FROM item WHERE n = k ORDER BY user_id, quota_type_id) i
+   CROSS JOIN LATERAL (
+      SELECT q.user_id, q.quota_type_id, q.limit_amount, q.used_amount, q.period_start, q.period_end
+        FROM quota_limits q WHERE q.user_id = ${ofOneUser ? '$2' : 'i.user_id'} AND q.quota_type_id = i.quota_type_id
+         FOR UPDATE ${ofOneUser || waits ? '' : 'SKIP LOCKED'}
+    ) l
 ), ${several ? `${WHOLE}, ` : ''}held AS MATERIALIZED (
   DELETE FROM quota_reservations r
    USING item i JOIN counter c ON c.k = i.k
@@ -88,7 +91,7 @@ WITH ${waits ? `${PATIENCE}, ` : ''}item AS MATERIALIZED (
 ), counted AS (
   UPDATE quota_limits l SET used_amount = m.used_amount, updated_at = now()
     FROM moved m
-   WHERE l.user_id = ${ofOneUser ? '$2' : 'm.user_id'} AND l.quota_type_id = m.quota_type_id AND m.done IS NOT NULL
+   WHERE l.user_id = ANY (ARRAY[${ofOneUser ? '$2' : 'm.user_id'}]) AND l.quota_type_id = m.quota_type_id AND m.done IS NOT NULL
 ), reserved AS (
   INSERT INTO quota_reservations (user_id, id, quota_type_id, amount, period_start, created_at, expires_at)
   SELECT ${ofOneUser ? '$2' : 'user_id'}, id, quota_type_id, used, period_start, greatest(date_trunc('milliseconds', now()), period_start),
@@ -98,7 +101,7 @@ WITH ${waits ? `${PATIENCE}, ` : ''}item AS MATERIALIZED (
 SELECT m.k, m.done, m.period_end IS NULL OR m.period_end > now() AS running, m.limit_amount, m.used_amount,
        greatest(h.amount + m.reserved, 0) AS reserved_amount, CASE WHEN ${isHeldLong('h.oldest')} THEN ${ms('h.oldest')} END AS held_long,
        ${ms('m.period_start')} AS period_start, ${ms('m.period_end')} AS period_end, ${ms("date_trunc('milliseconds', now())")} AS at,
-       NOT m.all_done AND EXISTS (SELECT 1 FROM quota_reservations r WHERE r.user_id = ${ofOneUser ? '$2' : 'm.user_id'} AND r.expires_at <= now()) AS dead
+       h.dead AND NOT m.all_done AS dead
   FROM moved m CROSS JOIN LATERAL ${heldSinceOf('m', 'm.since', ofOneUser ? '$2' : 'm.user_id')} h`
 
 /** SQL of a CTE: the requests, numbered `q`, of which all can be settled. */
