@@ -128,6 +128,7 @@ async function wire(
   app.decorate('quota', {
     ...createMeter({
       db,
+      store,
       types,
       live,
       reserving: (...given) => holds.reserve(...given),

@@ -1,12 +1,12 @@
 // Charges at once, and only once for an idempotency key.
 
 import { type Balance, remainingOf } from '../quota/balance.ts'
-import { FST_QUOTA_EXCEEDED, FST_QUOTA_IDEMPOTENCY_MISMATCH } from '../quota/errors.ts'
+import { FST_QUOTA_EXCEEDED, FST_QUOTA_IDEMPOTENCY_MISMATCH, FST_QUOTA_STORE } from '../quota/errors.ts'
 import { deniedEvent } from '../quota/events.ts'
 import { boundMetadata, type Metadata } from '../quota/metadata.ts'
 import type { Admission } from '../store/charge/admit.ts'
-import { charge, recallCharge } from '../store/charge/charge.ts'
 import { chargeId } from '../store/charge/charge-id.ts'
+import { recallCharge } from '../store/charge/recall-charge.ts'
 import { type Database, stateOf } from '../store/database.ts'
 import { requireAmount, requireIdempotencyKey, requireOptions, requireText, requireUser } from './arguments.ts'
 import type { MeterContext } from './context.ts'
@@ -28,7 +28,7 @@ export const CHARGE_CALL_FIELDS = [
 ] as const satisfies (keyof ChargeCallOptions)[]
 
 export async function consume(
-  { db, types, count }: MeterContext,
+  { db, store, types, count }: MeterContext,
   userId: string,
   key: string,
   amount: number,
@@ -44,19 +44,21 @@ export async function consume(
   const keyed = { userId, typeId: type.id, type: key, amount, idempotencyKey: options.idempotencyKey }
   let denied: (Admission & { admitted: false }) | undefined
   try {
-    return await once(db, keyed, async idempotencyKey => {
+    const work = async (idempotencyKey: string | null) => {
       if (!type.isActive) return await viewBalance(db, userId, type)
       const charges = [{ id: chargeId(), typeId: type.id, type: key, amount }]
       const metadata = boundMetadata(options.metadata)
-      const admission = await charge(db, { userId, charges, endpoint, metadata, idempotencyKey })
+      const admission = await store.charge({ userId, charges, endpoint, metadata, idempotencyKey })
+      if (admission === undefined) return undefined
       if (admission.admitted) {
-        const { balance } = admission.charges[0]!
+        const balance = { ...admission.charges[0]!.balance }
         count({ name: 'charged', userId, endpoint, charges: [{ type: key, amount, remaining: balance.remaining }] })
         return balance
       }
       denied = admission
       throw new FST_QUOTA_EXCEEDED(admission.violations)
-    })
+    }
+    return await once(db, keyed, work, { asksFirst: !type.isActive })
   } catch (error) {
     // Not counted where the key's first answer was given instead.
     if (denied !== undefined && error instanceof FST_QUOTA_EXCEEDED)
@@ -76,28 +78,32 @@ interface KeyedCharge {
 
 /**
  * Gives the first answer again where the key is known, even when another call has only just used it: then the key is taken (23505), or
- * that call took the last there was.
+ * that call took the last there was. `work` may give undefined where it is known: then it need not be looked for first.
  */
 export async function once(
   db: Database,
   keyed: KeyedCharge,
-  work: (key: string | null) => Promise<Balance>
+  work: (key: string | null) => Promise<Balance | undefined>,
+  { asksFirst }: { asksFirst: boolean }
 ): Promise<Balance> {
   const { userId, idempotencyKey } = keyed
-  if (idempotencyKey === undefined) return await work(null)
+  if (idempotencyKey === undefined) return (await work(null)) as Balance
   const recall = async () => answer(await recallCharge(db, userId, idempotencyKey), keyed)
   for (let attempt = 1; ; attempt++) {
-    const first = await recall()
+    const first = asksFirst || attempt > 1 ? await recall() : undefined
     if (first !== undefined) return first
     try {
-      return await work(idempotencyKey)
+      const answered = (await work(idempotencyKey)) ?? (await recall())
+      if (answered !== undefined) return answered
     } catch (error) {
       const isTaken = stateOf(error) === '23505'
       const answered = isTaken || error instanceof FST_QUOTA_EXCEEDED ? await recall() : undefined
       if (answered !== undefined) return answered
-      // Taken, but gone again, with its user or its day, before it could be read: nothing was charged.
-      if (!isTaken || attempt === ATTEMPTS) throw error
+      if (!isTaken) throw error
     }
+    // Taken, but gone again, with its user or its day, before it could be read: nothing was charged.
+    if (attempt === ATTEMPTS)
+      throw new FST_QUOTA_STORE('the idempotency key was forgotten each time before its answer was read')
   }
 }
 

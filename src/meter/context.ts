@@ -4,9 +4,12 @@ import type { TypeCatalogue } from '../store/catalogue/type-catalogue.ts'
 import type { Admission, WantedCharge } from '../store/charge/admit.ts'
 import type { LiveReservations } from '../store/charge/renew-reservations.ts'
 import type { Database } from '../store/database.ts'
+import type { Reservations } from '../store/group/reservations.ts'
 
 export interface MeterContext {
   db: Database
+  /** Shares statements with requests. */
+  store: Pick<Reservations, 'reserve' | 'commit' | 'release' | 'voidCharges' | 'charge'>
   types: TypeCatalogue
   live: LiveReservations
   /** Runs a reserve. Where it rejects, nothing stays held, even if the database carries it out after all. */

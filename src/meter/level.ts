@@ -57,7 +57,7 @@ async function moveLevel(
       'only a level can be credited or set; a flow starts again with each period, or through reset'
     )
   const keyed = { userId, typeId: type.id, type: key, amount: -amount, idempotencyKey: options.idempotencyKey }
-  return await once(db, keyed, async idempotencyKey => {
+  const work = async (idempotencyKey: string | null) => {
     // A measurement is written all the same: it is what makes the level right again once the type is switched on.
     if (!type.isActive && move === 'credit') return await viewBalance(db, userId, type)
     const order = {
@@ -78,7 +78,8 @@ async function moveLevel(
       await ensureUser(db, userId, [type.id])
     }
     throw new FST_QUOTA_STORE('the user was deleted again each time the counters were opened')
-  })
+  }
+  return await once(db, keyed, work, { asksFirst: true })
 }
 
 /** What running work holds comes on top of what was measured. */

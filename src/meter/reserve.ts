@@ -15,12 +15,9 @@ import { boundMetadata, type Metadata } from '../quota/metadata.ts'
 import type { QuotaTypeKey } from '../quota/rule.ts'
 import type { Admission, AdmittedCharge, WantedCharge } from '../store/charge/admit.ts'
 import { chargeId } from '../store/charge/charge-id.ts'
-import { type CommittedCharge, commit } from '../store/charge/commit.ts'
-import { release } from '../store/charge/release.ts'
-import { reserve } from '../store/charge/reserve.ts'
-import { voidCharges } from '../store/charge/void.ts'
+import type { CommittedCharge } from '../store/charge/commit.ts'
 import { mayBeDone } from '../store/connection/may-be-done.ts'
-import { type Database, stateOf, withDeadline, within } from '../store/database.ts'
+import { stateOf, withDeadline } from '../store/database.ts'
 import { requireAmount, requireKnown, requireOptions, requireText, requireUser } from './arguments.ts'
 import type { MeterContext } from './context.ts'
 
@@ -89,8 +86,6 @@ export async function reserveFor(
   return new HeldReservation(context, { userId, charges: admission.charges, switchedOff }, options, expiresAt)
 }
 
-const bounded = ({ db, storeTimeoutMs }: MeterContext): Database => within(db, storeTimeoutMs)
-
 /** Where every type is switched off there is nothing to hold. */
 const hold = async (
   context: MeterContext,
@@ -100,7 +95,7 @@ const hold = async (
 ): Promise<Admission> =>
   charges.length === 0
     ? { admitted: true, charges: [], at: new Date() }
-    : await context.reserving(userId, charges, () => reserve(bounded(context), { userId, charges, leaseMs }))
+    : await context.reserving(userId, charges, () => context.store.reserve(userId, charges, leaseMs))
 
 /** SQLSTATE of a charge whose user is gone. */
 const DELETED = '23502'
@@ -152,7 +147,7 @@ class HeldReservation implements Reservation {
     this.#committed ??= this.#write(async () => {
       if (charges.length === 0) return {}
       const balances = await this.#charge(charges)
-      const told = Object.fromEntries(charges.map(({ type, balance }) => [type, balances.get(type) ?? balance]))
+      const told = Object.fromEntries(charges.map(({ type, balance }) => [type, balances.get(type) ?? { ...balance }]))
       this.#count('charged', charges, told)
       return told
     })
@@ -164,7 +159,7 @@ class HeldReservation implements Reservation {
 
   async #charge(charges: readonly CommittedCharge[]): Promise<Map<string, Balance>> {
     try {
-      return await commit(bounded(this.#context), this.#userId, charges, this.#endpoint)
+      return await this.#context.store.commit(this.#userId, charges, this.#endpoint, true)
     } catch (error) {
       if (stateOf(error) === DELETED) {
         this.#context.live.drop(charges.map(({ id }) => id))
@@ -191,10 +186,10 @@ class HeldReservation implements Reservation {
 
   /** Not before every commit is over: one that came later would charge what is given back now. */
   async #giveBack(): Promise<ReadonlyMap<string, Balance>> {
-    const { storeTimeoutMs } = this.#context
+    const { store, storeTimeoutMs } = this.#context
     const mayBeCharged = (await withDeadline(Promise.all(this.#doubts), storeTimeoutMs)).includes(true)
-    if (!mayBeCharged) return await release(bounded(this.#context), this.#userId, this.#charges)
-    await voidCharges(bounded(this.#context), this.#userId, this.#charges)
+    if (!mayBeCharged) return await store.release(this.#userId, this.#charges)
+    await store.voidCharges(this.#userId, this.#charges)
     return new Map()
   }
 

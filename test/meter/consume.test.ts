@@ -1,11 +1,11 @@
 import t from 'tap'
 import { errors } from '../../src/index.ts'
-import { figures, meter, ODD_USERS, rowsOf, tally } from '../fixtures/meter.ts'
+import { figures, meters, ODD_USERS, rowsOf, tally } from '../fixtures/meter.ts'
 import { logsOf, newUser } from '../fixtures/metered.ts'
 
-const { quota, db } = await meter(t)
+const { onEach } = await meters(t)
 
-t.test('charges at once, with one log row, and returns the balance after the charge', async t => {
+onEach('charges at once, with one log row, and returns the balance after the charge', async (t, { quota, db }) => {
   const user = newUser()
   const balance = await quota.consume(user, 'calls', 3, { endpoint: 'nightly', metadata: { job: 7 } })
   t.strictSame(figures(balance), [3, 0, 7])
@@ -13,14 +13,14 @@ t.test('charges at once, with one log row, and returns the balance after the cha
   t.strictSame(await logsOf(db, user), [{ type: 'calls', amount: 3, endpoint: 'nightly', metadata: { job: 7 } }])
 })
 
-t.test('charges 1 if no amount is given, and writes a log row even for 0', async t => {
+onEach('charges 1 if no amount is given, and writes a log row even for 0', async (t, { quota, db }) => {
   const user = newUser()
   t.equal((await quota.consume(user, 'calls')).used, 1)
   t.equal((await quota.consume(user, 'calls', 0)).used, 1)
   t.match(await logsOf(db, user), [{ amount: 1, endpoint: null, metadata: {} }, { amount: 0 }])
 })
 
-t.test('charges up to the last unit, and then rejects with what did not fit', async t => {
+onEach('charges up to the last unit, and then rejects with what did not fit', async (t, { quota }) => {
   const user = newUser()
   t.equal((await quota.consume(user, 'calls', 10)).remaining, 0)
   const error = await quota.consume(user, 'calls', 2).catch(error => error)
@@ -30,7 +30,7 @@ t.test('charges up to the last unit, and then rejects with what did not fit', as
   t.ok(error.violations[0].retryAfter > 0)
 })
 
-t.test('changes nothing when it does not fit', async t => {
+onEach('changes nothing when it does not fit', async (t, { quota, db }) => {
   const user = newUser()
   await quota.consume(user, 'calls', 9)
   const before = await rowsOf(db, user)
@@ -39,7 +39,7 @@ t.test('changes nothing when it does not fit', async t => {
   t.strictSame(await tally(quota, user), [9, 0, 1])
 })
 
-t.test('counts an unlimited type up to 2^53−1', async t => {
+onEach('counts an unlimited type up to 2^53−1', async (t, { quota }) => {
   const user = newUser()
   t.strictSame(figures(await quota.consume(user, 'free', 2 ** 52)), [2 ** 52, 0, -1])
   t.strictSame(
@@ -49,14 +49,14 @@ t.test('counts an unlimited type up to 2^53−1', async t => {
   )
 })
 
-t.test('admits exactly the limit when many calls arrive at once', async t => {
+onEach('admits exactly the limit when many calls arrive at once', async (t, { quota, db }) => {
   const user = newUser()
   const outcomes = await Promise.allSettled(Array.from({ length: 25 }, () => quota.consume(user, 'calls')))
   t.equal(outcomes.filter(outcome => outcome.status === 'fulfilled').length, 10)
   t.equal((await logsOf(db, user)).length, 10)
 })
 
-t.test('keeps as much as it can of metadata that the database would refuse', async t => {
+onEach('keeps as much as it can of metadata that the database would refuse', async (t, { quota, db }) => {
   const user = newUser()
   const deep: Record<string, unknown> = {}
   deep.deep = deep
@@ -67,7 +67,7 @@ t.test('keeps as much as it can of metadata that the database would refuse', asy
   t.strictSame(large?.metadata, { small: 1, truncated: true })
 })
 
-t.test('accepts every valid user id', async t => {
+onEach('accepts every valid user id', async (t, { quota, db }) => {
   for (const user of ODD_USERS) {
     await quota.consume(user, 'calls', 2, { idempotencyKey: 'k' })
     t.strictSame(await tally(quota, user), [2, 0, 8], user.slice(0, 30))

@@ -1,13 +1,13 @@
 import type { PGlite } from '@electric-sql/pglite'
 import { drizzle } from 'drizzle-orm/pglite'
 import t from 'tap'
-import { figures, meter, rowsOf, tally } from '../fixtures/meter.ts'
+import { figures, meters, rowsOf, tally } from '../fixtures/meter.ts'
 import { logsOf, metered, newUser, onEmbedded } from '../fixtures/metered.ts'
 
-const { quota, db } = await meter(t)
+const { onEach, quota, db } = await meters(t)
 const MISMATCH = { code: 'FST_QUOTA_IDEMPOTENCY_MISMATCH', statusCode: 422 }
 
-t.test('returns the first answer for a repeated key, and charges nothing more', async t => {
+onEach('returns the first answer for a repeated key, and charges nothing more', async (t, { quota, db }) => {
   const user = newUser()
   const first = await quota.consume(user, 'calls', 3, { idempotencyKey: 'order-1' })
   await quota.consume(user, 'calls', 5)
@@ -21,13 +21,13 @@ t.test('returns the first answer for a repeated key, and charges nothing more', 
   )
 })
 
-t.test('returns the first answer for a repeated key even when nothing would fit any more', async t => {
+onEach('returns the first answer for a repeated key even when nothing would fit any more', async (t, { quota }) => {
   const user = newUser()
   const first = await quota.consume(user, 'calls', 10, { idempotencyKey: 'all' })
   t.strictSame(await quota.consume(user, 'calls', 10, { idempotencyKey: 'all' }), first)
 })
 
-t.test('returns the first answer for a repeated key also where something was reserved', async t => {
+onEach('returns the first answer for a repeated key also where something was reserved', async (t, { quota }) => {
   const user = newUser()
   await quota.reserve(user, [
     { type: 'calls', amount: 2 },
@@ -44,7 +44,7 @@ t.test('returns the first answer for a repeated key also where something was res
   t.strictSame([await call(), await credit()], first)
 })
 
-t.test('refuses a key that was used for another charge', async t => {
+onEach('refuses a key that was used for another charge', async (t, { quota, db }) => {
   const user = newUser()
   await quota.consume(user, 'calls', 3, { idempotencyKey: 'k' })
   await t.rejects(quota.consume(user, 'calls', 4, { idempotencyKey: 'k' }), MISMATCH, 'another amount')
@@ -54,7 +54,7 @@ t.test('refuses a key that was used for another charge', async t => {
   t.equal((await rowsOf(db, user)).usage_logs, 1)
 })
 
-t.test('charges once for 20 simultaneous calls with one key', async t => {
+onEach('charges once for 20 simultaneous calls with one key', async (t, { quota, db }) => {
   const user = newUser()
   const balances = await Promise.all(
     Array.from({ length: 20 }, () => quota.consume(user, 'calls', 2, { idempotencyKey: 'k' }))
@@ -64,9 +64,9 @@ t.test('charges once for 20 simultaneous calls with one key', async t => {
   t.equal((await logsOf(db, user)).length, 1)
 })
 
-t.test(
+onEach(
   'gives 20 simultaneous calls with one key the same answer, even if the first takes all that is left',
-  async t => {
+  async (t, { quota, db }) => {
     const user = newUser()
     const balances = await Promise.all(
       Array.from({ length: 20 }, () => quota.consume(user, 'calls', 10, { idempotencyKey: 'k' }))
@@ -76,23 +76,26 @@ t.test(
   }
 )
 
-t.test('of 20 different simultaneous charges with one key, charges one and refuses the others', async t => {
-  const user = newUser()
-  const outcomes = await Promise.allSettled(
-    Array.from({ length: 20 }, (_, i) => quota.consume(user, 'tokens', i + 1, { idempotencyKey: 'k' }))
-  )
-  t.equal(outcomes.filter(outcome => outcome.status === 'fulfilled').length, 1)
-  for (const outcome of outcomes) if (outcome.status === 'rejected') t.match(outcome.reason, MISMATCH)
-  t.equal((await logsOf(db, user)).length, 1)
-})
+onEach(
+  'of 20 different simultaneous charges with one key, charges one and refuses the others',
+  async (t, { quota, db }) => {
+    const user = newUser()
+    const outcomes = await Promise.allSettled(
+      Array.from({ length: 20 }, (_, i) => quota.consume(user, 'tokens', i + 1, { idempotencyKey: 'k' }))
+    )
+    t.equal(outcomes.filter(outcome => outcome.status === 'fulfilled').length, 1)
+    for (const outcome of outcomes) if (outcome.status === 'rejected') t.match(outcome.reason, MISMATCH)
+    t.equal((await logsOf(db, user)).length, 1)
+  }
+)
 
-t.test('keeps the keys of each user apart', async t => {
+onEach('keeps the keys of each user apart', async (t, { quota }) => {
   const [alice, bob] = [newUser(), newUser()]
   await quota.consume(alice, 'calls', 3, { idempotencyKey: 'k' })
   t.strictSame(figures(await quota.consume(bob, 'calls', 5, { idempotencyKey: 'k' })), [5, 0, 5])
 })
 
-t.test('remembers no denial: the same key is charged once there is room', async t => {
+onEach('remembers no denial: the same key is charged once there is room', async (t, { quota }) => {
   const user = newUser()
   await quota.consume(user, 'calls', 10)
   await t.rejects(quota.consume(user, 'calls', 1, { idempotencyKey: 'k' }), { code: 'FST_QUOTA_EXCEEDED' })
@@ -100,7 +103,7 @@ t.test('remembers no denial: the same key is charged once there is room', async 
   t.equal((await quota.consume(user, 'calls', 1, { idempotencyKey: 'k' })).used, 11)
 })
 
-t.test('credits once for one key, even if the credit was cut off at 0', async t => {
+onEach('credits once for one key, even if the credit was cut off at 0', async (t, { quota }) => {
   const user = newUser()
   await quota.consume(user, 'storage', 50)
   const first = await quota.credit(user, 'storage', 60, { idempotencyKey: 'delete' })
@@ -118,21 +121,24 @@ t.test('credits once for one key, even if the credit was cut off at 0', async t 
   )
 })
 
-t.test('accepts keys of 1 to 255 characters, including special ones, and refuses invalid keys', async t => {
-  const user = newUser()
-  for (const key of ['1', ' ', "'; --", '%', 'ключ 🗝', 'k'.repeat(255)]) {
-    const first = await quota.consume(user, 'free', 1, { idempotencyKey: key })
-    t.strictSame(await quota.consume(user, 'free', 1, { idempotencyKey: key }), first, key.slice(0, 20))
+onEach(
+  'accepts keys of 1 to 255 characters, including special ones, and refuses invalid keys',
+  async (t, { quota }) => {
+    const user = newUser()
+    for (const key of ['1', ' ', "'; --", '%', 'ключ 🗝', 'k'.repeat(255)]) {
+      const first = await quota.consume(user, 'free', 1, { idempotencyKey: key })
+      t.strictSame(await quota.consume(user, 'free', 1, { idempotencyKey: key }), first, key.slice(0, 20))
+    }
+    for (const key of ['', 'k'.repeat(256), 'a\u0000b', '\ud83d', 5, null, {}]) {
+      await t.rejects(
+        quota.consume(user, 'free', 1, { idempotencyKey: key as string }),
+        { code: 'FST_QUOTA_INVALID_CALL' },
+        JSON.stringify(key)?.slice(0, 20)
+      )
+    }
+    t.strictSame(await tally(quota, user, 'free'), [6, 0, -1])
   }
-  for (const key of ['', 'k'.repeat(256), 'a\u0000b', '\ud83d', 5, null, {}]) {
-    await t.rejects(
-      quota.consume(user, 'free', 1, { idempotencyKey: key as string }),
-      { code: 'FST_QUOTA_INVALID_CALL' },
-      JSON.stringify(key)?.slice(0, 20)
-    )
-  }
-  t.strictSame(await tally(quota, user, 'free'), [6, 0, -1])
-})
+)
 
 t.test('charges with a key that was taken just now, but is gone again before its answer is read', async t => {
   const client = (db.orm as unknown as { $client: PGlite }).$client

@@ -1,11 +1,11 @@
 import t from 'tap'
 import type { ReserveCharges } from '../../src/index.ts'
-import { figures, meter, NO_AMOUNTS, rowsOf, tally } from '../fixtures/meter.ts'
+import { figures, meters, NO_AMOUNTS, rowsOf, tally } from '../fixtures/meter.ts'
 import { logsOf, newUser } from '../fixtures/metered.ts'
 
-const { quota, db } = await meter(t)
+const { onEach } = await meters(t)
 
-t.test('holds amounts, which are no longer available and not yet charged', async t => {
+onEach('holds amounts, which are no longer available and not yet charged', async (t, { quota, db }) => {
   const user = newUser()
   const reservation = await quota.reserve(user, { type: 'calls', amount: 4 })
   t.match(reservation.id, /^[0-9a-f-]{36}$/)
@@ -15,7 +15,7 @@ t.test('holds amounts, which are no longer available and not yet charged', async
   await t.rejects(quota.consume(user, 'calls', 7), { code: 'FST_QUOTA_EXCEEDED' })
 })
 
-t.test('accepts a type, a type with an amount, and several of either', async t => {
+onEach('accepts a type, a type with an amount, and several of either', async (t, { quota }) => {
   const forms: [ReserveCharges, number, number][] = [
     ['calls', 1, 0],
     [{ type: 'calls' }, 1, 0],
@@ -31,7 +31,7 @@ t.test('accepts a type, a type with an amount, and several of either', async t =
   }
 })
 
-t.test('holds all or nothing, and names every type that is exceeded', async t => {
+onEach('holds all or nothing, and names every type that is exceeded', async (t, { quota, db }) => {
   const user = newUser()
   const error = await quota
     .reserve(user, [
@@ -49,13 +49,13 @@ t.test('holds all or nothing, and names every type that is exceeded', async t =>
   t.notMatch(await rowsOf(db, user), { quota_reservations: Number })
 })
 
-t.test('holds nothing if one of the types is unknown', async t => {
+onEach('holds nothing if one of the types is unknown', async (t, { quota, db }) => {
   const user = newUser()
   await t.rejects(quota.reserve(user, ['calls', 'nothing']), { code: 'FST_QUOTA_UNKNOWN_TYPE', statusCode: 500 })
   t.strictSame(await rowsOf(db, user), {})
 })
 
-t.test('refuses empty, repeated and malformed charges, and invalid amounts', async t => {
+onEach('refuses empty, repeated and malformed charges, and invalid amounts', async (t, { quota, db }) => {
   const user = newUser()
   const refused: [string, unknown][] = [
     ['FST_QUOTA_INVALID_CALL', []],
@@ -70,32 +70,35 @@ t.test('refuses empty, repeated and malformed charges, and invalid amounts', asy
   t.strictSame(await rowsOf(db, user), {})
 })
 
-t.test('commit charges what was held, with one log row per type, and returns the balances', async t => {
-  const user = newUser()
-  const options = { endpoint: 'job', metadata: { a: 1, b: 1 } }
-  const reservation = await quota.reserve(user, ['calls', { type: 'tokens', amount: 50 }], options)
-  const balances = await reservation.commit({ metadata: { b: 2 } })
-  t.strictSame(
-    Object.entries(balances).map(([type, balance]) => [type, ...figures(balance)]),
-    [
-      ['calls', 1, 0, 9],
-      ['tokens', 50, 0, 950]
-    ]
-  )
-  const logs = (await logsOf(db, user)).sort((a, b) => a.amount - b.amount)
-  const common = { endpoint: 'job', metadata: { a: 1, b: 2 } }
-  t.strictSame(logs, [
-    { type: 'calls', amount: 1, ...common },
-    { type: 'tokens', amount: 50, ...common }
-  ])
-  const [row] = await db.query('SELECT 1 FROM usage_logs WHERE user_id = $1 AND id = $2::text::uuid', [
-    user,
-    reservation.id
-  ])
-  t.ok(row, 'its id is that of its first log row')
-})
+onEach(
+  'commit charges what was held, with one log row per type, and returns the balances',
+  async (t, { quota, db }) => {
+    const user = newUser()
+    const options = { endpoint: 'job', metadata: { a: 1, b: 1 } }
+    const reservation = await quota.reserve(user, ['calls', { type: 'tokens', amount: 50 }], options)
+    const balances = await reservation.commit({ metadata: { b: 2 } })
+    t.strictSame(
+      Object.entries(balances).map(([type, balance]) => [type, ...figures(balance)]),
+      [
+        ['calls', 1, 0, 9],
+        ['tokens', 50, 0, 950]
+      ]
+    )
+    const logs = (await logsOf(db, user)).sort((a, b) => a.amount - b.amount)
+    const common = { endpoint: 'job', metadata: { a: 1, b: 2 } }
+    t.strictSame(logs, [
+      { type: 'calls', amount: 1, ...common },
+      { type: 'tokens', amount: 50, ...common }
+    ])
+    const [row] = await db.query('SELECT 1 FROM usage_logs WHERE user_id = $1 AND id = $2::text::uuid', [
+      user,
+      reservation.id
+    ])
+    t.ok(row, 'its id is that of its first log row')
+  }
+)
 
-t.test('commit charges a smaller amount if given, and gives the rest back', async t => {
+onEach('commit charges a smaller amount if given, and gives the rest back', async (t, { quota }) => {
   const user = newUser()
   const reservation = await quota.reserve(user, [
     { type: 'calls', amount: 8 },
@@ -111,13 +114,16 @@ t.test('commit charges a smaller amount if given, and gives the rest back', asyn
   )
 })
 
-t.test('commit charges more than was held if asked to, even past the limit, and the log row says so', async t => {
-  const user = newUser()
-  const reservation = await quota.reserve(user, { type: 'calls', amount: 5 })
-  const { calls } = await reservation.commit({ amounts: { calls: 12 }, metadata: { over_reservation: 0 } })
-  t.strictSame(figures(calls!), [12, 0, 0])
-  t.strictSame(await logsOf(db, user), [
-    { type: 'calls', amount: 12, endpoint: null, metadata: { over_reservation: 7 } }
-  ])
-  await t.rejects(quota.consume(user, 'calls', 1), { code: 'FST_QUOTA_EXCEEDED' })
-})
+onEach(
+  'commit charges more than was held if asked to, even past the limit, and the log row says so',
+  async (t, { quota, db }) => {
+    const user = newUser()
+    const reservation = await quota.reserve(user, { type: 'calls', amount: 5 })
+    const { calls } = await reservation.commit({ amounts: { calls: 12 }, metadata: { over_reservation: 0 } })
+    t.strictSame(figures(calls!), [12, 0, 0])
+    t.strictSame(await logsOf(db, user), [
+      { type: 'calls', amount: 12, endpoint: null, metadata: { over_reservation: 7 } }
+    ])
+    await t.rejects(quota.consume(user, 'calls', 1), { code: 'FST_QUOTA_EXCEEDED' })
+  }
+)

@@ -4,15 +4,15 @@ import { drizzle } from 'drizzle-orm/pglite'
 import type { FastifyInstance } from 'fastify'
 import t from 'tap'
 import type { Reservation } from '../../src/index.ts'
-import { ms } from '../../src/store/database.ts'
+import { type Database, ms } from '../../src/store/database.ts'
 import { deleteUser } from '../../src/store/operator/delete-user.ts'
-import { figures, meter, NO_AMOUNTS, rowsOf, tally } from '../fixtures/meter.ts'
+import { figures, meters, NO_AMOUNTS, rowsOf, tally } from '../fixtures/meter.ts'
 import { ask, logsOf, metered, newUser, onEmbedded } from '../fixtures/metered.ts'
 
-const { quota, db } = await meter(t, { constructor: { limit: 5 } })
+const { onEach, quota, db } = await meters(t, { constructor: { limit: 5 } })
 const SETTLED = { code: 'FST_QUOTA_SETTLED', statusCode: 409 }
 
-t.test('release gives everything back, and writes no log row', async t => {
+onEach('release gives everything back, and writes no log row', async (t, { quota, db }) => {
   const user = newUser()
   const reservation = await quota.reserve(user, ['calls', 'tokens'])
   await reservation.release()
@@ -20,9 +20,9 @@ t.test('release gives everything back, and writes no log row', async t => {
   t.strictSame(await rowsOf(db, user), { quota_users: 1, quota_limits: 5 })
 })
 
-t.test(
+onEach(
   'commit rejects with FST_QUOTA_UNKNOWN_USER after its user was deleted, and release does not reject',
-  async t => {
+  async (t, { quota, db }) => {
     const user = newUser()
     const reservation = await quota.reserve(user, 'calls')
     await deleteUser(db, user, { actor: 'operator', reason: null, requestId: null })
@@ -33,7 +33,7 @@ t.test(
   }
 )
 
-t.test('commit charges once, however often it is called, even simultaneously', async t => {
+onEach('commit charges once, however often it is called, even simultaneously', async (t, { quota, db }) => {
   const user = newUser()
   const reservation = await quota.reserve(user, { type: 'calls', amount: 4 })
   const first = await reservation.commit({ amounts: { calls: 3 } })
@@ -51,7 +51,7 @@ t.test('commit charges once, however often it is called, even simultaneously', a
   t.equal((await logsOf(db, user)).length, 3)
 })
 
-t.test('release gives back once, however often it is called, even simultaneously', async t => {
+onEach('release gives back once, however often it is called, even simultaneously', async (t, { quota }) => {
   const user = newUser()
   const reservation = await quota.reserve(user, { type: 'calls', amount: 4 })
   await quota.consume(user, 'calls', 5)
@@ -62,7 +62,7 @@ t.test('release gives back once, however often it is called, even simultaneously
   t.strictSame(await tally(quota, user), [5, 0, 5])
 })
 
-t.test('refuses to charge what was given back, and to give back what was charged', async t => {
+onEach('refuses to charge what was given back, and to give back what was charged', async (t, { quota }) => {
   const user = newUser()
   const released = await quota.reserve(user, 'calls')
   await released.release()
@@ -73,7 +73,7 @@ t.test('refuses to charge what was given back, and to give back what was charged
   t.strictSame(await tally(quota, user), [1, 0, 9])
 })
 
-t.test('commit and release also work when detached from the reservation', async t => {
+onEach('commit and release also work when detached from the reservation', async (t, { quota }) => {
   const user = newUser()
   const { commit } = await quota.reserve(user, { type: 'calls', amount: 3 })
   t.strictSame(figures((await commit()).calls!), [3, 0, 7])
@@ -82,7 +82,7 @@ t.test('commit and release also work when detached from the reservation', async 
   t.strictSame(await tally(quota, user), [3, 0, 7])
 })
 
-t.test('of a release and a commit at the same time, the first one called wins', async t => {
+onEach('of a release and a commit at the same time, the first one called wins', async (t, { quota }) => {
   const user = newUser()
   const reservation = await quota.reserve(user, 'calls')
   const outcomes = await Promise.allSettled([reservation.release(), reservation.commit()])
@@ -90,55 +90,61 @@ t.test('of a release and a commit at the same time, the first one called wins', 
   t.strictSame(await tally(quota, user), [0, 0, 10])
 })
 
-t.test('commit refuses invalid amounts and types that are not held, and the reservation stays open', async t => {
-  const user = newUser()
-  const reservation = await quota.reserve(user, { type: 'calls', amount: 2 })
-  for (const amount of NO_AMOUNTS)
-    await t.rejects(reservation.commit({ amounts: { calls: amount as number } }), {
-      code: 'FST_QUOTA_INVALID_AMOUNT',
-      statusCode: 422,
-      message: /^amounts\.calls must be/
-    })
-  for (const amounts of [[], [1], null, 'text'])
-    await t.rejects(reservation.commit({ amounts: amounts as never }), {
-      code: 'FST_QUOTA_INVALID_CALL',
-      message: /^Argument amounts must be an object/
-    })
-  await t.rejects(reservation.commit({ amounts: { tokens: 1 } }), { code: 'FST_QUOTA_NOT_RESERVED' })
-  t.strictSame(await tally(quota, user), [0, 2, 8])
-  await reservation.commit()
-  t.strictSame(await tally(quota, user), [2, 0, 8])
-})
+onEach(
+  'commit refuses invalid amounts and types that are not held, and the reservation stays open',
+  async (t, { quota }) => {
+    const user = newUser()
+    const reservation = await quota.reserve(user, { type: 'calls', amount: 2 })
+    for (const amount of NO_AMOUNTS)
+      await t.rejects(reservation.commit({ amounts: { calls: amount as number } }), {
+        code: 'FST_QUOTA_INVALID_AMOUNT',
+        statusCode: 422,
+        message: /^amounts\.calls must be/
+      })
+    for (const amounts of [[], [1], null, 'text'])
+      await t.rejects(reservation.commit({ amounts: amounts as never }), {
+        code: 'FST_QUOTA_INVALID_CALL',
+        message: /^Argument amounts must be an object/
+      })
+    await t.rejects(reservation.commit({ amounts: { tokens: 1 } }), { code: 'FST_QUOTA_NOT_RESERVED' })
+    t.strictSame(await tally(quota, user), [0, 2, 8])
+    await reservation.commit()
+    t.strictSame(await tally(quota, user), [2, 0, 8])
+  }
+)
 
-t.test('commit refuses an amount that takes its counter past 2^53−1, and the reservation stays open', async t => {
-  const user = newUser()
-  const most = 2 ** 53 - 1
-  const refused = async (reservation: Reservation, calls: number, room: RegExp) =>
-    await t.rejects(reservation.commit({ amounts: { tokens: 2, calls } }), {
-      code: 'FST_QUOTA_INVALID_AMOUNT',
-      message: room
-    })
-  await quota.consume(user, 'calls', 3)
-  const reservation = await quota.reserve(user, ['calls', 'tokens'])
-  await refused(
-    reservation,
-    most - 2,
-    /amounts\.calls .* is 9007199254740989, of which the counter has room for 9007199254740988\./
-  )
-  await quota.consume(user, 'calls', 2)
-  await refused(reservation, most - 3, /amounts\.calls .* is 9007199254740988, more than the counter has room for\./)
-  t.strictSame(
-    [await tally(quota, user), await tally(quota, user, 'tokens')],
-    [
-      [5, 1, 4],
-      [0, 1, 999]
-    ]
-  )
-  const { calls } = await reservation.commit({ amounts: { calls: most - 5 } })
-  t.strictSame(figures(calls!), [most, 0, 0])
-})
+onEach(
+  'commit refuses an amount that takes its counter past 2^53−1, and the reservation stays open',
+  async (t, { quota }) => {
+    const user = newUser()
+    const most = 2 ** 53 - 1
+    const refused = async (reservation: Reservation, calls: number, room: RegExp) =>
+      await t.rejects(reservation.commit({ amounts: { tokens: 2, calls } }), {
+        code: 'FST_QUOTA_INVALID_AMOUNT',
+        message: room
+      })
+    await quota.consume(user, 'calls', 3)
+    const reservation = await quota.reserve(user, ['calls', 'tokens'])
+    await refused(
+      reservation,
+      most - 2,
+      /amounts\.calls .* is 9007199254740989, of which the counter has room for 9007199254740988\./
+    )
+    await quota.consume(user, 'calls', 2)
+    await refused(reservation, most - 3, /amounts\.calls .* is 9007199254740988, more than the counter has room for\./)
+    t.strictSame(
+      [await tally(quota, user), await tally(quota, user, 'tokens')],
+      [
+        [5, 1, 4],
+        [0, 1, 999]
+      ]
+    )
+    const { calls } = await reservation.commit({ amounts: { calls: most - 5 } })
+    t.strictSame(figures(calls!), [most, 0, 0])
+  }
+)
 
-t.test('commit charges the period in which the amount was reserved, even after a reset', async t => {
+onEach('commit charges the period in which the amount was reserved, even after a reset', async (t, { quota, db }) => {
   const user = newUser()
   const reservation = await quota.reserve(user, { type: 'calls', amount: 4 })
   await quota.reset(user, 'calls')
@@ -147,32 +153,35 @@ t.test('commit charges the period in which the amount was reserved, even after a
   t.match(await logsOf(db, user), [{ amount: 4 }])
 })
 
-t.test("commit adds its metadata to the reservation's, and charges even if its metadata cannot be used", async t => {
-  const broken = Object.defineProperty({}, 'plan', {
-    enumerable: true,
-    get: () => {
-      throw new Error('gone')
+onEach(
+  "commit adds its metadata to the reservation's, and charges even if its metadata cannot be used",
+  async (t, { quota, db }) => {
+    const broken = Object.defineProperty({}, 'plan', {
+      enumerable: true,
+      get: () => {
+        throw new Error('gone')
+      }
+    })
+    for (const [metadata, kept] of [
+      [{ step: 2 }, { job: 'a', step: 2 }],
+      [{ toJSON: () => ({ plan: 'gold' }) }, { job: 'a', plan: 'gold' }],
+      ['text', { job: 'a', truncated: true }],
+      [{ note: 'x'.repeat(4080) }, { job: 'a', truncated: true }],
+      [broken, { job: 'a', truncated: true }]
+    ] as const) {
+      const user = newUser()
+      const reservation = await quota.reserve(user, 'calls', { metadata: { job: 'a' } })
+      await reservation.commit({ metadata: metadata as Record<string, unknown> })
+      t.strictSame((await logsOf(db, user))[0]!.metadata, kept)
     }
-  })
-  for (const [metadata, kept] of [
-    [{ step: 2 }, { job: 'a', step: 2 }],
-    [{ toJSON: () => ({ plan: 'gold' }) }, { job: 'a', plan: 'gold' }],
-    ['text', { job: 'a', truncated: true }],
-    [{ note: 'x'.repeat(4080) }, { job: 'a', truncated: true }],
-    [broken, { job: 'a', truncated: true }]
-  ] as const) {
-    const user = newUser()
-    const reservation = await quota.reserve(user, 'calls', { metadata: { job: 'a' } })
-    await reservation.commit({ metadata: metadata as Record<string, unknown> })
-    t.strictSame((await logsOf(db, user))[0]!.metadata, kept)
+    const reservation = await quota.reserve(newUser(), 'calls')
+    for (const final of [null, 5, 'text'])
+      await t.rejects(reservation.commit(final as unknown as object), { code: 'FST_QUOTA_INVALID_CALL' })
+    await reservation.release()
   }
-  const reservation = await quota.reserve(newUser(), 'calls')
-  for (const final of [null, 5, 'text'])
-    await t.rejects(reservation.commit(final as unknown as object), { code: 'FST_QUOTA_INVALID_CALL' })
-  await reservation.release()
-})
+)
 
-t.test('reserve holds for ttlMs if given, and refuses an invalid ttlMs', async t => {
+onEach('reserve holds for ttlMs if given, and refuses an invalid ttlMs', async (t, { quota, db }) => {
   const user = newUser()
   const before = Date.now()
   const { id, expiresAt } = await quota.reserve(user, 'calls', { ttlMs: 3_600_000 })
@@ -190,10 +199,10 @@ t.test('reserve holds for ttlMs if given, and refuses an invalid ttlMs', async t
     )
 })
 
-t.test('an expired reservation is given back, and a late commit is still charged', async t => {
+onEach('an expired reservation is given back, and a late commit is still charged', async (t, { quota, db }) => {
   const user = newUser()
   const late = await quota.reserve(user, { type: 'calls', amount: 6 }, { ttlMs: 100 })
-  await expired(user)
+  await expired(db, user)
   t.strictSame(await tally(quota, user), [0, 0, 10], 'without waiting for a sweep')
   t.strictSame(figures(await quota.consume(user, 'calls', 10)), [10, 0, 0])
   const { calls } = await late.commit()
@@ -256,23 +265,23 @@ t.test('what was charged, was given back or belonged to a deleted user is not re
   for (const ids of renewals) t.strictSame(JSON.parse(ids), [{ user_id: user, id }])
 })
 
-t.test('release gives nothing back twice if the reservation has expired', async t => {
+onEach('release gives nothing back twice if the reservation has expired', async (t, { quota, db }) => {
   const user = newUser()
   const late = await quota.reserve(user, { type: 'calls', amount: 6 }, { ttlMs: 100 })
-  await expired(user)
+  await expired(db, user)
   await quota.consume(user, 'calls', 10)
   await late.release()
   t.strictSame(await tally(quota, user), [10, 0, 0])
 })
 
-t.test('charges a type whose key is also a property of every object', async t => {
+onEach('charges a type whose key is also a property of every object', async (t, { quota }) => {
   const user = newUser()
   const reservation = await quota.reserve(user, 'constructor')
   t.strictSame(figures((await reservation.commit()).constructor as never), [1, 0, 4])
 })
 
 /** Waits until the database's clock has passed every reservation of the user. */
-async function expired(user: string): Promise<void> {
+async function expired(db: Database, user: string): Promise<void> {
   const open = () =>
     db.query('SELECT 1 FROM quota_reservations WHERE user_id = $1 AND expires_at > clock_timestamp()', [user])
   while ((await open()).length > 0) await new Promise(resolve => setTimeout(resolve, 10))

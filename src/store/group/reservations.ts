@@ -1,7 +1,8 @@
-// How requests reserve and settle: grouped where it is simple, one by one where it is not, and each within its deadline.
+// How requests reserve, settle and charge at once: grouped where it is simple, one by one where it is not, and each within its deadline.
 import type { Balance } from '../../quota/balance.ts'
 import type { Admission, WantedCharge } from '../charge/admit.ts'
 import { amend } from '../charge/amend.ts'
+import type { ChargeOrder } from '../charge/charge.ts'
 import { type CommittedCharge, commit, type HeldCharge } from '../charge/commit.ts'
 import { balanceOf } from '../charge/counter-balance.ts'
 import { HeldSince } from '../charge/held-since.ts'
@@ -11,25 +12,18 @@ import { voidCharges } from '../charge/void.ts'
 import { SLOW_MS } from '../connection/shared-lanes.ts'
 import type { Database, Shared } from '../database.ts'
 import { Asking } from './asking.ts'
+import { ByCounter, type Statements } from './by-counter.ts'
 import { chargeMany } from './charge-many.ts'
 import { Group } from './group.ts'
 import { Holding } from './hold-alike.ts'
-import { moveInTurn } from './move-in-turn.ts'
-import { type Move, type Moved, moveManyUsers } from './move-many.ts'
+import { type Move, type Moved, moveManyUsers, moveOneUser } from './move-many.ts'
 import { openMany } from './open-many.ts'
 import { Openings } from './openings.ts'
+import { Outlays } from './outlays.ts'
 import type { Settling } from './settling.ts'
 import { Several } from './several.ts'
 import { Committing, isFinal, outcomeOf, Reserving } from './waiting.ts'
 import { OUTDATED, type Told } from './wishes.ts'
-
-/** The database refused a shared statement because of one item: each asks by itself. */
-const NOT_MOVED = { done: false, full: false } as const
-
-/** Undefined: there is no such counter, or, in a statement for many users, somebody else has locked it. */
-type Answer = Moved | typeof NOT_MOVED | undefined
-
-type Moves = Group<Move, Answer, Answer>
 
 /**
  * With more, this process and the server wait for each other: with 200 connections, up to 200 in a statement gave 0.88 to 0.96 times as
@@ -45,8 +39,8 @@ const NO_BALANCES: Map<string, Balance> = new Map()
 
 /**
  * Four ways, each for what the one before left: `#holds` and `#charges` for the usual case, after `#openings` for those that are new or whose
- * period has ended; `#moves` for those that release, or charge another amount than was held; `#users`, one user at a time, for those that wait
- * for somebody else, or need something else done first; and one by one. For a distributed database there are only the last two.
+ * period has ended; `#moves` for those that release, or charge another amount than was held, and, one user at a time, for those that wait for somebody
+ * else, or need something else done first; and one by one. For a distributed database there are only the last two.
  */
 export class Reservations implements Settling {
   /** How many charges may share a statement. */
@@ -54,10 +48,10 @@ export class Reservations implements Settling {
   readonly #asking: Asking
   readonly #holds: Group<Reserving, Told, Admission> | undefined
   readonly #charges: Group<Committing, true | undefined, Map<string, Balance>> | undefined
-  readonly #moves: Moves | undefined
+  readonly #moves: ByCounter<Move, Moved>
   readonly #openings: Openings
   readonly #several: Several
-  readonly #users = new Map<string, Moves>()
+  readonly #outlays: Outlays
   readonly #heldSince: HeldSince
   /** How many of a user's requests `#holds` left to the others: later ones go behind them. */
   readonly #left = new Map<string, number>()
@@ -69,10 +63,13 @@ export class Reservations implements Settling {
     const asking = this.#asking
     this.#openings = new Openings(wanted => asking.together(openMany, wanted, db.metering, false))
     const isAlone = distributed || db.kind !== 'postgres'
-    this.#several = new Several({ asking, openings: this.#openings, heldSince: this.#heldSince }, !isAlone)
+    this.#moves = new ByCounter(asking, movingSince(this.#heldSince), !isAlone)
+    const context = { asking, openings: this.#openings, heldSince: this.#heldSince }
+    this.#several = new Several(context, !isAlone)
+    this.#outlays = new Outlays(context, !isAlone)
     this.sharing = isAlone ? 1 : GROUP_SIZE
     if (isAlone) return
-    const { holding, charging, metering } = db
+    const { holding, charging } = db
     const shared = { size: () => this.#part(), more: { spareAfterMs: SLOW_MS } }
     const on = (lane: Shared, isSpare: boolean) => (isSpare ? lane.spare : lane)
     const { hold } = new Holding(this.#heldSince)
@@ -89,13 +86,6 @@ export class Reservations implements Settling {
       ...shared,
       answer: (charge, isCharged, deadline) => (isCharged ? NO_BALANCES : this.#commitLeft(charge, deadline))
     })
-    this.#moves = new Group(
-      moves => asking.together((on, moves) => moveManyUsers(on, moves, this.#heldSince), moves, metering, NOT_MOVED),
-      {
-        size: () => GROUP_SIZE,
-        answer: asGiven
-      }
-    )
   }
 
   /** Holds all charges, or none. */
@@ -106,12 +96,18 @@ export class Reservations implements Settling {
     return this.#openings.behind(wish, deadline, isOpened => this.#hold(wish, deadline, isOpened))
   }
 
-  commit(userId: string, charges: readonly CommittedCharge[], endpoint: string | null): Promise<Map<string, Balance>> {
+  /** `isTold`: the balances afterwards are wanted also where the amounts are as they were held, which makes it slower. */
+  commit(
+    userId: string,
+    charges: readonly CommittedCharge[],
+    endpoint: string | null,
+    isTold = false
+  ): Promise<Map<string, Balance>> {
     const deadline = this.#asking.deadline()
     const charge = this.#plain(charges)
-    if (charge === undefined) return this.#several.commit(userId, charges, endpoint)
+    if (charge === undefined) return this.#several.commit(userId, charges, endpoint, isTold)
     const committing = new Committing(userId, charge, endpoint)
-    if (this.#charges === undefined || charge.amount !== charge.heldAmount)
+    if (this.#charges === undefined || charge.amount !== charge.heldAmount || isTold)
       return this.#commitLeft(committing, deadline)
     return this.#charges.join(committing, deadline)
   }
@@ -121,7 +117,7 @@ export class Reservations implements Settling {
     const charge = this.#plain(charges)
     if (charge === undefined) return await this.#several.release(userId, charges)
     const { id, typeId, type } = charge
-    const moved = await this.#move({ do: 'release', userId, id, typeId }, deadline)
+    const moved = await this.#moves.move({ do: 'release', userId, id, typeId }, deadline)
     if (!moved?.done) return await release(this.#asking.until(deadline), userId, charges)
     return new Map([[type, balanceOf(type, moved)]])
   }
@@ -132,6 +128,11 @@ export class Reservations implements Settling {
 
   amend(userId: string, charges: readonly CommittedCharge[]): Promise<Map<string, Balance>> {
     return amend(this.#asking.until(this.#asking.deadline()), userId, charges)
+  }
+
+  /** Charges at once, and holds nothing. Undefined: its idempotency key is known. */
+  charge(order: ChargeOrder): Promise<Admission | undefined> {
+    return this.#outlays.charge(order)
   }
 
   /**
@@ -161,7 +162,7 @@ export class Reservations implements Settling {
   #reserveLeft(wish: Reserving, deadline: number): Promise<Admission> {
     const { userId, id, typeId, amount, leaseMs, charges } = wish
     return this.#afterOthers(userId, async () => {
-      const moved = await this.#moveAlone({ do: 'reserve', userId, id, typeId, amount, leaseMs }, deadline)
+      const moved = await this.#moves.alone({ do: 'reserve', userId, id, typeId, amount, leaseMs }, deadline)
       if (moved?.done || (moved?.full && isFinal(wish, false))) return outcomeOf(wish, { ...moved, held: moved.done })
       return await reserve(this.#asking.until(deadline), { userId, charges, leaseMs })
     })
@@ -169,7 +170,7 @@ export class Reservations implements Settling {
 
   async #commitLeft({ userId, charge, endpoint }: Committing, deadline: number): Promise<Map<string, Balance>> {
     const { id, typeId, type, amount, metadata } = charge
-    const moved = await this.#move({ do: 'commit', userId, id, typeId, amount, metadata, endpoint }, deadline)
+    const moved = await this.#moves.move({ do: 'commit', userId, id, typeId, amount, metadata, endpoint }, deadline)
     if (!moved?.done) return await commit(this.#asking.until(deadline), userId, [charge], endpoint)
     return new Map([[type, balanceOf(type, moved)]])
   }
@@ -185,46 +186,10 @@ export class Reservations implements Settling {
       else this.#left.set(userId, others)
     }
   }
-
-  /** A move that arrives while others of this user wait for its rows waits behind them. */
-  async #move(move: Move, deadline: number): Promise<Answer> {
-    const moved = this.#users.has(move.userId) ? undefined : await this.#moves?.join(move, deadline)
-    return moved ?? (await this.#moveAlone(move, deadline))
-  }
-
-  /**
-   * For a user whose counters somebody else is moving: many processes serving one user wait for the row once per group, not once per request. First one
-   * is asked for by itself, as in `Several`: while somebody has the counters locked, the others are not. Not so where all come here.
-   */
-  #moveAlone(move: Move, deadline: number): Promise<Answer> {
-    const { userId } = move
-    const group = this.#users.get(userId) ?? this.#setApart(userId)
-    return group.join(move, deadline)
-  }
-
-  #setApart(userId: string): Moves {
-    const isUsual = this.#holds === undefined
-    let isAnswered = false
-    const asking = this.#asking
-    const move = async (moves: readonly Move[]) => {
-      isAnswered = false
-      const answers = await asking.together(
-        (on, moves) => moveInTurn(on, moves, this.#heldSince),
-        moves,
-        asking.db.metering,
-        NOT_MOVED
-      )
-      isAnswered = true
-      return answers
-    }
-    const group = new Group<Move, Answer, Answer>(move, {
-      size: () => (isAnswered || isUsual ? GROUP_SIZE : 1),
-      answer: asGiven,
-      onIdle: () => this.#users.delete(userId)
-    })
-    this.#users.set(userId, group)
-    return group
-  }
 }
 
-const asGiven = (_: Move, given: Answer): Answer => given
+const movingSince = (heldSince: HeldSince): Statements<Move, Moved> => ({
+  ofMany: (on, moves) => moveManyUsers(on, moves, heldSince),
+  ofOne: (on, moves) => moveOneUser(on, moves, heldSince),
+  isOpen: (move, moved) => move.do === 'reserve' && !moved?.done && !moved?.full
+})

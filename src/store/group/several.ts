@@ -33,7 +33,7 @@ interface Moving {
 }
 
 /** What the requests of a statement ask with, and what they wait for. */
-interface Context {
+export interface Context {
   asking: Asking
   openings: Openings
   heldSince: HeldSince
@@ -84,9 +84,14 @@ export class Several {
     return openings.behind(wish, deadline, isOpened => this.#hold(wish, deadline, isOpened))
   }
 
-  async commit(userId: string, charges: readonly CommittedCharge[], endpoint: string | null): Promise<Balances> {
+  async commit(
+    userId: string,
+    charges: readonly CommittedCharge[],
+    endpoint: string | null,
+    isTold: boolean
+  ): Promise<Balances> {
     const deadline = this.#context.asking.deadline()
-    if (this.#charges !== undefined && charges.every(({ amount, heldAmount }) => amount === heldAmount))
+    if (!isTold && this.#charges !== undefined && charges.every(({ amount, heldAmount }) => amount === heldAmount))
       return await this.#charges.join(new CommittingSeveral(userId, charges, endpoint), deadline)
     const moves = charges.map(({ id, typeId, amount, metadata }): Move => {
       return { do: 'commit', userId, id, typeId, amount, metadata, endpoint }

@@ -78,10 +78,10 @@ export class CommittingSeveral {
 }
 
 /** The shared statement refuses 0 where usage is past the limit, although 0 always fits. */
-export const isFinal = ({ amount }: Wish, isHeld: boolean): boolean => isHeld || amount > 0
+export const isFinal = ({ amount }: Pick<Wish, 'amount'>, isHeld: boolean): boolean => isHeld || amount > 0
 
 /** What the request is told. */
-export const outcomeOf = ({ charges }: Reserving, row: Held): Admission =>
+export const outcomeOf = ({ charges }: Pick<Reserving, 'charges'>, row: Held): Admission =>
   row.held ? admittedBy(charges, [row]) : refusalOf(charges[0] as WantedCharge, row)
 
 /** Of a request whose charges are held, each of the counter whose row is at its place. */

@@ -1,0 +1,103 @@
+// Charges at once, holding nothing before: grouped where it is simple, one user at a time where it is not, and then one by one.
+import type { Admission, WantedCharge } from '../charge/admit.ts'
+import { type ChargeOrder, charge } from '../charge/charge.ts'
+import { recallCharge } from '../charge/recall-charge.ts'
+import { ByCounter } from './by-counter.ts'
+import { type Outlay, Spending, type Spent } from './charge-at-once.ts'
+import type { Context } from './several.ts'
+import { isFinal, outcomeOf } from './waiting.ts'
+
+/** What waits for a shared statement, with what to ask for where that leaves it unanswered. */
+class Charging implements Outlay {
+  readonly userId: string
+  readonly id: string
+  readonly typeId: number
+  readonly amount: number
+  readonly endpoint: string | null
+  readonly metadata: ChargeOrder['metadata']
+  readonly idempotencyKey: string | null
+  /** Always exactly one. */
+  readonly charges: readonly WantedCharge[]
+  readonly order: ChargeOrder
+  /** It has waited for its counter to be opened. */
+  wasOpened = false
+
+  constructor(order: ChargeOrder) {
+    const { id, typeId, amount } = order.charges[0] as WantedCharge
+    this.userId = order.userId
+    this.id = id
+    this.typeId = typeId
+    this.amount = amount
+    this.endpoint = order.endpoint
+    this.metadata = order.metadata
+    this.idempotencyKey = order.idempotencyKey
+    this.charges = order.charges
+    this.order = order
+  }
+}
+
+const isOpen = (_: Outlay, spent: Pick<Spent, 'done' | 'full' | 'known'> | undefined): boolean =>
+  !(spent?.done || spent?.full || spent?.known)
+
+export class Outlays {
+  readonly #context: Context
+  readonly #byCounter: ByCounter<Outlay, Spent>
+  /** By user and idempotency key, until it is known whether it was charged. */
+  readonly #keys = new Map<string, Promise<Admission | undefined>>()
+
+  /** `isShared`: a statement may touch many users. */
+  constructor(context: Context, isShared: boolean) {
+    this.#context = context
+    const { ofMany, ofOne } = new Spending(context.heldSince)
+    this.#byCounter = new ByCounter(context.asking, { ofMany, ofOne, isOpen }, isShared)
+  }
+
+  /** Undefined: the idempotency key is known. */
+  async charge(order: ChargeOrder): Promise<Admission | undefined> {
+    const { asking, openings } = this.#context
+    const deadline = asking.deadline()
+    const { userId, idempotencyKey } = order
+    // It gains nothing by sharing.
+    if (asking.db.kind !== 'postgres') {
+      const db = asking.until(deadline)
+      const isKnown = idempotencyKey !== null && (await recallCharge(db, userId, idempotencyKey)) !== undefined
+      return isKnown ? undefined : await charge(db, order)
+    }
+    const wish = new Charging(order)
+    const work = () => openings.behind(wish, deadline, isOpened => this.#charge(wish, deadline, isOpened))
+    return await (idempotencyKey === null ? work() : this.#afterSameKey(JSON.stringify([userId, idempotencyKey]), work))
+  }
+
+  async #charge(wish: Charging, deadline: number, isOpened: boolean): Promise<Admission | undefined> {
+    const { asking, openings } = this.#context
+    const mayShare = isOpened && this.#byCounter.mayShare(wish.userId)
+    const shared = mayShare ? await this.#byCounter.together(wish, deadline) : undefined
+    if (mayShare && (shared === undefined || shared.ended))
+      return await openings.before(wish, deadline, isOpened => this.#charge(wish, deadline, isOpened))
+    const spent = isOpen(wish, shared) ? await this.#byCounter.alone(wish, deadline) : shared
+    if (spent?.known) return undefined
+    if (spent?.done || (spent?.full && isFinal(wish, false))) return outcomeOf(wish, { ...spent, held: spent.done })
+    return await charge(asking.until(deadline), wish.order)
+  }
+
+  /**
+   * Two with one key in a statement would have the database refuse it for all: the second waits, and knows from what becomes of the first whether the
+   * key is known.
+   */
+  async #afterSameKey(key: string, work: () => Promise<Admission | undefined>): Promise<Admission | undefined> {
+    for (let former = this.#keys.get(key); former !== undefined; former = this.#keys.get(key)) {
+      const isKnown = await former.then(
+        admission => admission === undefined || admission.admitted,
+        () => false
+      )
+      if (isKnown) return undefined
+    }
+    const charging = work()
+    this.#keys.set(key, charging)
+    try {
+      return await charging
+    } finally {
+      this.#keys.delete(key)
+    }
+  }
+}
