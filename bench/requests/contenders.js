@@ -129,13 +129,25 @@ const CONTENDERS = {
   'quota-two': app =>
     quota(app, { quotas: { calls: { limit, period: 'day' }, tokens: { limit, period: 'day', unit: 'token' } } }),
   unmetered: app => quota(app),
+  'quota-consume': async app => {
+    await quota(app)
+    app.addHook('onRequest', async (request, reply) => {
+      try {
+        await app.quota.consume(userOf(request), 'calls', 1, { endpoint: request.routeOptions.url })
+      } catch (error) {
+        if (error.code !== 'FST_QUOTA_EXCEEDED') throw error
+        return reply.code(402).send({ error: error.message })
+      }
+    })
+  },
   'quota-after-reply': app => quota(app, { settle: 'after-reply' })
 }
 
 const app = Fastify()
 await CONTENDERS[name](app)
 const metered = name.endsWith('-two') ? ['calls', 'tokens'] : 'calls'
-app.get('/calls', { config: { quota: name === 'unmetered' ? false : metered } }, async () => ({ ok: true }))
+const isExempt = name === 'unmetered' || name === 'quota-consume'
+app.get('/calls', { config: { quota: isExempt ? false : metered } }, async () => ({ ok: true }))
 await app.listen({ host: '127.0.0.1', port: 0 })
 process.send(app.server.address().port)
 process.once('disconnect', () => process.exit(1))

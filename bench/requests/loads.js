@@ -16,9 +16,9 @@ export const LOADS = {
   uniform: {
     ...LOAD,
     title: '50 connections, 1 000 users',
-    of: [...PEERS, 'drizzle-check-update-insert', 'quota', 'quota-after-reply']
+    of: [...PEERS, 'drizzle-check-update-insert', 'quota', 'quota-after-reply', 'quota-consume']
   },
-  hot: { ...LOAD, title: '50 connections, one hot user', users: 1, of: [...PEERS, 'quota'] },
+  hot: { ...LOAD, title: '50 connections, one hot user', users: 1, of: [...PEERS, 'quota', 'quota-consume'] },
   several: {
     ...LOAD,
     title: '50 connections, 1 000 users, two charges each',
