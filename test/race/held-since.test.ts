@@ -8,7 +8,7 @@ import { reserve } from '../../src/store/charge/reserve.ts'
 import { connect } from '../../src/store/connection/connect.ts'
 import type { Database } from '../../src/store/database.ts'
 import { Holding } from '../../src/store/group/hold-alike.ts'
-import { type Move, moveManyUsers, moveOneUser } from '../../src/store/group/move-many.ts'
+import { type Move, moveOneUser } from '../../src/store/group/move-one-user.ts'
 import { Reservations } from '../../src/store/group/reservations.ts'
 import type { Told as Answer } from '../../src/store/group/wishes.ts'
 import { costing, standing, wanted } from '../fixtures/charges.ts'
@@ -64,15 +64,14 @@ const WAYS: Record<string, (heldSince: HeldSince) => Hold> = {
     const { used, reserved } = (admission as Admitted).charges[0]!.balance
     return { used, reserved }
   },
-  moved: heldSince => moving(moveManyUsers, heldSince),
-  alone: heldSince => moving(moveOneUser, heldSince)
+  alone: heldSince => alone(heldSince)
 }
 
-const moving =
-  (move: typeof moveManyUsers, heldSince: HeldSince): Hold =>
+const alone =
+  (heldSince: HeldSince): Hold =>
   async (db, wish) => {
     const moves: Move[] = [{ do: 'reserve', ...wish, amount: 1, leaseMs: 60_000 }]
-    return told((await move(db.metering, moves, heldSince))[0]!)
+    return told((await moveOneUser(db.metering, moves, heldSince))[0]!)
   }
 
 /** Each statement that moves a counter takes 10 ms, as where many reservations are kept. */

@@ -83,7 +83,7 @@ t.test('rows are looked up by key, even if planned while the tables were empty',
   await sql`VACUUM ANALYZE`
   t.strictSame(
     sent.map(({ on }) => on),
-    ['holding', 'metering']
+    ['holding', 'charging']
   )
   for (const { on, text, values } of sent) {
     const scans = await scansOf(db[on as 'holding'], text, values)

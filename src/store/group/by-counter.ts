@@ -1,5 +1,6 @@
 // What is asked of one counter each, sharing statements: with all users', or with that of one user whose counters somebody else is moving.
-import type { Database } from '../database.ts'
+import { SLOW_MS } from '../connection/shared-lanes.ts'
+import type { Database, Shared as Lanes } from '../database.ts'
 import type { Asking } from './asking.ts'
 import { Group } from './group.ts'
 import { type Asked, inTurn, type Told } from './in-turn.ts'
@@ -15,33 +16,49 @@ type Answer<Answered> = Answered | typeof REFUSED | undefined
 /** Answers each, in the order given. */
 type Statement<One, Answered> = (db: Pick<Database, 'query'>, all: readonly One[]) => Promise<(Answered | undefined)[]>
 
-export interface Statements<One, Answered> {
-  ofMany: Statement<One, Answered>
+export interface Statements<One, Answered, Shared extends One = One> {
+  ofMany: Statement<Shared, Answered>
   /** Waits for this user's rows only. */
   ofOne: Statement<One, Answered>
   /** Something may be done about it, and it is to be asked again before those that came later. */
   isOpen: (one: One, answered: Answered | undefined) => boolean
 }
 
-export class ByCounter<One extends Asked, Answered extends Told> {
+/** Where statements for many follow each other, and how many items go into one. */
+export interface SharedLane {
+  on: Lanes
+  size: () => number
+}
+
+/** `Shared`: what may be asked together with others. */
+export class ByCounter<One extends Asked, Answered extends Told, Shared extends One = One> {
   readonly #asking: Asking
-  readonly #statements: Statements<One, Answered>
-  readonly #many: Group<One, Answer<Answered>, Answer<Answered>> | undefined
+  readonly #statements: Statements<One, Answered, Shared>
+  readonly #many: Group<Shared, Answer<Answered>, Answer<Answered>> | undefined
   readonly #users = new Map<string, Group<One, Answer<Answered>, Answer<Answered>>>()
 
-  /** `isShared`: a statement may touch many users. */
-  constructor(asking: Asking, statements: Statements<One, Answered>, isShared: boolean) {
+  /** `lane`: where statements may touch many users, how they are sent. */
+  constructor(asking: Asking, statements: Statements<One, Answered, Shared>, lane: SharedLane | undefined) {
     this.#asking = asking
     this.#statements = statements
-    if (!isShared) return
-    this.#many = new Group(all => asking.together(statements.ofMany, all, asking.db.metering, REFUSED), {
-      size: () => GROUP_SIZE,
-      answer: (_, given) => given
-    })
+    if (lane === undefined) return
+    this.#many = new Group(
+      (all, is) => asking.together(statements.ofMany, all, is ? lane.on.spare : lane.on, REFUSED),
+      {
+        size: lane.size,
+        more: { spareAfterMs: SLOW_MS },
+        answer: (_, given) => given
+      }
+    )
+  }
+
+  /** How many that are asked for together have no answer yet. */
+  get load(): number {
+    return this.#many?.load ?? 0
   }
 
   /** With those of other users, where that does it. */
-  async move(one: One, deadline: number): Promise<Answer<Answered>> {
+  async move(one: Shared, deadline: number): Promise<Answer<Answered>> {
     return (await this.together(one, deadline)) ?? (await this.alone(one, deadline))
   }
 
@@ -50,7 +67,7 @@ export class ByCounter<One extends Asked, Answered extends Told> {
     return this.#many !== undefined && !this.#users.has(userId)
   }
 
-  async together(one: One, deadline: number): Promise<Answer<Answered>> {
+  async together(one: Shared, deadline: number): Promise<Answer<Answered>> {
     return this.mayShare(one.userId) ? await this.#many?.join(one, deadline) : undefined
   }
 

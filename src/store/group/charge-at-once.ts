@@ -53,7 +53,7 @@ WITH ${waits ? `${PATIENCE}, ` : ''}item AS MATERIALIZED (
       AS i (n int, k int, since uuid, user_id text, quota_type_id int, id uuid, amount bigint, endpoint text, metadata jsonb, key text)
 ), counter AS MATERIALIZED (
   SELECT i.k, i.since, l.*
-    FROM (SELECT * FROM item WHERE n = k ORDER BY user_id, quota_type_id) i
+    FROM (SELECT * FROM item WHERE n = k ORDER BY user_id COLLATE "C", quota_type_id) i
    CROSS JOIN LATERAL (
       SELECT q.user_id, q.quota_type_id, q.limit_amount, q.used_amount, q.period_start, q.period_end
         FROM quota_limits q WHERE q.user_id = ${user('i')} AND q.quota_type_id = i.quota_type_id

@@ -98,11 +98,11 @@ const valuesOf = (charges: readonly Charge[]): string[] => [
   uuidArray(charges.map(({ id }) => id)),
   intArray(charges.map(({ amount }) => amount)),
   textArray(charges.map(({ endpoint }) => endpoint)),
-  textArray(charges.map(({ metadata }) => textOf(metadata)))
+  textArray(charges.map(({ metadata }) => metadataText(metadata)))
 ]
 
-/** Most charges have none. */
-function textOf(metadata: Metadata): string | null {
+/** As it is sent; null where there is none, as of most charges. */
+export function metadataText(metadata: Metadata): string | null {
   for (const _ in metadata) return JSON.stringify(metadata)
   return null
 }

@@ -25,7 +25,7 @@ const MOVED = `CASE WHEN l.used_amount + w.amount <= ${CEILING} THEN w.amount EL
  *   a row of answers for each counter (Node takes 2 to 3 µs more)   37
  *   without telling what is held                                    38
  *   without the index on usage_logs (user_id, created_at)           36
- * One statement for everything, with a running sum and the counter moved twice (move-many), took 1.7 times as much as hold-many. A statement costs
+ * One statement for everything, with a running sum and the counter moved twice (move-one-user), took 1.7 times as much as hold-many. A statement costs
  * 170 to 220 when it carries a single request, of which a durable UPDATE of one row is 150: that is why requests share them. Waiting for locked
  * counters instead of looking for them first gives 1.04 times as many requests of 1 000 users, and of a hot user, where four processes meet, 1.15.
  * Updating by `ctid`, and writing a counter's reservations from arrays of its own instead of by a join, made no difference. One reservation for all

@@ -2,7 +2,7 @@
 import type { Admission, WantedCharge } from '../charge/admit.ts'
 import { type ChargeOrder, charge } from '../charge/charge.ts'
 import { recallCharge } from '../charge/recall-charge.ts'
-import { ByCounter } from './by-counter.ts'
+import { ByCounter, type SharedLane } from './by-counter.ts'
 import { type Outlay, Spending, type Spent } from './charge-at-once.ts'
 import type { Context } from './several.ts'
 import { isFinal, outcomeOf } from './waiting.ts'
@@ -45,11 +45,16 @@ export class Outlays {
   /** By user and idempotency key, until it is known whether it was charged. */
   readonly #keys = new Map<string, Promise<Admission | undefined>>()
 
-  /** `isShared`: a statement may touch many users. */
-  constructor(context: Context, isShared: boolean) {
+  /** `lane`: where statements may touch many users, how they are sent. */
+  constructor(context: Context, lane: SharedLane | undefined) {
     this.#context = context
     const { ofMany, ofOne } = new Spending(context.heldSince)
-    this.#byCounter = new ByCounter(context.asking, { ofMany, ofOne, isOpen }, isShared)
+    this.#byCounter = new ByCounter(context.asking, { ofMany, ofOne, isOpen }, lane)
+  }
+
+  /** How many that are charged together have no answer yet. */
+  get load(): number {
+    return this.#byCounter.load
   }
 
   /** Undefined: the idempotency key is known. */

@@ -16,10 +16,11 @@ import { ByCounter, type Statements } from './by-counter.ts'
 import { chargeMany } from './charge-many.ts'
 import { Group } from './group.ts'
 import { Holding } from './hold-alike.ts'
-import { type Move, type Moved, moveManyUsers, moveOneUser } from './move-many.ts'
+import { type Move, type Moved, moveOneUser, type Settlement } from './move-one-user.ts'
 import { openMany } from './open-many.ts'
 import { Openings } from './openings.ts'
 import { Outlays } from './outlays.ts'
+import { SettlingMany } from './settle-many.ts'
 import type { Settling } from './settling.ts'
 import { Several } from './several.ts'
 import { Committing, isFinal, outcomeOf, Reserving } from './waiting.ts'
@@ -48,7 +49,7 @@ export class Reservations implements Settling {
   readonly #asking: Asking
   readonly #holds: Group<Reserving, Told, Admission> | undefined
   readonly #charges: Group<Committing, true | undefined, Map<string, Balance>> | undefined
-  readonly #moves: ByCounter<Move, Moved>
+  readonly #moves: ByCounter<Move, Moved, Settlement>
   readonly #openings: Openings
   readonly #several: Several
   readonly #outlays: Outlays
@@ -63,10 +64,11 @@ export class Reservations implements Settling {
     const asking = this.#asking
     this.#openings = new Openings(wanted => asking.together(openMany, wanted, db.metering, false))
     const isAlone = distributed || db.kind !== 'postgres'
-    this.#moves = new ByCounter(asking, movingSince(this.#heldSince), !isAlone)
+    const lane = isAlone ? undefined : { on: db.charging, size: () => this.#part() }
+    this.#moves = new ByCounter(asking, movingSince(this.#heldSince), lane)
     const context = { asking, openings: this.#openings, heldSince: this.#heldSince }
     this.#several = new Several(context, !isAlone)
-    this.#outlays = new Outlays(context, !isAlone)
+    this.#outlays = new Outlays(context, lane)
     this.sharing = isAlone ? 1 : GROUP_SIZE
     if (isAlone) return
     const { holding, charging } = db
@@ -140,7 +142,8 @@ export class Reservations implements Settling {
    * parts, one is with each and one on its way: 1.01 to 1.09 times as many requests with 50 connections.
    */
   #part(): number {
-    const part = Math.ceil(((this.#holds?.load ?? 0) + (this.#charges?.load ?? 0)) / 3)
+    const load = (this.#holds?.load ?? 0) + (this.#charges?.load ?? 0) + this.#moves.load + this.#outlays.load
+    const part = Math.ceil(load / 3)
     return part < PARTS.least || part > PARTS.most ? GROUP_SIZE : part
   }
 
@@ -188,8 +191,8 @@ export class Reservations implements Settling {
   }
 }
 
-const movingSince = (heldSince: HeldSince): Statements<Move, Moved> => ({
-  ofMany: (on, moves) => moveManyUsers(on, moves, heldSince),
+const movingSince = (heldSince: HeldSince): Statements<Move, Moved, Settlement> => ({
+  ofMany: new SettlingMany(heldSince).one,
   ofOne: (on, moves) => moveOneUser(on, moves, heldSince),
   isOpen: (move, moved) => move.do === 'reserve' && !moved?.done && !moved?.full
 })

@@ -12,8 +12,9 @@ import type { Asking } from './asking.ts'
 import { chargeSeveral } from './charge-many.ts'
 import { AGAIN, Group } from './group.ts'
 import { HoldingSeveral } from './hold-several.ts'
-import { type Move, type Moved, MovingSeveral } from './move-many.ts'
+import type { Moved, Settlement } from './move-one-user.ts'
 import type { Openings } from './openings.ts'
+import { SettlingMany } from './settle-many.ts'
 import { UserTurns } from './user-turns.ts'
 import { admittedBy, CommittingSeveral, ReservingSeveral } from './waiting.ts'
 import { type Held, OUTDATED, type Told } from './wishes.ts'
@@ -27,9 +28,9 @@ const NO_BALANCES: Balances = new Map()
 const NOTHING: never[] = []
 
 /** Several reservations of a request, all of which are settled, or none. */
-interface Moving {
+interface Settling {
   userId: string
-  moves: readonly Move[]
+  settlements: readonly Settlement[]
 }
 
 /** What the requests of a statement ask with, and what they wait for. */
@@ -43,7 +44,7 @@ export class Several {
   readonly #context: Context
   readonly #holds: Group<ReservingSeveral, Told[], Admission> | undefined
   readonly #charges: Group<CommittingSeveral, true | undefined, Balances> | undefined
-  readonly #moves: Group<Moving, (Moved | undefined)[], (Moved | undefined)[]> | undefined
+  readonly #settlements: Group<Settling, (Moved | undefined)[], (Moved | undefined)[]> | undefined
   readonly #holding: HoldingSeveral
   /** Those of one user that were not held together with others, in order of arrival. */
   readonly #apart = new Map<string, Group<ReservingSeveral, Admission, Admission>>()
@@ -57,7 +58,7 @@ export class Several {
     this.#context = context
     this.#holding = new HoldingSeveral(heldSince)
     if (!isShared) return
-    const { holding, charging, metering } = asking.db
+    const { holding, charging } = asking.db
     const shared = { size: () => GROUP_SIZE, more: { spareAfterMs: SLOW_MS } }
     const on = (lane: Shared, isSpare: boolean) => (isSpare ? lane.spare : lane)
     const { hold } = this.#holding
@@ -70,9 +71,9 @@ export class Several {
       answer: ({ userId, committed, endpoint }, isCharged, deadline) =>
         isCharged ? NO_BALANCES : this.#commitAlone(userId, committed, endpoint, deadline)
     })
-    const { move } = new MovingSeveral(heldSince)
-    this.#moves = new Group(all => asking.together(move, all, metering, NOTHING), {
-      size: () => GROUP_SIZE,
+    const settling = new SettlingMany(heldSince)
+    this.#settlements = new Group((all, is) => asking.together(settling.several, all, on(charging, is), NOTHING), {
+      ...shared,
       answer: (_, moved) => moved
     })
   }
@@ -93,18 +94,18 @@ export class Several {
     const deadline = this.#context.asking.deadline()
     if (!isTold && this.#charges !== undefined && charges.every(({ amount, heldAmount }) => amount === heldAmount))
       return await this.#charges.join(new CommittingSeveral(userId, charges, endpoint), deadline)
-    const moves = charges.map(({ id, typeId, amount, metadata }): Move => {
+    const settlements = charges.map(({ id, typeId, amount, metadata }): Settlement => {
       return { do: 'commit', userId, id, typeId, amount, metadata, endpoint }
     })
-    const balances = await this.#move(userId, charges, moves, deadline)
+    const balances = await this.#settle(userId, charges, settlements, deadline)
     return balances ?? (await this.#commitAlone(userId, charges, endpoint, deadline))
   }
 
   async release(userId: string, charges: readonly HeldCharge[]): Promise<Balances> {
     const { asking, heldSince } = this.#context
     const deadline = asking.deadline()
-    const moves = charges.map(({ id, typeId }): Move => ({ do: 'release', userId, id, typeId }))
-    const balances = await this.#move(userId, charges, moves, deadline)
+    const settlements = charges.map(({ id, typeId }): Settlement => ({ do: 'release', userId, id, typeId }))
+    const balances = await this.#settle(userId, charges, settlements, deadline)
     if (balances !== undefined) return balances
     return await this.#alone(this.#settling, userId, deadline, db =>
       release(db, userId, charges, heldSince.ofAll(userId, charges))
@@ -172,13 +173,13 @@ export class Several {
   }
 
   /** The balances afterwards; undefined where not all of it could be done with others, and nothing was. */
-  async #move(
+  async #settle(
     userId: string,
     charges: readonly HeldCharge[],
-    moves: readonly Move[],
+    settlements: readonly Settlement[],
     deadline: number
   ): Promise<Balances | undefined> {
-    const moved = (await this.#moves?.join({ userId, moves }, deadline)) ?? NOTHING
+    const moved = (await this.#settlements?.join({ userId, settlements }, deadline)) ?? NOTHING
     const balances: Balances = new Map()
     for (const [i, { type }] of charges.entries()) {
       const one = moved[i]

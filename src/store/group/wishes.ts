@@ -163,7 +163,7 @@ function countersOf(wishes: readonly Wish[]): { counters: Asked[]; areAlike: boo
 }
 
 /** The order in which all statements lock counters. */
-const byUserAndType = (a: Asked, b: Asked): number =>
+export const byUserAndType = (a: Pick<Asked, 'userId' | 'typeId'>, b: Pick<Asked, 'userId' | 'typeId'>): number =>
   a.userId === b.userId ? a.typeId - b.typeId : a.userId < b.userId ? -1 : 1
 
 function valuesOf(wishes: readonly Wish[], counters: readonly Asked[]): string[] {

@@ -1,20 +1,19 @@
-// Reserves, charges and releases for many requests in one statement, each of one quota type, one after another: for those that release,
-// charge another amount than was held, or could not be held together with others. Whatever gets no answer here is asked for by itself.
+// Reserves, charges and releases for one user's requests in one statement, each of one quota type, one after another: for those that could not be held or
+// settled together with others. Whatever gets no answer here is asked for by itself.
 import type { Metadata } from '../../quota/metadata.ts'
 import type { CounterRow } from '../charge/counter-balance.ts'
 import { expiryOf, heldSinceOf } from '../charge/held.ts'
 import { counterKey, type HeldSince, isHeldLong } from '../charge/held-since.ts'
-import { PATIENCE } from '../charge/of-many.ts'
 import type { Database } from '../database.ts'
 import { isLate } from '../rollup/mark-usage.ts'
-import { byRequest } from './by-request.ts'
-import { Patience } from './patience.ts'
 
 export type Move = { userId: string; id: string; typeId: number } & (
   | { do: 'reserve'; amount: number; leaseMs: number }
   | { do: 'commit'; amount: number; endpoint: string | null; metadata: Metadata }
   | { do: 'release' }
 )
+
+export type Settlement = Extract<Move, { do: 'commit' | 'release' }>
 
 /** The counter afterwards; for a reserve that was made, as it was after its own turn. */
 export interface Moved extends CounterRow {
@@ -38,38 +37,36 @@ const ms = (expression: string) => `round(date_part('epoch', ${expression}) * 10
 /**
  * Each move has a number, `n`, and the number of its counter's first move, `k`. Charges and releases come before reserves.
  *
- * `counter` is locked first and in one order, as everywhere. For many users, a counter that somebody else has locked is skipped (or, with
- * `waits`, waited for only for a moment), so that one user who is held up holds up nobody else. With `several`, a request is settled in all that
- * it holds, or in nothing. A reservation is charged or released if it is there and its period runs; one that is gone,
+ * `counter` is locked first and in one order, as everywhere. Only this user's rows are waited for, and the user is named at every table, for a database
+ * that is distributed by user. A reservation is charged or released if it is there and its period runs; one that is gone,
  * belongs to a closed period, or was admitted so long ago that its log row leaves a mark, is left out. Reserves are admitted while the sum
  * of all before them fits, including those that are refused: at worst too few are admitted. What is left out is not told "no" here.
  *
- * The counters are set from what was read under the lock, not incremented: an UPDATE sees the snapshot's row first. LATERAL, and ANY instead of `=`,
- * have each looked up by its key, as in `hold-many.ts`.
+ * The counters are set from what was read under the lock, not incremented: an UPDATE sees the snapshot's row first.
  */
-const moveMany = ({ ofOneUser = false, several = false, waits = false }) => `
-WITH ${waits ? `${PATIENCE}, ` : ''}item AS MATERIALIZED (
-  SELECT n, k, q, what, since, user_id, quota_type_id, id, amount, lease_ms, endpoint, metadata
-    FROM ${waits ? 'patience, ' : ''}jsonb_to_recordset($1::text::jsonb)
-      AS i (n int, k int, q int, what "char", since uuid, user_id text, quota_type_id int, id uuid, amount bigint, lease_ms int, endpoint text, metadata jsonb)
+const MOVE = `
+WITH item AS MATERIALIZED (
+  SELECT n, k, what, since, user_id, quota_type_id, id, amount, lease_ms, endpoint, metadata
+    FROM jsonb_to_recordset($1::text::jsonb)
+      AS i (n int, k int, what "char", since uuid, user_id text, quota_type_id int, id uuid, amount bigint, lease_ms int, endpoint text, metadata jsonb)
 ), counter AS MATERIALIZED (
   SELECT i.k, i.since, l.*
-    FROM (SELECT * FROM item WHERE n = k ORDER BY user_id, quota_type_id) i
+    FROM (SELECT * FROM item WHERE n = k ORDER BY quota_type_id) i
    CROSS JOIN LATERAL (
       SELECT q.user_id, q.quota_type_id, q.limit_amount, q.used_amount, q.period_start, q.period_end
-        FROM quota_limits q WHERE q.user_id = ${ofOneUser ? '$2' : 'i.user_id'} AND q.quota_type_id = i.quota_type_id
-         FOR UPDATE ${ofOneUser || waits ? '' : 'SKIP LOCKED'}
+        FROM quota_limits q WHERE q.user_id = $2 AND q.quota_type_id = i.quota_type_id
+         FOR UPDATE
     ) l
-), ${several ? `${WHOLE}, ` : ''}held AS MATERIALIZED (
+), held AS MATERIALIZED (
   DELETE FROM quota_reservations r
    USING item i JOIN counter c ON c.k = i.k
    -- Both columns of the key from one side: else a plan that was made while the table was empty looks for the id through the whole index.
-   WHERE i.what <> 'r' AND r.user_id = ${ofOneUser ? '$2' : 'i.user_id'} AND r.id = i.id AND r.period_start = c.period_start
-     AND NOT ${isLate('r.created_at')} ${several ? 'AND i.q IN (SELECT q FROM whole)' : ''}
+   WHERE i.what <> 'r' AND r.user_id = $2 AND r.id = i.id AND r.period_start = c.period_start
+     AND NOT ${isLate('r.created_at')}
   RETURNING i.n, i.what, CASE i.what WHEN 'c' THEN i.amount ELSE 0 END AS amount, r.amount AS held, r.id, r.created_at, i.endpoint, i.metadata, c.*
 ), logged AS (
   INSERT INTO usage_logs (user_id, id, quota_type_id, amount, endpoint, metadata, created_at)
-  SELECT ${ofOneUser ? '$2' : 'user_id'}, id, quota_type_id, amount, endpoint, coalesce(metadata, '{}'), created_at FROM held WHERE what = 'c'
+  SELECT $2, id, quota_type_id, amount, endpoint, coalesce(metadata, '{}'), created_at FROM held WHERE what = 'c'
 ), turn AS (
   SELECT n, amount - held AS used, -held AS reserved, NULL::uuid AS id, NULL::int AS lease_ms,
          k, since, user_id, quota_type_id, limit_amount, used_amount, period_start, period_end
@@ -91,10 +88,10 @@ WITH ${waits ? `${PATIENCE}, ` : ''}item AS MATERIALIZED (
 ), counted AS (
   UPDATE quota_limits l SET used_amount = m.used_amount, updated_at = now()
     FROM moved m
-   WHERE l.user_id = ANY (ARRAY[${ofOneUser ? '$2' : 'm.user_id'}]) AND l.quota_type_id = m.quota_type_id AND m.done IS NOT NULL
+   WHERE l.user_id = $2 AND l.quota_type_id = m.quota_type_id AND m.done IS NOT NULL
 ), reserved AS (
   INSERT INTO quota_reservations (user_id, id, quota_type_id, amount, period_start, created_at, expires_at)
-  SELECT ${ofOneUser ? '$2' : 'user_id'}, id, quota_type_id, used, period_start, greatest(date_trunc('milliseconds', now()), period_start),
+  SELECT $2, id, quota_type_id, used, period_start, greatest(date_trunc('milliseconds', now()), period_start),
          ${expiryOf('period_start', 'lease_ms')}
     FROM made WHERE id IS NOT NULL AND done
 )
@@ -102,24 +99,7 @@ SELECT m.k, m.done, m.period_end IS NULL OR m.period_end > now() AS running, m.l
        greatest(h.amount + m.reserved, 0) AS reserved_amount, CASE WHEN ${isHeldLong('h.oldest')} THEN ${ms('h.oldest')} END AS held_long,
        ${ms('m.period_start')} AS period_start, ${ms('m.period_end')} AS period_end, ${ms("date_trunc('milliseconds', now())")} AS at,
        h.dead AND NOT m.all_done AS dead
-  FROM moved m CROSS JOIN LATERAL ${heldSinceOf('m', 'm.since', ofOneUser ? '$2' : 'm.user_id')} h`
-
-/** SQL of a CTE: the requests, numbered `q`, of which all can be settled. */
-const WHOLE = `whole AS MATERIALIZED (
-  SELECT i.q FROM item i LEFT JOIN counter c ON c.k = i.k
-    LEFT JOIN LATERAL (
-      SELECT true AS is_held FROM quota_reservations r
-       WHERE r.user_id = i.user_id AND r.id = i.id AND r.period_start = c.period_start AND NOT ${isLate('r.created_at')}
-         FOR UPDATE
-    ) r ON true
-   GROUP BY i.q HAVING count(*) = count(r.is_held)
-)`
-
-const OF_MANY = moveMany({})
-const SEVERAL_WAITING = moveMany({ several: true, waits: true })
-const SEVERAL_PASSING = moveMany({ several: true })
-/** Waits for this user's rows only; names the user at every table, for a database that is distributed by user. */
-const OF_ONE = moveMany({ ofOneUser: true })
+  FROM moved m CROSS JOIN LATERAL ${heldSinceOf('m', 'm.since', '$2')} h`
 
 /** A counter afterwards, and the numbers of the moves that were made. */
 interface MovedCounter extends CounterRow {
@@ -132,59 +112,14 @@ interface MovedCounter extends CounterRow {
   at: number
 }
 
-/** What became of each, in the order of `moves`; undefined where the counter is locked by somebody else, or does not exist. */
-export const moveManyUsers = (
+/** What became of each, in the order of `moves`; undefined where there is no such counter. */
+export async function moveOneUser(
   db: Pick<Database, 'query'>,
   moves: readonly Move[],
   heldSince: HeldSince
-): Promise<(Moved | undefined)[]> => move(db, OF_MANY, moves, heldSince)
-
-/** The same for requests that settle several reservations each: all of a request's, or none. */
-export class MovingSeveral {
-  readonly #heldSince: HeldSince
-  readonly #patience = new Patience()
-
-  constructor(heldSince: HeldSince) {
-    this.#heldSince = heldSince
-  }
-
-  readonly move = (
-    db: Pick<Database, 'query'>,
-    requests: readonly { moves: readonly Move[] }[]
-  ): Promise<(Moved | undefined)[][]> =>
-    this.#patience.run(
-      () => this.#ask(db, requests, SEVERAL_WAITING),
-      () => this.#ask(db, requests, SEVERAL_PASSING)
-    )
-
-  async #ask(db: Pick<Database, 'query'>, requests: readonly { moves: readonly Move[] }[], text: string) {
-    const moves = requests.flatMap(request => request.moves)
-    const requestOf = requests.flatMap(({ moves }, q) => moves.map(() => q))
-    const moved = await move(db, text, moves, this.#heldSince, [], requestOf)
-    return byRequest(
-      moved,
-      requests.map(({ moves }) => moves.length)
-    )
-  }
-}
-
-/** The same for moves of one user, even while others move that user's counters. */
-export const moveOneUser = (
-  db: Pick<Database, 'query'>,
-  moves: readonly Move[],
-  heldSince: HeldSince
-): Promise<(Moved | undefined)[]> => move(db, OF_ONE, moves, heldSince, [(moves[0] as Move).userId])
-
-async function move(
-  db: Pick<Database, 'query'>,
-  text: string,
-  moves: readonly Move[],
-  heldSince: HeldSince,
-  user: [string] | [] = [],
-  requestOf: readonly number[] = []
 ): Promise<(Moved | undefined)[]> {
   const counters = countersOf(moves)
-  const rows = await db.query<MovedCounter>(text, [itemsOf(counters, heldSince, requestOf), ...user])
+  const rows = await db.query<MovedCounter>(MOVE, [itemsOf(counters, heldSince), (moves[0] as Move).userId])
   const answers: (Moved | undefined)[] = moves.map(() => undefined)
   const byFirst = new Map(rows.map(row => [row.k, row]))
   for (const [key, numbered] of counters) {
@@ -219,31 +154,25 @@ function countersOf(moves: readonly Move[]): Map<string, Numbered[]> {
   return counters
 }
 
-function itemsOf(
-  counters: Map<string, readonly Numbered[]>,
-  heldSince: HeldSince,
-  requestOf: readonly number[]
-): string {
+function itemsOf(counters: Map<string, readonly Numbered[]>, heldSince: HeldSince): string {
   const items: object[] = []
   for (const [key, numbered] of counters) {
     const k = (numbered[0] as Numbered).n
-    for (const { n, place, move } of numbered)
-      items.push(itemOf(n, k, requestOf[place], n === k ? heldSince.of(key) : undefined, move))
+    for (const { n, move } of numbered) items.push(itemOf(n, k, n === k ? heldSince.of(key) : undefined, move))
   }
   return JSON.stringify(items)
 }
 
 /** Written out: spreading what they share took a tenth of what a request costs this process. */
-function itemOf(n: number, k: number, q: number | undefined, since: string | undefined, move: Move): object {
+function itemOf(n: number, k: number, since: string | undefined, move: Move): object {
   const { userId: user_id, typeId: quota_type_id, id } = move
-  if (move.do === 'release') return { n, k, q, what: 'x', since, user_id, quota_type_id, id }
+  if (move.do === 'release') return { n, k, what: 'x', since, user_id, quota_type_id, id }
   const { amount } = move
   if (move.do === 'reserve')
     return { n, k, what: 'r', since, user_id, quota_type_id, id, amount, lease_ms: move.leaseMs }
   return {
     n,
     k,
-    q,
     what: 'c',
     since,
     user_id,
