@@ -43,7 +43,7 @@ async function stage(t: Test, count: number) {
     })
   }
   const untilHeld = () => until('it is held', 10_000, async () => (await openReservations(db)) > 0)
-  return { network, servers, db, replies, untilHeld }
+  return { url, network, servers, db, replies, untilHeld }
 }
 
 /** How long it takes from SIGTERM to an orderly exit. */
@@ -60,7 +60,7 @@ for (const [what, begin] of Object.entries(FAULTS)) {
     `a close while the database ${what} ends within 25 s, even with a charge owed`,
     { buffered: true },
     async t => {
-      const { network, servers, db, replies, untilHeld } = await stage(t, 2)
+      const { url, network, servers, db, replies, untilHeld } = await stage(t, 2)
       const [idle, owing] = servers as [Target, Target]
       const asked = askTagged(owing.base, '/calls?ms=2000', 'alice')
       await untilHeld()
@@ -71,7 +71,7 @@ for (const [what, begin] of Object.entries(FAULTS)) {
       t.comment(`${Math.round(first)} ms with nothing owed, ${Math.round(second)} ms with a charge`)
       t.ok(first < CLOSE_MS && second < CLOSE_MS)
       // That charge is lost with its process, which said so in its log; what it held is released.
-      await metered(t, db, () => {}, { quotas: {}, reservationTtlMs: RESERVATION_TTL_MS })
+      await metered(t, db, () => {}, { connection: url, quotas: {}, reservationTtlMs: RESERVATION_TTL_MS })
       await checkBooks(t, db, { replies, servers: [], reservationTtlMs: RESERVATION_TTL_MS })
     }
   )

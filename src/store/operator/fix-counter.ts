@@ -15,10 +15,11 @@ import {
  * older sum: without what was charged while it waited.
  *
  * This relies on a rule: whatever changes what log rows and reservations sum up to moves the counter in the same statement and under its
- * lock, and whatever moves or closes a period holds the same lock: reserve, charge and hold-alike by their UPDATE, hold-many, settle-many, charge-at-once and move-one-user before it;
- * commit, amend, release, void and expire-reservations by `lockCounters`, also for a closed period; set-level, open-period, end-periods and
- * reset by their own. Only what makes a log row of a reservation of the same amount (charge-many) does without. So whoever had the lock before is in the sums and in the counter.
- * Whoever still waits for it is in neither, and goes on from the newest row, which is the one written here.
+ * lock, and whatever moves or closes a period holds the same lock: reserve, charge and hold-alike by their UPDATE, hold-many, settle-many,
+ * charge-at-once and move-one-user before it; commit, amend, release, void and expire-reservations by `lockCounters`, also for a closed period;
+ * set-level, open-period, end-periods and reset by their own. Only what makes a log row of a reservation of the same amount (charge-many) does
+ * without. So whoever had the lock before is in the sums and in the counter. Whoever still waits for it is in neither, and goes on from the
+ * newest row, which is the one written here.
  *
  * Locks: one counter, then its closed period, like all others, and never a reservation: the holder of these waits for nothing else. The
  * lock is an UPDATE's, which keeps out whatever moves the counter, but not the foreign keys of the denials that are counted.
