@@ -105,7 +105,44 @@ t.test('first come, first served: whoever fits after those before it is charged,
   t.strictSame(await violations(db, { overLimit: true }), [])
 })
 
-t.test('thousands of new users, and those whose period has ended, share statements', async t => {
+t.test('those for whom a statement leaves no room are told so by it', async t => {
+  const begun = await begin(t, 11)
+  await begun.spend('alice')
+  const { watched: seenThrough, sent } = watched(begun.db)
+  const spend = begun.spendingOn(new Reservations(seenThrough, PATIENCE_MS))
+  const all = await Promise.all(Array.from({ length: 14 }, () => spend('alice')))
+  t.equal(all.filter(isCharged).length, 10)
+  t.match(all.at(-1), { violations: [{ used: 11, remaining: 0 }] })
+  t.equal(sent.length, 1)
+})
+
+t.test('those that come while the counter is opened are charged in order, even if they fit without it', async t => {
+  const begun = await begin(t, 10)
+  const { watched: seenThrough, sent } = watched(begun.db)
+  const spend = begun.spendingOn(new Reservations(seenThrough, PATIENCE_MS))
+  const first = [spend('alice', 6), spend('alice', 3)]
+  while (sent.length < 2) await sleep(0)
+  const later = [spend('alice', 2), spend('alice', 1)]
+  t.strictSame((await Promise.all([...first, ...later])).map(figuresOf), [[6, 0], [9, 0], 'denied', [10, 0]])
+  t.equal(sent.filter(({ on }) => on === 'charging').length, 2)
+})
+
+t.test('a user who has used up a period that has ended is charged in the next one', async t => {
+  const begun = await begin(t, 2)
+  for (const options of [{}, { distributed: true }]) {
+    const spend = begun.spendingOn(new Reservations(begun.db, PATIENCE_MS, options))
+    t.strictSame((await Promise.all([2, 1].map(amount => spend('alice', amount)))).map(figuresOf), [[2, 0], 'denied'])
+    await begun.db.query(
+      "UPDATE quota_limits SET period_end = date_trunc('milliseconds', now()) + interval '1 millisecond'"
+    )
+    await sleep(5)
+    t.strictSame(figuresOf(await spend('alice', 1)), [1, 0])
+    await resetQuota(begun.db, 'alice', 'calls', BY)
+  }
+  t.strictSame(await violations(begun.db), [])
+})
+
+t.test('a thousand new users, and those whose period has ended, share statements', async t => {
   const begun = await begin(t)
   const { watched: seenThrough, sent } = watched(begun.db)
   const spend = begun.spendingOn(new Reservations(seenThrough, PATIENCE_MS))
@@ -213,7 +250,7 @@ t.test('a key that several processes use at once is charged once, and those besi
   for (let round = 0; round < 20; round++) {
     const outcomes = await Promise.allSettled(
       stores.flatMap((spend, s) => [
-        ...users.map((user, i) =>
+        ...(s === 1 ? users.toReversed() : users).map((user, i) =>
           spend(user, 1, { key: `same-${round}`, type: (i + s) % 2 === 0 ? 'calls' : 'tokens' })
         ),
         ...users.map(user => spend(user, 1))

@@ -1,6 +1,6 @@
 // What is asked of one counter each, sharing statements: with all users', or with that of one user whose counters somebody else is moving.
 import { SLOW_MS } from '../connection/shared-lanes.ts'
-import type { Database, Shared as Lanes } from '../database.ts'
+import type { Database, Shared } from '../database.ts'
 import type { Asking } from './asking.ts'
 import { Group } from './group.ts'
 import { type Asked, inTurn, type Told } from './in-turn.ts'
@@ -16,8 +16,8 @@ type Answer<Answered> = Answered | typeof REFUSED | undefined
 /** Answers each, in the order given. */
 type Statement<One, Answered> = (db: Pick<Database, 'query'>, all: readonly One[]) => Promise<(Answered | undefined)[]>
 
-export interface Statements<One, Answered, Shared extends One = One> {
-  ofMany: Statement<Shared, Answered>
+export interface Statements<One, Answered, Joint extends One = One> {
+  ofMany: Statement<Joint, Answered>
   /** Waits for this user's rows only. */
   ofOne: Statement<One, Answered>
   /** Something may be done about it, and it is to be asked again before those that came later. */
@@ -26,19 +26,19 @@ export interface Statements<One, Answered, Shared extends One = One> {
 
 /** Where statements for many follow each other, and how many items go into one. */
 export interface SharedLane {
-  on: Lanes
+  on: Shared
   size: () => number
 }
 
-/** `Shared`: what may be asked together with others. */
-export class ByCounter<One extends Asked, Answered extends Told, Shared extends One = One> {
+/** `Joint`: what may be asked together with others. */
+export class ByCounter<One extends Asked, Answered extends Told, Joint extends One = One> {
   readonly #asking: Asking
-  readonly #statements: Statements<One, Answered, Shared>
-  readonly #many: Group<Shared, Answer<Answered>, Answer<Answered>> | undefined
+  readonly #statements: Statements<One, Answered, Joint>
+  readonly #many: Group<Joint, Answer<Answered>, Answer<Answered>> | undefined
   readonly #users = new Map<string, Group<One, Answer<Answered>, Answer<Answered>>>()
 
   /** `lane`: where statements may touch many users, how they are sent. */
-  constructor(asking: Asking, statements: Statements<One, Answered, Shared>, lane: SharedLane | undefined) {
+  constructor(asking: Asking, statements: Statements<One, Answered, Joint>, lane: SharedLane | undefined) {
     this.#asking = asking
     this.#statements = statements
     if (lane === undefined) return
@@ -58,7 +58,7 @@ export class ByCounter<One extends Asked, Answered extends Told, Shared extends 
   }
 
   /** With those of other users, where that does it. */
-  async move(one: Shared, deadline: number): Promise<Answer<Answered>> {
+  async move(one: Joint, deadline: number): Promise<Answer<Answered>> {
     return (await this.together(one, deadline)) ?? (await this.alone(one, deadline))
   }
 
@@ -67,7 +67,7 @@ export class ByCounter<One extends Asked, Answered extends Told, Shared extends 
     return this.#many !== undefined && !this.#users.has(userId)
   }
 
-  async together(one: Shared, deadline: number): Promise<Answer<Answered>> {
+  async together(one: Joint, deadline: number): Promise<Answer<Answered>> {
     return this.mayShare(one.userId) ? await this.#many?.join(one, deadline) : undefined
   }
 

@@ -160,20 +160,15 @@ export class Spending {
 const keyOf = ({ userId, typeId }: Outlay): string => counterKey(userId, typeId)
 
 function spentOf(row: SpentRow, { amount }: Outlay): Spent {
-  const { done, known, running, dead, limit_amount, used_amount, reserved_amount, period_start, period_end, at } = row
-  const room = (limit_amount < 0 ? Number.MAX_SAFE_INTEGER : Number(limit_amount)) - Number(used_amount)
-  const full = !done && !known && running && !dead && amount > room
-  return {
-    done,
-    known,
-    full,
-    ended: !running,
-    dead,
-    limit_amount,
-    used_amount,
-    reserved_amount,
+  const { done, known, running, dead, period_start, period_end, at } = row
+  const counter = {
+    limit_amount: Number(row.limit_amount),
+    used_amount: Number(row.used_amount),
+    reserved_amount: Number(row.reserved_amount),
     period_start,
-    period_end,
-    at
+    period_end
   }
+  const room = (counter.limit_amount < 0 ? Number.MAX_SAFE_INTEGER : counter.limit_amount) - counter.used_amount
+  const full = !done && !known && running && !dead && amount > room
+  return { ...counter, done, known, full, ended: !running, dead, at }
 }
