@@ -31,7 +31,8 @@ export const isOneOf = (named: string): string =>
 
 /**
  * SQL: when a reservation expires that was admitted at `admittedAt`. Where the database's clock has been set back since then, as when a standby with
- * another clock takes over, it still does so after it was admitted, which a CHECK asks for.
+ * another clock takes over, it still does so after it was admitted, which a CHECK asks for. Cut off to a millisecond, as it is told, and not rounded, as
+ * the column would be.
  */
 export const expiryOf = (admittedAt: string, leaseMs: string, now = 'now()'): string =>
-  `greatest(${now} + ${leaseMs} * interval '1 millisecond', ${admittedAt} + interval '1 millisecond')`
+  `greatest(date_trunc('milliseconds', ${now}) + ${leaseMs} * interval '1 millisecond', ${admittedAt} + interval '1 millisecond')`
