@@ -196,6 +196,9 @@ function describe(error: unknown): string {
 /** An instant as the milliseconds that `Date` takes: the one form that all drivers give alike. */
 export const ms = (expression: string): string => `(extract(epoch FROM ${expression}) * 1000)::float8`
 
+/** The same, and quicker, for an instant that has no fraction of a millisecond. */
+export const wholeMs = (expression: string): string => `round(date_part('epoch', ${expression}) * 1000)`
+
 /** An instant as people and JSON read it, in UTC whatever the session's time zone is. */
 export const iso = (expression: string): string =>
   `to_char(${expression} AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.MS"Z"')`

@@ -2,9 +2,7 @@
 import type { CounterRow } from '../charge/counter-balance.ts'
 import { expiryOf, heldAndDeadOf, heldSinceOf } from '../charge/held.ts'
 import { isHeldLong } from '../charge/held-since.ts'
-
-/** In milliseconds; for an instant that has no fraction of one. */
-const ms = (expression: string) => `round(date_part('epoch', ${expression}) * 1000)`
+import { wholeMs } from '../database.ts'
 
 /** SQL of a table: the counters, numbered `k`; the sum of what is asked of each, and the least that somebody asks for. */
 export const WANT = `unnest($1::text::text[], $2::text::int[], $3::text::bigint[], $4::text::bigint[]) WITH ORDINALITY
@@ -36,8 +34,8 @@ const heldOfEach = (isBounded: boolean): string =>
     ? `JOIN unnest($10::text::uuid[]) WITH ORDINALITY AS s (since, k) ON s.k = f.k CROSS JOIN LATERAL ${heldSinceOf('f', 's.since')} h`
     : `CROSS JOIN LATERAL ${heldAndDeadOf('f')} h`
 
-const HELD_LONG = `jsonb_object_agg(f.k, ${ms('h.oldest')}) FILTER (WHERE ${isHeldLong('h.oldest')})::text AS held_long`
-const TOOK = `${ms('clock_timestamp() - now()')} AS took`
+const HELD_LONG = `jsonb_object_agg(f.k, ${wholeMs('h.oldest')}) FILTER (WHERE ${isHeldLong('h.oldest')})::text AS held_long`
+const TOOK = `${wholeMs('clock_timestamp() - now()')} AS took`
 
 /**
  * SQL: what is told of all counters together: a row for each took Node twice as long to read. `counters` gives `f`, a counter as it was before, and what
@@ -46,8 +44,8 @@ const TOOK = `${ms('clock_timestamp() - now()')} AS took`
 export const tell = (counters: string, isBounded: boolean, more = ''): string => `
 SELECT array_agg(f.k)::text AS k, array_agg(f.moved)::text AS moved, array_agg(h.dead::int)::text AS dead,
        array_agg(f.limit_amount)::text AS limit_amount, array_agg(f.used_amount)::text AS used_amount,
-       array_agg(h.amount)::text AS reserved_amount, array_agg(${ms('f.period_start')})::text AS period_start,
-       array_agg(${ms('f.period_end')})::text AS period_end, ${ms("date_trunc('milliseconds', now())")} AS at, ${isBounded ? HELD_LONG : TOOK}${more}
+       array_agg(h.amount)::text AS reserved_amount, array_agg(${wholeMs('f.period_start')})::text AS period_start,
+       array_agg(${wholeMs('f.period_end')})::text AS period_end, ${wholeMs("date_trunc('milliseconds', now())")} AS at, ${isBounded ? HELD_LONG : TOOK}${more}
   FROM ${counters} ${heldOfEach(isBounded)}`
 
 /** SQL of a column: the numbers of the counters that do not exist. */

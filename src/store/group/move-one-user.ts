@@ -4,7 +4,7 @@ import type { Metadata } from '../../quota/metadata.ts'
 import type { CounterRow } from '../charge/counter-balance.ts'
 import { expiryOf, heldSinceOf } from '../charge/held.ts'
 import { counterKey, type HeldSince, isHeldLong } from '../charge/held-since.ts'
-import type { Database } from '../database.ts'
+import { type Database, wholeMs } from '../database.ts'
 import { isLate } from '../rollup/mark-usage.ts'
 
 export type Move = { userId: string; id: string; typeId: number } & (
@@ -30,9 +30,6 @@ export interface Moved extends CounterRow {
 
 /** Even an unlimited quota ends at JavaScript's largest safe integer. */
 const MOST = Number.MAX_SAFE_INTEGER
-
-/** In milliseconds; for an instant that has no fraction of one. */
-const ms = (expression: string) => `round(date_part('epoch', ${expression}) * 1000)`
 
 /**
  * Each move has a number, `n`, and the number of its counter's first move, `k`. Charges and releases come before reserves.
@@ -96,8 +93,8 @@ WITH item AS MATERIALIZED (
     FROM made WHERE id IS NOT NULL AND done
 )
 SELECT m.k, m.done, m.period_end IS NULL OR m.period_end > now() AS running, m.limit_amount, m.used_amount,
-       greatest(h.amount + m.reserved, 0) AS reserved_amount, CASE WHEN ${isHeldLong('h.oldest')} THEN ${ms('h.oldest')} END AS held_long,
-       ${ms('m.period_start')} AS period_start, ${ms('m.period_end')} AS period_end, ${ms("date_trunc('milliseconds', now())")} AS at,
+       greatest(h.amount + m.reserved, 0) AS reserved_amount, CASE WHEN ${isHeldLong('h.oldest')} THEN ${wholeMs('h.oldest')} END AS held_long,
+       ${wholeMs('m.period_start')} AS period_start, ${wholeMs('m.period_end')} AS period_end, ${wholeMs("date_trunc('milliseconds', now())")} AS at,
        h.dead AND NOT m.all_done AS dead
   FROM moved m CROSS JOIN LATERAL ${heldSinceOf('m', 'm.since', '$2')} h`
 

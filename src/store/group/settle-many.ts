@@ -3,16 +3,13 @@ import { intArray, numbersOf, textArray, uuidArray } from '../arrays.ts'
 import { heldSinceOf } from '../charge/held.ts'
 import { counterKey, type HeldSince, isHeldLong } from '../charge/held-since.ts'
 import { PATIENCE } from '../charge/of-many.ts'
-import type { Database } from '../database.ts'
+import { type Database, wholeMs } from '../database.ts'
 import { isLate } from '../rollup/mark-usage.ts'
 import { byRequest } from './by-request.ts'
 import { metadataText } from './charge-many.ts'
 import type { Moved, Settlement } from './move-one-user.ts'
 import { Patience } from './patience.ts'
 import { byUserAndType } from './wishes.ts'
-
-/** In milliseconds; for an instant that has no fraction of one. */
-const ms = (expression: string) => `round(date_part('epoch', ${expression}) * 1000)`
 
 /**
  * The counters are numbered `k`, the settlements `n`; one without an amount gives back. Counters are locked first and in one order, as everywhere; one
@@ -59,9 +56,9 @@ WITH ${waits ? `${PATIENCE}, ` : ''}counter AS MATERIALIZED (
 )
 SELECT array_agg(c.k)::text AS k, (SELECT array_agg(n)::text FROM settled) AS done, array_agg(c.limit_amount)::text AS limit_amount,
        array_agg(c.used_amount + coalesce(m.used, 0))::text AS used_amount, array_agg(greatest(h.amount - coalesce(m.gone, 0), 0))::text AS reserved_amount,
-       array_agg(${ms('c.period_start')})::text AS period_start, array_agg(${ms('c.period_end')})::text AS period_end,
-       jsonb_object_agg(c.k, ${ms('h.oldest')}) FILTER (WHERE ${isHeldLong('h.oldest')})::text AS held_long,
-       ${ms("date_trunc('milliseconds', now())")} AS at
+       array_agg(${wholeMs('c.period_start')})::text AS period_start, array_agg(${wholeMs('c.period_end')})::text AS period_end,
+       jsonb_object_agg(c.k, ${wholeMs('h.oldest')}) FILTER (WHERE ${isHeldLong('h.oldest')})::text AS held_long,
+       ${wholeMs("date_trunc('milliseconds', now())")} AS at
   FROM counter c LEFT JOIN moved m ON m.k = c.k CROSS JOIN LATERAL ${heldSinceOf('c', 'c.since')} h`
 
 /** SQL of a CTE: the requests, numbered `q`, of which all can be settled. */
