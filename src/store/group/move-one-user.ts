@@ -34,18 +34,18 @@ const MOST = Number.MAX_SAFE_INTEGER
 /**
  * Each move has a number, `n`, and the number of its counter's first move, `k`. Charges and releases come before reserves.
  *
- * `counter` is locked first and in one order, as everywhere. Only this user's rows are waited for, and the user is named at every table, for a database
- * that is distributed by user. A reservation is charged or released if it is there and its period runs; one that is gone,
- * belongs to a closed period, or was admitted so long ago that its log row leaves a mark, is left out. Reserves are admitted while the sum
- * of all before them fits, including those that are refused: at worst too few are admitted. What is left out is not told "no" here.
+ * `counter` is locked first and in one order, as everywhere. Only this user's rows are waited for, and the user is named at every table, for a
+ * database that is distributed by user. A reservation is charged or released if it is there and its period runs; one that is gone, belongs to
+ * a closed period, or was admitted so long ago that its log row leaves a mark, is left out. Reserves are admitted while the sum of all before
+ * them fits, including those that are refused: at worst too few are admitted. What is left out is not told "no" here.
  *
  * The counters are set from what was read under the lock, not incremented: an UPDATE sees the snapshot's row first.
  */
 const MOVE = `
 WITH item AS MATERIALIZED (
-  SELECT n, k, what, since, user_id, quota_type_id, id, amount, lease_ms, endpoint, metadata
+  SELECT n, k, what, since, quota_type_id, id, amount, lease_ms, endpoint, metadata
     FROM jsonb_to_recordset($1::text::jsonb)
-      AS i (n int, k int, what "char", since uuid, user_id text, quota_type_id int, id uuid, amount bigint, lease_ms int, endpoint text, metadata jsonb)
+      AS i (n int, k int, what "char", since uuid, quota_type_id int, id uuid, amount bigint, lease_ms int, endpoint text, metadata jsonb)
 ), counter AS MATERIALIZED (
   SELECT i.k, i.since, l.*
     FROM (SELECT * FROM item WHERE n = k ORDER BY quota_type_id) i
@@ -57,7 +57,6 @@ WITH item AS MATERIALIZED (
 ), held AS MATERIALIZED (
   DELETE FROM quota_reservations r
    USING item i JOIN counter c ON c.k = i.k
-   -- Both columns of the key from one side: else a plan that was made while the table was empty looks for the id through the whole index.
    WHERE i.what <> 'r' AND r.user_id = $2 AND r.id = i.id AND r.period_start = c.period_start
      AND NOT ${isLate('r.created_at')}
   RETURNING i.n, i.what, CASE i.what WHEN 'c' THEN i.amount ELSE 0 END AS amount, r.amount AS held, r.id, r.created_at, i.endpoint, i.metadata, c.*
@@ -95,7 +94,7 @@ WITH item AS MATERIALIZED (
 SELECT m.k, m.done, m.period_end IS NULL OR m.period_end > now() AS running, m.limit_amount, m.used_amount,
        greatest(h.amount + m.reserved, 0) AS reserved_amount, CASE WHEN ${isHeldLong('h.oldest')} THEN ${wholeMs('h.oldest')} END AS held_long,
        ${wholeMs('m.period_start')} AS period_start, ${wholeMs('m.period_end')} AS period_end, ${wholeMs("date_trunc('milliseconds', now())")} AS at,
-       h.dead AND NOT m.all_done AS dead
+       NOT m.all_done AND EXISTS (SELECT 1 FROM quota_reservations r WHERE r.user_id = $2 AND r.expires_at <= now()) AS dead
   FROM moved m CROSS JOIN LATERAL ${heldSinceOf('m', 'm.since', '$2')} h`
 
 /** A counter afterwards, and the numbers of the moves that were made. */
@@ -162,17 +161,15 @@ function itemsOf(counters: Map<string, readonly Numbered[]>, heldSince: HeldSinc
 
 /** Written out: spreading what they share took a tenth of what a request costs this process. */
 function itemOf(n: number, k: number, since: string | undefined, move: Move): object {
-  const { userId: user_id, typeId: quota_type_id, id } = move
-  if (move.do === 'release') return { n, k, what: 'x', since, user_id, quota_type_id, id }
+  const { typeId: quota_type_id, id } = move
+  if (move.do === 'release') return { n, k, what: 'x', since, quota_type_id, id }
   const { amount } = move
-  if (move.do === 'reserve')
-    return { n, k, what: 'r', since, user_id, quota_type_id, id, amount, lease_ms: move.leaseMs }
+  if (move.do === 'reserve') return { n, k, what: 'r', since, quota_type_id, id, amount, lease_ms: move.leaseMs }
   return {
     n,
     k,
     what: 'c',
     since,
-    user_id,
     quota_type_id,
     id,
     amount,

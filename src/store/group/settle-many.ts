@@ -1,5 +1,5 @@
 // Charges what it really cost, or gives back, for many requests in one statement. Whatever gets no answer here is asked for by itself.
-import { intArray, numbersOf, textArray, uuidArray } from '../arrays.ts'
+import { intArray, intOrNullArray, numbersOf, textArray, uuidArray } from '../arrays.ts'
 import { heldSinceOf } from '../charge/held.ts'
 import { counterKey, type HeldSince, isHeldLong } from '../charge/held-since.ts'
 import { PATIENCE } from '../charge/of-many.ts'
@@ -160,14 +160,14 @@ function countersOf(settlements: readonly Settlement[]): Counter[] {
 
 function valuesOf(settlements: readonly Settlement[], counters: readonly Counter[], heldSince: HeldSince): string[] {
   const items = counters.flatMap(({ places }) => places.map(place => settlements[place] as Settlement))
-  const charged = items.map(one => (one.do === 'commit' ? one : undefined))
+  const charged = items.map(one => (one.do === 'commit' ? one : null))
   return [
     textArray(counters.map(({ userId }) => userId)),
     intArray(counters.map(({ typeId }) => typeId)),
     uuidArray(counters.map(({ key }) => heldSince.of(key))),
     intArray(counters.flatMap(({ places }, i) => places.map(() => i + 1))),
     uuidArray(items.map(({ id }) => id)),
-    intArray(charged.map(one => one?.amount ?? null)),
+    intOrNullArray(charged.map(one => one?.amount ?? null)),
     textArray(charged.map(one => one?.endpoint ?? null)),
     textArray(charged.map(one => one && metadataText(one.metadata)))
   ]
