@@ -9,7 +9,7 @@ import type { Reservations } from '../store/group/reservations.ts'
 export interface MeterContext {
   db: Database
   /** Shares statements with requests. */
-  store: Pick<Reservations, 'reserve' | 'commit' | 'release' | 'voidCharges' | 'charge'>
+  store: Pick<Reservations, 'reserve' | 'commit' | 'release' | 'voidCharges' | 'charge' | 'moveLevel'>
   types: TypeCatalogue
   live: LiveReservations
   /** Runs a reserve. Where it rejects, nothing stays held, even if the database carries it out after all. */

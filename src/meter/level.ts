@@ -1,14 +1,10 @@
 // Levels: lowered by what was given back, or set to what was measured.
 
 import type { Balance } from '../quota/balance.ts'
-import { withoutRoom } from '../quota/counter.ts'
-import { FST_QUOTA_KIND_MISMATCH, FST_QUOTA_STORE } from '../quota/errors.ts'
+import { FST_QUOTA_KIND_MISMATCH } from '../quota/errors.ts'
 import { boundMetadata } from '../quota/metadata.ts'
 import { chargeId } from '../store/charge/charge-id.ts'
-import { ensureUser } from '../store/charge/ensure-user.ts'
-import { insistOnTypes } from '../store/charge/insist-on-types.ts'
-import { type LevelMove, setLevel } from '../store/charge/set-level.ts'
-import { type Database, stateOf } from '../store/database.ts'
+import type { LevelMove } from '../store/charge/set-level.ts'
 import { requireAmount, requireIdempotencyKey, requireOptions, requireText, requireUser } from './arguments.ts'
 import { CHARGE_CALL_FIELDS, type ChargeCallOptions, once } from './consume.ts'
 import type { MeterContext } from './context.ts'
@@ -37,7 +33,7 @@ const FIELDS: Record<LevelMove['move'], readonly (keyof ChargeCallOptions)[]> = 
 }
 
 async function moveLevel(
-  { db, types }: MeterContext,
+  { db, store, types }: MeterContext,
   move: LevelMove['move'],
   userId: string,
   key: string,
@@ -71,22 +67,7 @@ async function moveLevel(
       metadata: boundMetadata(options.metadata),
       idempotencyKey
     }
-    for (let attempt = 1; attempt <= ATTEMPTS; attempt++) {
-      const balance = await moved(db, order)
-      if (balance !== undefined) return balance
-      if (attempt > 1) await insistOnTypes(db, [keyed])
-      await ensureUser(db, userId, [type.id])
-    }
-    throw new FST_QUOTA_STORE('the user was deleted again each time the counters were opened')
+    return await store.moveLevel(order)
   }
-  return await once(db, keyed, work, { asksFirst: true })
+  return await once(db, keyed, work, { asksFirst: !type.isActive })
 }
-
-/** What running work holds comes on top of what was measured. */
-const moved = (db: Database, order: LevelMove): Promise<Balance | undefined> =>
-  setLevel(db, order).catch(error => {
-    throw order.move === 'set' && stateOf(error) === '23514' ? withoutRoom('The amount', order.amount) : error
-  })
-
-/** More than a user's first sight and deletions in between take together. */
-const ATTEMPTS = 20

@@ -1,9 +1,13 @@
 // Moves a level by hand: credits what was given back, or sets it to what was measured.
 import type { Balance } from '../../quota/balance.ts'
+import { withoutRoom } from '../../quota/counter.ts'
+import { FST_QUOTA_STORE } from '../../quota/errors.ts'
 import type { Metadata } from '../../quota/metadata.ts'
-import { type Database, ms, transaction } from '../database.ts'
+import { type Database, ms, stateOf, transaction } from '../database.ts'
 import { balanceOf, type CounterRow } from './counter-balance.ts'
+import { ensureUser } from './ensure-user.ts'
 import { heldOf } from './held.ts'
+import { insistOnTypes } from './insist-on-types.ts'
 
 /** A separate statement: what is held is read by the next one, whose snapshot is newer than the lock, and nobody can hold more meanwhile. */
 const LOCK = 'SELECT 1 FROM quota_limits WHERE user_id = $1 AND quota_type_id = $2::int FOR NO KEY UPDATE'
@@ -48,8 +52,22 @@ export interface LevelMove {
   idempotencyKey: string | null
 }
 
+/** More than a user's first sight and deletions in between take together. */
+const ATTEMPTS = 20
+
+/** The balance afterwards, also of a user who was never seen. */
+export async function setLevel(db: Database, move: LevelMove): Promise<Balance> {
+  for (let attempt = 1; attempt <= ATTEMPTS; attempt++) {
+    const balance = await trySetLevel(db, move)
+    if (balance !== undefined) return balance
+    if (attempt > 1) await insistOnTypes(db, [move])
+    await ensureUser(db, move.userId, [move.typeId])
+  }
+  throw new FST_QUOTA_STORE('the user was deleted again each time the counters were opened')
+}
+
 /** The balance afterwards; undefined when the user has no such counter yet. */
-export async function setLevel(db: Database, m: LevelMove): Promise<Balance | undefined> {
+async function trySetLevel(db: Database, m: LevelMove): Promise<Balance | undefined> {
   const values = [
     m.userId,
     m.typeId,
@@ -65,5 +83,8 @@ export async function setLevel(db: Database, m: LevelMove): Promise<Balance | un
     if ((await query(LOCK, [m.userId, m.typeId])).length === 0) return undefined
     const [row] = await query<CounterRow>(SET_LEVEL, values)
     return row && balanceOf(m.type, row)
+  }).catch(error => {
+    // What running work holds comes on top of what was measured.
+    throw m.move === 'set' && stateOf(error) === '23514' ? withoutRoom('The amount', m.amount) : error
   })
 }

@@ -4,6 +4,7 @@ import { type ChargeOrder, charge } from '../charge/charge.ts'
 import { recallCharge } from '../charge/recall-charge.ts'
 import { ByCounter, type SharedLane } from './by-counter.ts'
 import { type Outlay, Spending, type Spent } from './charge-at-once.ts'
+import { KeyTurns } from './key-turns.ts'
 import type { Context } from './several.ts'
 import { isFinal, outcomeOf } from './waiting.ts'
 
@@ -42,8 +43,7 @@ const isOpen = (_: Outlay, spent: Pick<Spent, 'done' | 'full' | 'known'> | undef
 export class Outlays {
   readonly #context: Context
   readonly #byCounter: ByCounter<Outlay, Spent>
-  /** By user and idempotency key, until it is known whether it was charged. */
-  readonly #keys = new Map<string, Promise<Admission | undefined>>()
+  readonly #keys = new KeyTurns<Admission>(({ admitted }) => admitted)
 
   /** `lane`: where statements may touch many users, how they are sent. */
   constructor(context: Context, lane: SharedLane | undefined) {
@@ -69,8 +69,9 @@ export class Outlays {
       return isKnown ? undefined : await charge(db, order)
     }
     const wish = new Charging(order)
-    const work = () => openings.behind(wish, deadline, isOpened => this.#charge(wish, deadline, isOpened))
-    return await (idempotencyKey === null ? work() : this.#afterSameKey(JSON.stringify([userId, idempotencyKey]), work))
+    return await this.#keys.after(userId, idempotencyKey, () =>
+      openings.behind(wish, deadline, isOpened => this.#charge(wish, deadline, isOpened))
+    )
   }
 
   async #charge(wish: Charging, deadline: number, isOpened: boolean): Promise<Admission | undefined> {
@@ -83,26 +84,5 @@ export class Outlays {
     if (spent?.known) return undefined
     if (spent?.done || (spent?.full && isFinal(wish, false))) return outcomeOf(wish, { ...spent, held: spent.done })
     return await charge(asking.until(deadline), wish.order)
-  }
-
-  /**
-   * Two with one key in a statement would have the database refuse it for all: the second waits, and knows from what becomes of the first whether the
-   * key is known.
-   */
-  async #afterSameKey(key: string, work: () => Promise<Admission | undefined>): Promise<Admission | undefined> {
-    for (let former = this.#keys.get(key); former !== undefined; former = this.#keys.get(key)) {
-      const isKnown = await former.then(
-        admission => admission === undefined || admission.admitted,
-        () => false
-      )
-      if (isKnown) return undefined
-    }
-    const charging = work()
-    this.#keys.set(key, charging)
-    try {
-      return await charging
-    } finally {
-      this.#keys.delete(key)
-    }
   }
 }

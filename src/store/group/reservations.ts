@@ -8,6 +8,7 @@ import { balanceOf } from '../charge/counter-balance.ts'
 import { HeldSince } from '../charge/held-since.ts'
 import { release } from '../charge/release.ts'
 import { reserve } from '../charge/reserve.ts'
+import type { LevelMove } from '../charge/set-level.ts'
 import { voidCharges } from '../charge/void.ts'
 import { SLOW_MS } from '../connection/shared-lanes.ts'
 import type { Database, Shared } from '../database.ts'
@@ -16,6 +17,7 @@ import { ByCounter, type Statements } from './by-counter.ts'
 import { chargeMany } from './charge-many.ts'
 import { Group } from './group.ts'
 import { Holding } from './hold-alike.ts'
+import { Levels } from './levels.ts'
 import { type Move, type Moved, moveOneUser, type Settlement } from './move-one-user.ts'
 import { openMany } from './open-many.ts'
 import { Openings } from './openings.ts'
@@ -53,6 +55,7 @@ export class Reservations implements Settling {
   readonly #openings: Openings
   readonly #several: Several
   readonly #outlays: Outlays
+  readonly #levels: Levels
   readonly #heldSince: HeldSince
   /** How many of a user's requests `#holds` left to the others: later ones go behind them. */
   readonly #left = new Map<string, number>()
@@ -69,6 +72,7 @@ export class Reservations implements Settling {
     const context = { asking, openings: this.#openings, heldSince: this.#heldSince }
     this.#several = new Several(context, !isAlone)
     this.#outlays = new Outlays(context, lane)
+    this.#levels = new Levels(context, lane)
     this.sharing = isAlone ? 1 : GROUP_SIZE
     if (isAlone) return
     const { holding, charging } = db
@@ -137,12 +141,18 @@ export class Reservations implements Settling {
     return this.#outlays.charge(order)
   }
 
+  /** Credits or sets a level. Undefined: its idempotency key is known. */
+  moveLevel(move: LevelMove): Promise<Balance | undefined> {
+    return this.#levels.move(move)
+  }
+
   /**
    * Where the database is quick, all that there is comes to share one statement, for which this process and the server wait in turn. In three
    * parts, one is with each and one on its way: 1.01 to 1.09 times as many requests with 50 connections.
    */
   #part(): number {
-    const load = (this.#holds?.load ?? 0) + (this.#charges?.load ?? 0) + this.#moves.load + this.#outlays.load
+    const load =
+      (this.#holds?.load ?? 0) + (this.#charges?.load ?? 0) + this.#moves.load + this.#outlays.load + this.#levels.load
     const part = Math.ceil(load / 3)
     return part < PARTS.least || part > PARTS.most ? GROUP_SIZE : part
   }

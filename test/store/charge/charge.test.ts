@@ -104,14 +104,14 @@ onBoth('an idempotency key belongs to its user: another user can use the same on
 
 onBoth('a credit lowers a level, never below 0, and leaves reservations alone', async (t, db) => {
   await declareTypes(db, { bytes: { limit: 100, kind: 'level' } })
-  t.equal(await level(db, 'credit', 5), undefined)
+  t.match(await level(db, 'credit', 5), { used: 0, remaining: 100 }, 'of a user who was never seen')
   await consume(db, 'alice', { bytes: 40 })
   await hold(db, 'alice', { bytes: 20 })
   t.match(await level(db, 'credit', 15), { used: 25, reserved: 20, remaining: 55 })
   t.match(await level(db, 'credit', 99), { used: 0, reserved: 20, remaining: 80 })
   t.strictSame(
     (await logOf(db, 'alice')).map(([amount]) => amount),
-    [40, -15, -25]
+    [0, 40, -15, -25]
   )
 })
 

@@ -1,0 +1,88 @@
+// Levels that are credited or set: for many users in one statement where it is simple, and else one by one.
+import type { Balance } from '../../quota/balance.ts'
+import { balanceOf } from '../charge/counter-balance.ts'
+import { recallCharge } from '../charge/recall-charge.ts'
+import { type LevelMove, setLevel } from '../charge/set-level.ts'
+import { SLOW_MS } from '../connection/shared-lanes.ts'
+import type { SharedLane } from './by-counter.ts'
+import { Group } from './group.ts'
+import { KeyTurns } from './key-turns.ts'
+import { type MovedLevel, moveLevels } from './move-levels.ts'
+import type { Context } from './several.ts'
+
+/** What waits for a shared statement. */
+class Moving implements LevelMove {
+  readonly userId: string
+  readonly typeId: number
+  readonly type: string
+  readonly id: string
+  readonly amount: number
+  readonly move: LevelMove['move']
+  readonly endpoint: string | null
+  readonly metadata: LevelMove['metadata']
+  readonly idempotencyKey: string | null
+  readonly charges: readonly { typeId: number }[]
+  /** It has waited for its counter to be opened. */
+  wasOpened = false
+
+  constructor(order: LevelMove) {
+    this.userId = order.userId
+    this.typeId = order.typeId
+    this.type = order.type
+    this.id = order.id
+    this.amount = order.amount
+    this.move = order.move
+    this.endpoint = order.endpoint
+    this.metadata = order.metadata
+    this.idempotencyKey = order.idempotencyKey
+    this.charges = [order]
+  }
+}
+
+export class Levels {
+  readonly #context: Context
+  readonly #group: Group<Moving, MovedLevel | undefined, MovedLevel | undefined> | undefined
+  readonly #keys = new KeyTurns<Balance>(() => true)
+
+  /** `lane`: where statements may touch many users, how they are sent. */
+  constructor(context: Context, lane: SharedLane | undefined) {
+    this.#context = context
+    if (lane === undefined) return
+    const { asking } = context
+    const { on, size } = lane
+    this.#group = new Group((moves, is) => asking.together(moveLevels, moves, is ? on.spare : on, undefined), {
+      size,
+      more: { spareAfterMs: SLOW_MS },
+      answer: (_, moved) => moved
+    })
+  }
+
+  /** How many that are moved together have no answer yet. */
+  get load(): number {
+    return this.#group?.load ?? 0
+  }
+
+  /** The balance afterwards; undefined: the idempotency key is known. */
+  async move(order: LevelMove): Promise<Balance | undefined> {
+    const { asking, openings } = this.#context
+    const deadline = asking.deadline()
+    const { userId, idempotencyKey } = order
+    if (this.#group === undefined) {
+      const db = asking.until(deadline)
+      const isKnown = idempotencyKey !== null && (await recallCharge(db, userId, idempotencyKey)) !== undefined
+      return isKnown ? undefined : await setLevel(db, order)
+    }
+    const moving = new Moving(order)
+    return await this.#keys.after(userId, idempotencyKey, () =>
+      openings.behind(moving, deadline, isOpened => this.#move(moving, deadline, isOpened))
+    )
+  }
+
+  async #move(moving: Moving, deadline: number, isOpened: boolean): Promise<Balance | undefined> {
+    const { asking, openings } = this.#context
+    const moved = isOpened ? await this.#group?.join(moving, deadline) : undefined
+    if (moved !== undefined) return moved.known ? undefined : balanceOf(moving.type, moved)
+    if (isOpened) return await openings.before(moving, deadline, isOpened => this.#move(moving, deadline, isOpened))
+    return await setLevel(asking.until(deadline), moving)
+  }
+}
