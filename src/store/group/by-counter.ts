@@ -4,6 +4,7 @@ import type { Database, Shared } from '../database.ts'
 import type { Asking } from './asking.ts'
 import { Group } from './group.ts'
 import { type Asked, inTurn, type Told } from './in-turn.ts'
+import type { Turns } from './turns.ts'
 
 /** More would keep the first ones waiting for longer than it saves. */
 const GROUP_SIZE = 80
@@ -28,6 +29,7 @@ export interface Statements<One, Answered, Joint extends One = One> {
 export interface SharedLane {
   on: Shared
   size: () => number
+  turns: Turns
 }
 
 /** `Joint`: what may be asked together with others. */
@@ -47,6 +49,7 @@ export class ByCounter<One extends Asked, Answered extends Told, Joint extends O
       {
         size: lane.size,
         more: { spareAfterMs: SLOW_MS },
+        turns: lane.turns,
         answer: (_, given) => given
       }
     )

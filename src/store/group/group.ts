@@ -1,6 +1,7 @@
 // Group commit: what arrives while a statement is under way shares the next one.
 import { FST_QUOTA_STORE } from '../../quota/errors.ts'
 import { answeredLate, NOT_SENT } from '../late-answer.ts'
+import type { Turns } from './turns.ts'
 
 class Waiting<Item, Answer> {
   readonly item: Item
@@ -41,6 +42,10 @@ interface GroupOptions<Item, Given, Answer> {
   size: () => number
   /** Allows a second statement: behind the first once as many wait as it has, or beside it after `spareAfterMs`, since its connection may be dead. */
   more?: { spareAfterMs: number }
+  /** Others whose statements go the same way. */
+  turns?: Turns
+  /** What is answered may lead to an item of another of these at once. */
+  leadsOn?: true
   /** Called when nothing waits and nothing is under way. */
   onIdle?: () => void
 }
@@ -69,15 +74,18 @@ export class Group<Item extends { userId: string }, Given, Answer> {
   #timerAt = GIVEN_UP
   #spareTimer: NodeJS.Timeout | undefined
   #isScheduled = false
+  #joined = 0
 
   constructor(send: Send<Item, Given>, options: GroupOptions<Item, Given, Answer>) {
     this.#send = send
     this.#options = options
+    options.turns?.join(this)
   }
 
   /** Rejects with FST_QUOTA_STORE if there is no answer by `deadline`; what has not been sent by then is not sent any more. */
   join(item: Item, deadline: number): Promise<Answer> {
     return new Promise((resolve, reject) => {
+      this.#joined += 1
       this.#waiting.push(new Waiting(item, deadline, resolve, reject))
       this.#watch(deadline)
       this.#schedule()
@@ -87,6 +95,21 @@ export class Group<Item extends { userId: string }, Given, Answer> {
   /** How many have no answer yet. */
   get load(): number {
     return this.#underWay.reduce((sum, { items }) => sum + items.length, this.#waiting.length)
+  }
+
+  /** How many have ever joined. */
+  get joined(): number {
+    return this.#joined
+  }
+
+  /** How many were not sent yet. */
+  get waits(): number {
+    return this.#waiting.length
+  }
+
+  /** Sends what waits, if it may. */
+  go(): void {
+    if (this.waits > 0 && this.#maySend()) this.#run()
   }
 
   /**
@@ -127,10 +150,12 @@ export class Group<Item extends { userId: string }, Given, Answer> {
     setImmediate(() => {
       this.#isScheduled = false
       if (this.#maySend()) this.#run()
+      else this.#waitForSpare()
     })
   }
 
   #maySend(): boolean {
+    if (this.#options.turns?.mayGo(this) === false) return false
     const first = this.#first()
     if (first === undefined) return true
     if (this.#options.more === undefined) return false
@@ -171,6 +196,7 @@ export class Group<Item extends { userId: string }, Given, Answer> {
     )
     const batch = { items, answers, sentAt: performance.now(), isSpare }
     this.#underWay.push(batch)
+    this.#options.turns?.begin(batch, this)
     answers.then(
       given => {
         const told = given.includes(AGAIN) ? this.#takeBack(batch, given) : given
@@ -203,8 +229,10 @@ export class Group<Item extends { userId: string }, Given, Answer> {
    * list is emptied: where V8 has moved it to the old objects, it would keep all those requests alive until these are collected.
    */
   #end(batch: Batch<Item, Answer>, tell: (waiting: Waiting<Item, Answer>, i: number) => void): void {
+    const { turns, leadsOn } = this.#options
     this.#underWay = this.#underWay.filter(other => other !== batch)
-    if (this.#maySend()) this.#run()
+    turns?.end(batch, this, leadsOn === true ? batch.items.length : 0)
+    if (!turns?.areTaken && this.#maySend()) this.#run()
     batch.items.splice(0).forEach(tell)
   }
 

@@ -49,10 +49,11 @@ export class Levels {
     this.#context = context
     if (lane === undefined) return
     const { asking } = context
-    const { on, size } = lane
+    const { on, size, turns } = lane
     this.#group = new Group((moves, is) => asking.together(moveLevels, moves, is ? on.spare : on, undefined), {
       size,
       more: { spareAfterMs: SLOW_MS },
+      turns,
       answer: (_, moved) => moved
     })
   }

@@ -25,6 +25,7 @@ import { Outlays } from './outlays.ts'
 import { SettlingMany } from './settle-many.ts'
 import type { Settling } from './settling.ts'
 import { Several } from './several.ts'
+import { Turns } from './turns.ts'
 import { Committing, isFinal, outcomeOf, Reserving } from './waiting.ts'
 import { OUTDATED, type Told } from './wishes.ts'
 
@@ -66,21 +67,23 @@ export class Reservations implements Settling {
     this.#heldSince = new HeldSince(timeoutMs)
     const asking = this.#asking
     this.#openings = new Openings(wanted => asking.together(openMany, wanted, db.metering, false))
+    const turns = new Turns()
     const isAlone = distributed || db.kind !== 'postgres'
-    const lane = isAlone ? undefined : { on: db.charging, size: () => this.#part() }
+    const lane = isAlone ? undefined : { on: db.charging, size: () => this.#part(), turns }
     this.#moves = new ByCounter(asking, movingSince(this.#heldSince), lane)
     const context = { asking, openings: this.#openings, heldSince: this.#heldSince }
-    this.#several = new Several(context, !isAlone)
+    this.#several = new Several(context, isAlone ? undefined : turns)
     this.#outlays = new Outlays(context, lane)
     this.#levels = new Levels(context, lane)
     this.sharing = isAlone ? 1 : GROUP_SIZE
     if (isAlone) return
     const { holding, charging } = db
-    const shared = { size: () => this.#part(), more: { spareAfterMs: SLOW_MS } }
+    const shared = { size: () => this.#part(), more: { spareAfterMs: SLOW_MS }, turns }
     const on = (lane: Shared, isSpare: boolean) => (isSpare ? lane.spare : lane)
     const { hold } = new Holding(this.#heldSince)
     this.#holds = new Group((wishes, is) => asking.together(hold, wishes, on(holding, is), undefined), {
       ...shared,
+      leadsOn: true,
       answer: (wish, held, deadline) =>
         held === OUTDATED
           ? this.#openings.before(wish, deadline, isOpened => this.#hold(wish, deadline, isOpened))

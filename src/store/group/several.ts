@@ -15,6 +15,7 @@ import { HoldingSeveral } from './hold-several.ts'
 import type { Moved, Settlement } from './move-one-user.ts'
 import type { Openings } from './openings.ts'
 import { SettlingMany } from './settle-many.ts'
+import type { Turns } from './turns.ts'
 import { UserTurns } from './user-turns.ts'
 import { admittedBy, CommittingSeveral, ReservingSeveral } from './waiting.ts'
 import { type Held, OUTDATED, type Told } from './wishes.ts'
@@ -52,18 +53,19 @@ export class Several {
   readonly #reserving = new UserTurns()
   readonly #settling = new UserTurns()
 
-  /** `isShared`: a statement may touch many users. */
-  constructor(context: Context, isShared: boolean) {
+  /** `turns`: those of the statements that touch many users, where these may. */
+  constructor(context: Context, turns: Turns | undefined) {
     const { asking, heldSince } = context
     this.#context = context
     this.#holding = new HoldingSeveral(heldSince)
-    if (!isShared) return
+    if (turns === undefined) return
     const { holding, charging } = asking.db
-    const shared = { size: () => GROUP_SIZE, more: { spareAfterMs: SLOW_MS } }
+    const shared = { size: () => GROUP_SIZE, more: { spareAfterMs: SLOW_MS }, turns }
     const on = (lane: Shared, isSpare: boolean) => (isSpare ? lane.spare : lane)
     const { hold } = this.#holding
     this.#holds = new Group((wishes, is) => asking.together(hold, wishes, on(holding, is), NOTHING), {
       ...shared,
+      leadsOn: true,
       answer: (wish, told, deadline) => this.#answer(wish, told, deadline)
     })
     this.#charges = new Group((all, is) => asking.together(chargeSeveral, all, on(charging, is), undefined), {
