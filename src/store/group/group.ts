@@ -232,7 +232,7 @@ export class Group<Item extends { userId: string }, Given, Answer> {
     const { turns, leadsOn } = this.#options
     this.#underWay = this.#underWay.filter(other => other !== batch)
     turns?.end(batch, this, leadsOn === true ? batch.items.length : 0)
-    if (!turns?.areTaken && this.#maySend()) this.#run()
+    if (!turns?.areTaken() && this.#maySend()) this.#run()
     batch.items.splice(0).forEach(tell)
   }
 

@@ -8,36 +8,11 @@ import type { SharedLane } from './by-counter.ts'
 import { Group } from './group.ts'
 import { KeyTurns } from './key-turns.ts'
 import { type MovedLevel, moveLevels } from './move-levels.ts'
+import type { Outdated } from './openings.ts'
 import type { Context } from './several.ts'
 
 /** What waits for a shared statement. */
-class Moving implements LevelMove {
-  readonly userId: string
-  readonly typeId: number
-  readonly type: string
-  readonly id: string
-  readonly amount: number
-  readonly move: LevelMove['move']
-  readonly endpoint: string | null
-  readonly metadata: LevelMove['metadata']
-  readonly idempotencyKey: string | null
-  readonly charges: readonly { typeId: number }[]
-  /** It has waited for its counter to be opened. */
-  wasOpened = false
-
-  constructor(order: LevelMove) {
-    this.userId = order.userId
-    this.typeId = order.typeId
-    this.type = order.type
-    this.id = order.id
-    this.amount = order.amount
-    this.move = order.move
-    this.endpoint = order.endpoint
-    this.metadata = order.metadata
-    this.idempotencyKey = order.idempotencyKey
-    this.charges = [order]
-  }
-}
+type Moving = LevelMove & Outdated
 
 export class Levels {
   readonly #context: Context
@@ -73,7 +48,7 @@ export class Levels {
       const isKnown = idempotencyKey !== null && (await recallCharge(db, userId, idempotencyKey)) !== undefined
       return isKnown ? undefined : await setLevel(db, order)
     }
-    const moving = new Moving(order)
+    const moving = { ...order, charges: [order], wasOpened: false }
     return await this.#keys.after(userId, idempotencyKey, () =>
       openings.behind(moving, deadline, isOpened => this.#move(moving, deadline, isOpened))
     )

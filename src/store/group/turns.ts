@@ -3,9 +3,9 @@ import { SLOW_MS } from '../connection/shared-lanes.ts'
 
 /** With more, this process and the server would wait for each other. */
 const FEW = 20
-/** As many as so many who wait. */
+/** To be passed by once counts as much as if so many more waited. */
 const PASSED_BY = 4
-/** So many in a row of one kind, and it has the connection to itself. */
+/** After more statements of one kind in a row, it goes on as if there were no other. */
 const IN_A_ROW = 3
 /** How long each group goes by itself after a statement was slow: it must not hold up the others. */
 const APART_MS = 5_000
@@ -48,12 +48,12 @@ export class Turns {
 
   /** Whether `taker` may send a statement now, as far as others are concerned. */
   mayGo(taker: Taker): boolean {
-    for (const one of this.#underWay.values()) if (one !== taker) return !this.areTaken
+    for (const one of this.#underWay.values()) if (one !== taker) return !this.areTaken()
     return true
   }
 
-  /** One at a time. */
-  get areTaken(): boolean {
+  /** Statements are sent one at a time. */
+  areTaken(): boolean {
     const now = performance.now()
     for (const { sentAt } of this.#underWay.keys()) if (now - sentAt >= SLOW_MS) this.#apartUntil = now + APART_MS
     return this.#isFollowed && now >= this.#apartUntil && this.#inARow <= IN_A_ROW && this.#load() <= FEW
