@@ -333,3 +333,30 @@ t.test('with `distributed`, every statement is about one user', async t => {
   for (const user of users) t.strictSame(await standing(begun.db, user, 'bytes'), [40, 0, 960])
   t.strictSame(await violations(begun.db), [])
 })
+
+t.test('a role that may read the counters column by column moves them one by one', async t => {
+  const { db, url, movingOn } = await begin(t)
+  const [row] = await db.query<{ columns: string }>(
+    "SELECT string_agg(attname, ', ') AS columns FROM pg_attribute WHERE attrelid = 'quota_limits'::regclass AND attnum > 0 AND NOT attisdropped"
+  )
+  const admin = postgres(url, { max: 1, onnotice: () => {} })
+  t.teardown(() => admin.end())
+  await admin.unsafe(`
+    CREATE ROLE reader LOGIN PASSWORD 'reader';
+    GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA public TO reader;
+    GRANT USAGE ON ALL SEQUENCES IN SCHEMA public TO reader;
+    REVOKE SELECT ON quota_limits FROM reader;
+    GRANT SELECT (${row!.columns}) ON quota_limits TO reader`)
+  const as = new URL(url)
+  as.username = 'reader'
+  as.password = 'reader'
+  const reader = await connect({ url: as.href }, { storeTimeoutMs: PATIENCE_MS })
+  t.teardown(() => reader.close())
+  const { watched: seenThrough, sent } = watched(reader)
+  const { credit, set } = movingOn(new Reservations(seenThrough, PATIENCE_MS))
+  const users = usersOf(5)
+  t.ok((await Promise.all(users.map(user => set(user, 10)))).every(one => one?.used === 10))
+  t.ok((await Promise.all(users.map(user => credit(user, 3)))).every(one => one?.used === 7))
+  t.equal(sent.filter(({ on }) => on === 'charging').length, 1, 'it is tried once')
+  t.strictSame(await violations(db), [])
+})

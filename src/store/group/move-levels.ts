@@ -14,10 +14,10 @@ export interface MovedLevel extends CounterRow {
 }
 
 /**
- * Each has a number, `n`, and the number of its counter's first one, `k`. What is held must be what it was when the counter was as it is under the lock.
- * Whoever reserves or gives back moves the counter too, so it is enough that the counter is still the row that this statement's snapshot has (`ctid`); and
- * what is charged as it was held meanwhile becomes a log row, without which the level was reckoned. A counter that somebody else has locked, or changed
- * just now, is left out, and so is a level that would be past 2^53−1 with what is held.
+ * Each has a number, `n`, and the number of its counter's first one, `k`. The counter is read under its lock, and what is held of it by the statement's
+ * snapshot. They belong together where the counter is still the row that the snapshot has (`ctid`): whoever reserves or gives back moves the counter too.
+ * What is charged meanwhile as it was held does not, and becomes a log row of its own. A counter that somebody else has locked, or has changed just now,
+ * is left out, and so is a level that would be past 2^53−1 with what is held.
  *
  * A level is what was set last (in `span`), or what it was, less all credits since, but never less than 0. LATERAL, and ANY instead of `=`, have each
  * looked up by its key, as in `hold-many.ts`. Keys are taken in one order; one that another process has just taken (23505) undoes the whole statement.
