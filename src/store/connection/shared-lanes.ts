@@ -9,7 +9,7 @@ export const SLOW_MS = 100
 /** How many of each kind may be under way at once (`group.ts`). */
 const OF_A_KIND = 2
 /** How long each kind goes by itself after that. */
-const APART_MS = 5_000
+export const APART_MS = 5_000
 
 /**
  * On one connection the server begins with the next statement without waiting for this process, and both kinds together keep one core busy

@@ -1,5 +1,5 @@
 // Groups whose statements follow each other on one connection: while little is under way, one statement at a time, so that more come to share it.
-import { SLOW_MS } from '../connection/shared-lanes.ts'
+import { APART_MS, SLOW_MS } from '../connection/shared-lanes.ts'
 
 /** With more, this process and the server would wait for each other. */
 const FEW = 20
@@ -7,8 +7,6 @@ const FEW = 20
 const PASSED_BY = 4
 /** After more statements of one kind in a row, it goes on as if there were no other. */
 const IN_A_ROW = 3
-/** How long each group goes by itself after a statement was slow: it must not hold up the others. */
-const APART_MS = 5_000
 
 interface Taker {
   /** How many items have no answer yet, and how many of these were not sent. */
@@ -52,7 +50,7 @@ export class Turns {
     return true
   }
 
-  /** Statements are sent one at a time. */
+  /** Statements are sent one at a time: not while one is slow, or was just now, which must not hold up the others. */
   areTaken(): boolean {
     const now = performance.now()
     for (const { sentAt } of this.#underWay.keys()) if (now - sentAt >= SLOW_MS) this.#apartUntil = now + APART_MS
